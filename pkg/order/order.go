@@ -1,0 +1,221 @@
+// Package order is what moves through certmill: the order as somebody asked
+// for it, the record that travels with it, the states it can be in and the
+// rules a request must satisfy.
+//
+// Everything here is a value. The package reads no clock, opens no connection
+// and imports nothing of certmill; all other packages point at it.
+package order
+
+import "time"
+
+// SchemaVersion is the version of the record that this program writes. A
+// worker leaves records with a higher version to newer workers, so that a
+// rolling upgrade with orders in flight is safe.
+const SchemaVersion = 1
+
+// Validation is how control of the names is proved to the CA. The values are
+// the words that both clouds use (CAS ValidateType and DomainVerifyType,
+// Tencent VerifyType).
+type Validation string
+
+const (
+	DNS  Validation = "DNS"  // a TXT or CNAME record under the name
+	FILE Validation = "FILE" // a file under /.well-known/pki-validation/
+)
+
+// Request is the order message: what a publisher asks for. Its JSON form is
+// the published schema (see Schema).
+type Request struct {
+	ID          string            `json:"id" jsonschema:"required" jsonschema_description:"Unique name of the order, chosen by the publisher: lower-case letters, digits, '-' and '_', at most 63, not beginning with 'bad-'. The same id never runs twice."`
+	Names       []string          `json:"names" jsonschema:"required,minItems=1,maxItems=5,uniqueItems=true" jsonschema_description:"One to five domain names as A-labels: all single names or all wildcards. The first one becomes the common name."`
+	Account     string            `json:"account,omitempty" jsonschema_description:"Account label of the config. Left out or 'any': certmill chooses one."`
+	Product     string            `json:"product,omitempty" jsonschema_description:"Product code of the package (CAS), e.g. digicert-free-1-free."`
+	Validation  Validation        `json:"validation,omitempty" jsonschema:"enum=DNS,enum=FILE,default=DNS" jsonschema_description:"How control of the names is proved."`
+	Contact     Contact           `json:"contact,omitzero" jsonschema_description:"Contact of the application; empty fields come from the account's config."`
+	Company     string            `json:"company,omitempty" jsonschema_description:"Company name; OV products only."`
+	Key         string            `json:"key,omitempty" jsonschema:"enum=ecdsa-p256,enum=ecdsa-p384,enum=rsa-2048,enum=rsa-3072,enum=rsa-4096,default=ecdsa-p256" jsonschema_description:"Algorithm of the key that certmill makes."`
+	CSR         string            `json:"csr,omitempty" jsonschema_description:"A PKCS#10 request in PEM of your own; then the key stays with you."`
+	Instance    string            `json:"instance,omitempty" jsonschema_description:"Id of a CAS instance already bought (CreateDVOrderAudit); 'any' takes an unused one of the account."`
+	Certificate string            `json:"certificate,omitempty" jsonschema_description:"Id of a Tencent certificate already bought (CertificateOrderSubmit); 'any' takes an unused one of the account."`
+	Batch       string            `json:"batch,omitempty" jsonschema_description:"Name of the batch this order belongs to."`
+	Labels      map[string]string `json:"labels,omitempty" jsonschema_description:"Free labels, kept in the record."`
+	Deadline    *time.Time        `json:"deadline,omitempty" jsonschema_description:"RFC 3339. Past it an order that was not bought is held; a bought one goes on and is flagged."`
+}
+
+// Contact is the applicant's contact (CAS Username, Email, Phone or Mobile,
+// Province, City; Tencent ContactEmail).
+type Contact struct {
+	Name     string `json:"name,omitempty" jsonschema_description:"Name of the applicant."`
+	Email    string `json:"email,omitempty" jsonschema_description:"E-mail address of the applicant; the CA writes to it."`
+	Phone    string `json:"phone,omitempty" jsonschema_description:"Phone number, 5 to 15 digits."`
+	Province string `json:"province,omitempty" jsonschema_description:"Province; CAS wants it in pinyin."`
+	City     string `json:"city,omitempty" jsonschema_description:"City; CAS wants it in pinyin."`
+}
+
+// Or returns c with its empty fields taken from d.
+func (c Contact) Or(d Contact) Contact {
+	or := func(a, b string) string {
+		if a != "" {
+			return a
+		}
+		return b
+	}
+	return Contact{or(c.Name, d.Name), or(c.Email, d.Email), or(c.Phone, d.Phone), or(c.Province, d.Province), or(c.City, d.City)}
+}
+
+// Order is the record: the whole state of one order, stored as one message.
+// Times are UTC. Ids of the clouds are strings, because an int64 such as
+// 98987582437920968 does not survive a float64.
+type Order struct {
+	V         int       `json:"v"`
+	Request   Request   `json:"request"`
+	Hash      string    `json:"hash"`                // of the canonical request, tells a repeated message from another one
+	Publisher string    `json:"publisher,omitempty"` // token of the intake subject it came by
+	Urgent    bool      `json:"urgent,omitempty"`
+	Received  time.Time `json:"received"`
+
+	State     State  `json:"state"`
+	Account   string `json:"account,omitempty"`   // label, fixed by the submitter
+	Main      string `json:"main,omitempty"`      // main account: what money and limits are keyed by
+	Operation string `json:"operation,omitempty"` // API action that starts it, fixed with the account
+	Product   string `json:"product,omitempty"`   // product code in force
+	Resource  string `json:"resource,omitempty"`  // instance or certificate id that was claimed
+
+	Purchase  int       `json:"purchase"`            // how often somebody authorised spending
+	Attempt   int       `json:"attempt"`             // rises for ever, never used twice
+	Key       *Key      `json:"key,omitempty"`       // the pair of this order, sealed
+	Retries   int       `json:"retries"`             // attempts of the present step that ended in an error
+	NotBefore time.Time `json:"not_before,omitzero"` // of the next attempt of the present step
+	Wait      Wait      `json:"wait,omitzero"`       // in state waiting: what for, and where it goes then
+	Late      bool      `json:"late,omitempty"`      // its deadline passed after it was bought
+
+	CloudID     string      `json:"cloud_id,omitempty"`    // order, instance or certificate id at the cloud
+	CertID      string      `json:"cert_id,omitempty"`     // CAS CertificateId, once known
+	Provisional bool        `json:"provisional,omitempty"` // adopted without proof: the key is compared at collection
+	Challenges  []Challenge `json:"challenges,omitempty"`
+	Placed      bool        `json:"placed,omitempty"` // challenges were (or may have been) put out: clean-up is owed
+
+	Failure     *Failure     `json:"failure,omitempty"`
+	Hold        *Hold        `json:"hold,omitempty"`
+	Certificate *Certificate `json:"certificate,omitempty"`
+	Original    []byte       `json:"original,omitempty"` // the message that could not be read
+	Timeline    []Event      `json:"timeline,omitempty"`
+
+	// extra holds the fields of a newer writer that this program does not
+	// know; they are written back as they came.
+	extra map[string]rawJSON
+}
+
+// Key is the key pair of an order. The private half is only ever here as age
+// ciphertext.
+type Key struct {
+	Algorithm   string `json:"algorithm,omitempty"`
+	Fingerprint string `json:"fingerprint"`      // SHA-256 of the SubjectPublicKeyInfo, hex
+	CSR         string `json:"csr,omitempty"`    // PEM
+	Sealed      []byte `json:"sealed,omitempty"` // age ciphertext of the PKCS#8 PEM; empty when the key is the user's
+	Stored      bool   `json:"stored,omitempty"` // the key store has it
+}
+
+// Challenge is what the CA wants to see for one name.
+type Challenge struct {
+	Name  string `json:"name"`           // the ordered name it is for
+	Type  string `json:"type"`           // TXT, CNAME or FILE
+	Host  string `json:"host"`           // absolute record name, or the host that serves the file; no trailing dot
+	Path  string `json:"path,omitempty"` // FILE: path from the root of the host
+	Value string `json:"value"`          // record value, or the file's content
+}
+
+// Wait says what an order in state waiting waits for. The sweep sends it to
+// Then when that has come.
+type Wait struct {
+	For  string    `json:"for,omitempty"`  // one of the WaitFor constants
+	What string    `json:"what,omitempty"` // product, names or order: what exactly
+	Till time.Time `json:"till,omitzero"`  // looked at again no earlier
+	Then State     `json:"then,omitempty"`
+}
+
+// What an order can wait for.
+const (
+	WaitForTime      = "time"        // a moment
+	WaitForQuota     = "quota"       // quota of a product
+	WaitForNames     = "names"       // another order's open ledger entry
+	WaitForSweep     = "first sweep" // the mark of the first complete sweep
+	WaitForChallenge = "challenge"   // a challenge that does not come or does not show
+)
+
+// Failure says why an order ended without a certificate.
+type Failure struct {
+	Class     string `json:"class"` // short, for grouping: rejected, quota, credentials, invalid, ...
+	Code      string `json:"code,omitempty"`
+	RequestID string `json:"request_id,omitempty"`
+	Reason    string `json:"reason"`
+	Advice    string `json:"advice,omitempty"` // what to do next
+}
+
+func (f *Failure) Error() string { return f.Reason }
+
+// Hold says what a person must decide, and the commands that end it.
+type Hold struct {
+	Reason   string   `json:"reason"`
+	Commands []string `json:"commands"`
+	From     State    `json:"from"`           // the state it was held in
+	Open     bool     `json:"open,omitempty"` // a ledger entry is open: only adopt and not-bought
+}
+
+// Certificate is what was issued. The chain is public.
+type Certificate struct {
+	Chain       string    `json:"chain"`       // PEM, leaf first
+	Fingerprint string    `json:"fingerprint"` // SHA-256 of the leaf, hex
+	Serial      string    `json:"serial"`
+	Issuer      string    `json:"issuer"`
+	NotBefore   time.Time `json:"not_before"`
+	NotAfter    time.Time `json:"not_after"`
+	Names       []string  `json:"names"`           // as in the certificate
+	Added       []string  `json:"added,omitempty"` // names that the cloud added
+	Delivered   []string  `json:"delivered"`       // where it was delivered
+}
+
+// Event is one line of an order's story.
+type Event struct {
+	At        time.Time `json:"at"`
+	State     State     `json:"state"`
+	Worker    string    `json:"worker,omitempty"`
+	Note      string    `json:"note,omitempty"`
+	RequestID string    `json:"request_id,omitempty"`
+}
+
+// maxTimeline bounds the story, so that an order that is tried for weeks stays
+// far below the server's max_payload. The first events are the ones that tell
+// where it came from; they are kept.
+const maxTimeline = 60
+
+// Tell adds an event to the story.
+func (o *Order) Tell(e Event) {
+	if len(o.Timeline) >= maxTimeline {
+		keep := maxTimeline / 3
+		o.Timeline = append(o.Timeline[:keep:keep], o.Timeline[len(o.Timeline)-keep:]...)
+	}
+	o.Timeline = append(o.Timeline[:len(o.Timeline):len(o.Timeline)], e)
+}
+
+// ID is the order's id.
+func (o Order) ID() string { return o.Request.ID }
+
+// Lane is the queue the order stands in: its account's label, or that with
+// "-urgent"; "none" while no account is known.
+func (o Order) Lane() string {
+	switch {
+	case o.Account == "":
+		return NoLane
+	case o.Urgent:
+		return o.Account + UrgentSuffix
+	}
+	return o.Account
+}
+
+const (
+	NoLane       = "none"    // lane of orders without an account
+	UrgentSuffix = "-urgent" // account labels may not end so
+	AnyAccount   = "any"     // "choose for me"
+	AnyResource  = "any"     // "an unused instance or certificate of the account"
+)

@@ -1,0 +1,234 @@
+package order
+
+import (
+	"fmt"
+	"net/mail"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// What a request may hold at most.
+const (
+	MaxNames  = 5  // both CAS and the products sold for Tencent: names of one certificate
+	maxLabels = 32 // labels of one order
+	maxText   = 200
+)
+
+// BadPrefix begins the ids that certmill gives to messages that cannot be read.
+const BadPrefix = "bad-"
+
+// KeyAlgorithms are those that certmill makes keys for; the first is the
+// default.
+var KeyAlgorithms = []string{"ecdsa-p256", "ecdsa-p384", "rsa-2048", "rsa-3072", "rsa-4096"}
+
+var (
+	idForm       = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	accountForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
+	batchForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+	productForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+	resourceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+	labelForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$`)
+	phoneForm    = regexp.MustCompile(`^\+?[0-9](?:[0-9 ()./-]*[0-9])$`)
+)
+
+// ValidID tells whether id has the form of an order id, and thus may be a token
+// of a subject or the name of a folder.
+func ValidID(id string) bool { return idForm.MatchString(id) }
+
+// Validate checks a request in its normal form (see Normal). The error is an
+// *Invalid; if several fields are wrong, it tells of all of them.
+func (r Request) Validate() error {
+	var found []*Invalid
+	for _, rule := range []func(Request) *Invalid{
+		checkID, checkNames, checkValidation, checkKey, checkResource, checkPlainFields, checkContact, checkLabels, checkDeadline,
+	} {
+		if bad := rule(r); bad != nil {
+			found = append(found, bad)
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	first := *found[0]
+	for _, other := range found[1:] {
+		first.Reason += "; " + other.Error()
+	}
+	return &first
+}
+
+func checkID(r Request) *Invalid {
+	switch {
+	case r.ID == "":
+		return &Invalid{"id", "is missing: give every order a name of its own, such as shop-2027-001; the same id never runs twice"}
+	case !ValidID(r.ID):
+		return &Invalid{"id", fmt.Sprintf("%s is no order id: write 1 to 63 lower-case letters, digits, '-' and '_', beginning with a letter or digit", clip(r.ID))}
+	case strings.HasPrefix(r.ID, BadPrefix):
+		return &Invalid{"id", fmt.Sprintf("%q begins with %q, which is kept for messages that cannot be read: write another beginning", r.ID, BadPrefix)}
+	}
+	return nil
+}
+
+func checkNames(r Request) *Invalid {
+	if len(r.Names) == 0 {
+		return &Invalid{"names", `is missing: write the domain names of the certificate, "names": ["example.com", "www.example.com"]`}
+	}
+	if n := len(r.Names); n > MaxNames {
+		return &Invalid{"names", fmt.Sprintf("%d names are too many for one certificate: split them into %d orders of at most %d names, each with an id of its own",
+			n, (n+MaxNames-1)/MaxNames, MaxNames)}
+	}
+	wildcards := 0
+	for i, n := range r.Names {
+		if reason := wrongName(n); reason != "" {
+			return &Invalid{"names", reason}
+		}
+		if slices.Contains(r.Names[:i], n) {
+			return &Invalid{"names", fmt.Sprintf("%q is there twice: write each name once", n)}
+		}
+		if strings.HasPrefix(n, "*.") {
+			wildcards++
+		}
+	}
+	return checkWildcards(r, wildcards)
+}
+
+func checkWildcards(r Request, wildcards int) *Invalid {
+	switch {
+	case wildcards > 0 && wildcards < len(r.Names):
+		// CAS documents it for CreateCertificateForPackageRequest; it holds for
+		// every cloud here, so that "choose for me" never depends on it.
+		return &Invalid{"names", "wildcard and single names cannot be mixed in one certificate (CAS refuses it): make one order for the wildcards and one for the single names"}
+	case wildcards > 0 && r.Validation == FILE:
+		// CA/Browser Forum ballot SC-45: a file proves one host, never the names under it.
+		return &Invalid{"validation", `FILE cannot prove a wildcard name: write "validation": "DNS", or order the single names`}
+	}
+	return nil
+}
+
+func checkValidation(r Request) *Invalid {
+	if r.Validation == DNS || r.Validation == FILE {
+		return nil
+	}
+	return &Invalid{"validation", fmt.Sprintf("%s is unknown: write DNS or FILE", clip(string(r.Validation)))}
+}
+
+func checkKey(r Request) *Invalid {
+	if r.CSR == "" {
+		if slices.Contains(KeyAlgorithms, r.Key) {
+			return nil
+		}
+		return &Invalid{"key", fmt.Sprintf("%s is unknown: write one of %s, or leave it out", clip(r.Key), strings.Join(KeyAlgorithms, ", "))}
+	}
+	if r.Key != "" {
+		return &Invalid{"key", "key and csr exclude each other, because the csr has its key already: leave one of them out"}
+	}
+	csr, err := ParseCSR(r.CSR)
+	if err != nil {
+		return &Invalid{"csr", err.Error()}
+	}
+	if reason := csr.differs(r.Names); reason != "" {
+		return &Invalid{"csr", reason}
+	}
+	return nil
+}
+
+func checkResource(r Request) *Invalid {
+	switch {
+	case r.Instance != "" && r.Certificate != "":
+		return &Invalid{"instance", "instance (Alibaba Cloud) and certificate (Tencent Cloud) exclude each other: leave one of them out"}
+	case r.Instance != "" && r.CSR != "":
+		return &Invalid{"csr", "an order on an instance takes no csr, because CreateDVOrderAudit has no field for it: leave the csr out, or order by product instead of by instance"}
+	case r.Instance != "" && !resourceForm.MatchString(r.Instance):
+		return &Invalid{"instance", fmt.Sprintf("%s is no instance id: write it as the console shows it, such as cas-cn-68n1mm16abcd, or 'any'", clip(r.Instance))}
+	case r.Certificate != "" && !resourceForm.MatchString(r.Certificate):
+		return &Invalid{"certificate", fmt.Sprintf("%s is no certificate id: write it as the console shows it, such as 9dZYNnVq, or 'any'", clip(r.Certificate))}
+	}
+	return nil
+}
+
+func checkPlainFields(r Request) *Invalid {
+	switch {
+	case !accountForm.MatchString(r.Account):
+		return &Invalid{"account", fmt.Sprintf("%s is no account label: write a label of the config, or 'any'", clip(r.Account))}
+	case r.Product != "" && !productForm.MatchString(r.Product):
+		return &Invalid{"product", fmt.Sprintf("%s is no product code: write it as the cloud spells it, such as digicert-free-1-free", clip(r.Product))}
+	case r.Batch != "" && !batchForm.MatchString(r.Batch):
+		return &Invalid{"batch", fmt.Sprintf("%s is no batch name: write at most 63 letters, digits, '.', '-' and '_'", clip(r.Batch))}
+	case !plainText(r.Company):
+		return &Invalid{"company", fmt.Sprintf("%s is no company name: write one line of at most %d characters", clip(r.Company), maxText)}
+	}
+	return nil
+}
+
+// plainText is one bounded line without control characters: it goes into the
+// clouds' forms and into logs.
+func plainText(s string) bool {
+	return utf8.RuneCountInString(s) <= maxText && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}
+
+func checkContact(r Request) *Invalid {
+	c := r.Contact
+	for _, f := range []struct{ name, value string }{{"name", c.Name}, {"province", c.Province}, {"city", c.City}} {
+		if !plainText(f.value) {
+			return &Invalid{"contact." + f.name, fmt.Sprintf("%s cannot stand in an application: write one line of at most %d characters", clip(f.value), maxText)}
+		}
+	}
+	if c.Email != "" && !plausibleEmail(c.Email) {
+		return &Invalid{"contact.email", fmt.Sprintf("%s is no e-mail address: write one address such as hostmaster@example.com", clip(c.Email))}
+	}
+	if c.Phone != "" && !plausiblePhone(c.Phone) {
+		return &Invalid{"contact.phone", fmt.Sprintf("%s is no phone number: write 5 to 15 digits, such as 13800000000 or +86 10 0000 0000", clip(c.Phone))}
+	}
+	return nil
+}
+
+func plausibleEmail(s string) bool {
+	a, err := mail.ParseAddress(s)
+	if err != nil || a.Address != s || len(s) > 254 {
+		return false
+	}
+	_, domain, _ := strings.Cut(s, "@")
+	return strings.Contains(strings.Trim(domain, "."), ".") && plainText(s)
+}
+
+// plausiblePhone counts the digits: E.164 allows 15.
+func plausiblePhone(s string) bool {
+	digits := 0
+	for _, c := range s {
+		if c >= '0' && c <= '9' {
+			digits++
+		}
+	}
+	return phoneForm.MatchString(s) && digits >= 5 && digits <= 15 && len(s) <= 32
+}
+
+func checkLabels(r Request) *Invalid {
+	if len(r.Labels) > maxLabels {
+		return &Invalid{"labels", fmt.Sprintf("%d labels are too many: write at most %d", len(r.Labels), maxLabels)}
+	}
+	names := make([]string, 0, len(r.Labels))
+	for name := range r.Labels {
+		names = append(names, name)
+	}
+	slices.Sort(names) // the same sentence each time
+	for _, name := range names {
+		if !labelForm.MatchString(name) {
+			return &Invalid{"labels", fmt.Sprintf("%s is no label name: write at most 63 letters, digits, '.', '/', '-' and '_'", clip(name))}
+		}
+		if !plainText(r.Labels[name]) {
+			return &Invalid{"labels", fmt.Sprintf("the value of %q is too long or has control characters: write one line of at most %d characters", name, maxText)}
+		}
+	}
+	return nil
+}
+
+func checkDeadline(r Request) *Invalid {
+	// RFC 3339 has years of four digits; in UTC a time zone may carry one out.
+	if d := r.Deadline; d != nil && (d.UTC().Year() < 1970 || d.UTC().Year() > 9999) {
+		return &Invalid{"deadline", fmt.Sprintf("%s is no time that an order can have: write one between 1970 and 9999", d.Format(time.RFC3339))}
+	}
+	return nil
+}
