@@ -1,0 +1,186 @@
+// Package account is what holds for a main account while certmill runs: whether
+// it is paused and why, and whether its list was swept completely once. It is
+// kept in a key-value bucket that all workers watch, so that a command takes
+// effect without a restart. Every write is conditional.
+package account
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Bucket is the key-value bucket of account states.
+const Bucket = "ACCOUNTS"
+
+// State is what is known of one main account. The zero value is that of an
+// account nothing was written about.
+type State struct {
+	// Labels paused for all their orders, by bad credentials or by command.
+	Paused map[string]Pause `json:"paused,omitempty"`
+	// Products of which no quota is left.
+	Exhausted map[string]Pause `json:"exhausted,omitempty"`
+	// Mark of the first complete list sweep of this incarnation of the streams.
+	// Before it nothing is bought, and nothing is declared not bought.
+	Mark Mark `json:"mark,omitzero"`
+	// FirstUse is the incarnation for which an operator said that this account
+	// was never used by an earlier installation: the sweep need not wait.
+	FirstUse string `json:"first_use,omitempty"`
+}
+
+// Pause says why something rests. A zero Until lasts until it is resumed.
+type Pause struct {
+	Why   string    `json:"why"`
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until,omitzero"`
+}
+
+// Over tells whether the pause has run out.
+func (p Pause) Over(now time.Time) bool { return !p.Until.IsZero() && now.After(p.Until) }
+
+// Mark is a complete sweep.
+type Mark struct {
+	Incarnation string    `json:"incarnation"`
+	At          time.Time `json:"at"`
+}
+
+// Marked tells whether the list was swept completely in this incarnation.
+func (s State) Marked(incarnation string) bool { return s.Mark.Incarnation == incarnation }
+
+// Accounts holds the states, watched.
+type Accounts struct {
+	kv jetstream.KeyValue
+
+	mu     sync.RWMutex
+	states map[string]State // by main account
+}
+
+// Open binds to the bucket, making it if it is missing, and follows it until
+// ctx ends. It returns when the present states were read.
+func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Accounts, error) {
+	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: Bucket, Description: "pauses, exhausted products and sweep marks of main accounts", Replicas: replicas, History: 1})
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", Bucket, err)
+	}
+	w, err := kv.WatchAll(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("watch bucket %s: %w", Bucket, err)
+	}
+	a := &Accounts{kv: kv, states: map[string]State{}}
+	for e := range w.Updates() {
+		if e == nil { // all that was there has come
+			break
+		}
+		a.took(e)
+	}
+	go func() { // ends with the watch, which ends with ctx
+		for e := range w.Updates() {
+			if e != nil {
+				a.took(e)
+			}
+		}
+	}()
+	context.AfterFunc(ctx, func() { _ = w.Stop() })
+	return a, nil
+}
+
+func (a *Accounts) took(e jetstream.KeyValueEntry) {
+	var s State
+	if e.Operation() == jetstream.KeyValuePut {
+		if json.Unmarshal(e.Value(), &s) != nil {
+			return // a newer program's: the last state that we understood stays in force
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.states[e.Key()] = s
+}
+
+// State returns what is known of a main account.
+func (a *Accounts) State(main string) State {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.states[main]
+}
+
+// changeTries bounds how often a change that conflicts is made again.
+const changeTries = 10
+
+// Change applies f to a main account's present state and stores it, on
+// condition that nobody wrote in between; else it tries again.
+func (a *Accounts) Change(ctx context.Context, main string, f func(*State)) error {
+	for range changeTries {
+		s, rev, err := a.read(ctx, main)
+		if err != nil {
+			return err
+		}
+		s.Paused, s.Exhausted = maps.Clone(s.Paused), maps.Clone(s.Exhausted)
+		f(&s)
+		data, err := json.Marshal(s)
+		if err != nil {
+			return fmt.Errorf("encode state of account %s: %w", main, err)
+		}
+		if _, err = a.kv.Update(ctx, main, data, rev); err == nil {
+			a.mu.Lock()
+			a.states[main] = s // at once for this process; the watch tells the others
+			a.mu.Unlock()
+			return nil
+		}
+		if !errors.Is(err, jetstream.ErrKeyExists) && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+			return fmt.Errorf("write state of account %s: %w", main, err)
+		}
+	}
+	return fmt.Errorf("write state of account %s: too many writers", main)
+}
+
+func (a *Accounts) read(ctx context.Context, main string) (State, uint64, error) {
+	e, err := a.kv.Get(ctx, main)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return State{}, 0, nil
+	}
+	if err != nil {
+		return State{}, 0, fmt.Errorf("read state of account %s: %w", main, err)
+	}
+	var s State
+	if err := json.Unmarshal(e.Value(), &s); err != nil {
+		return State{}, 0, fmt.Errorf("decode state of account %s: %w", main, err)
+	}
+	return s, e.Revision(), nil
+}
+
+// Pause rests a label.
+func (a *Accounts) Pause(ctx context.Context, main, label string, p Pause) error {
+	return a.Change(ctx, main, func(s *State) {
+		if s.Paused == nil {
+			s.Paused = map[string]Pause{}
+		}
+		s.Paused[label] = p
+	})
+}
+
+// Resume ends the pause of a label.
+func (a *Accounts) Resume(ctx context.Context, main, label string) error {
+	return a.Change(ctx, main, func(s *State) { delete(s.Paused, label) })
+}
+
+// Exhaust notes that a product has no quota left.
+func (a *Accounts) Exhaust(ctx context.Context, main, product string, p Pause) error {
+	return a.Change(ctx, main, func(s *State) {
+		if s.Exhausted == nil {
+			s.Exhausted = map[string]Pause{}
+		}
+		s.Exhausted[product] = p
+	})
+}
+
+// Replenish notes that a product has quota again.
+func (a *Accounts) Replenish(ctx context.Context, main, product string) error {
+	return a.Change(ctx, main, func(s *State) { delete(s.Exhausted, product) })
+}
