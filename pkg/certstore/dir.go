@@ -1,0 +1,98 @@
+package certstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// Delivery is what a sink gets: everything of one issued order.
+type Delivery struct {
+	ID     string
+	Chain  string       // PEM, leaf first
+	Key    order.Secret // private key in PEM; empty if it is not ours, or sealed
+	Sealed []byte       // the private key as age ciphertext, where nobody here may open it
+	Record []byte       // the order as JSON
+}
+
+// Dir is the sink that writes into a folder:
+//
+//	<path>/<id>/privkey.pem       mode 0600; or privkey.pem.age, if it is sealed
+//	<path>/<id>/fullchain.pem
+//	<path>/<id>/order.json        mode 0600, because it holds the contact's data
+//	<path>/ca.pem                 the simulated root, see PutRoot
+type Dir struct{ Path string }
+
+// Deliver writes the files, durably, each one whole. The key comes first and
+// order.json last, so that whoever waits for order.json finds the others.
+// Delivering again writes the same again.
+func (d Dir) Deliver(ctx context.Context, v Delivery) (where string, err error) {
+	if !order.ValidID(v.ID) {
+		return "", fmt.Errorf("%q is no order id", v.ID)
+	}
+	if err := errors.Join(ctx.Err(), v.check()); err != nil {
+		return "", fmt.Errorf("deliver %s: %w", v.ID, err)
+	}
+	folder := filepath.Join(d.Path, v.ID)
+	if err := makeFolder(folder, 0o755); err != nil {
+		return "", fmt.Errorf("deliver %s: %w", v.ID, err)
+	}
+	removeTorn(folder)
+	for _, f := range []struct {
+		name string
+		data []byte
+		mode fs.FileMode
+	}{
+		{"privkey.pem", []byte(v.Key.Reveal()), 0o600},
+		{"privkey.pem.age", v.Sealed, 0o600},
+		{"fullchain.pem", []byte(v.Chain), 0o644},
+		{"order.json", v.Record, 0o600},
+	} {
+		if len(f.data) == 0 {
+			continue
+		}
+		// A crash here leaves the files so far, each complete; the order is
+		// still in collect and is delivered again.
+		if err := replaceFile(filepath.Join(folder, f.name), f.data, f.mode); err != nil {
+			return "", fmt.Errorf("deliver %s: %w", v.ID, err)
+		}
+	}
+	return folder, nil
+}
+
+// check refuses to put a key beside a certificate that it does not belong to:
+// servers would not start with them.
+func (v Delivery) check() error {
+	certs, err := parseChain(v.Chain)
+	if err != nil || v.Key == "" {
+		return err
+	}
+	pub, err := publicOf(v.Key)
+	if err != nil {
+		return err
+	}
+	if Fingerprint(pub) != Fingerprint(certs[0].PublicKey) {
+		return &Wrong{Reason: "the private key does not belong to the certificate", Kind: ErrWrongKey}
+	}
+	return nil
+}
+
+// PutRoot writes the root certificate that the simulated clouds issue under.
+func (d Dir) PutRoot(pem string) error {
+	if err := makeFolder(d.Path, 0o755); err != nil {
+		return fmt.Errorf("put root certificate: %w", err)
+	}
+	path := filepath.Join(d.Path, "ca.pem")
+	if was, err := os.ReadFile(path); err == nil && string(was) == pem {
+		return nil
+	}
+	if err := replaceFile(path, []byte(pem), 0o644); err != nil {
+		return fmt.Errorf("put root certificate: %w", err)
+	}
+	return nil
+}

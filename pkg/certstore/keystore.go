@@ -1,0 +1,295 @@
+package certstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// ErrExists is wrapped by the error of Raise when this attempt's number is there
+// already: the caller did not create it and must not spend under it.
+var ErrExists = errors.New("this attempt's number is taken")
+
+// ErrLower is wrapped by the error of Raise when a higher number is there. It
+// wraps ErrExists.
+var ErrLower = fmt.Errorf("a higher number is there: %w", ErrExists)
+
+// ErrNoPair is wrapped by the error of Get when there is no pair under the id.
+var ErrNoPair = errors.New("there is no key under this id")
+
+// KeyStore is a folder, on a file system that all submitters share, with what
+// must outlast a lost JetStream:
+//
+//	<dir>/<2 hex of SHA-256 of the id>/<id>/pair.json        sealed key, fingerprint, CSR
+//	<dir>/<2 hex of SHA-256 of the id>/<id>/attempt-000007   attempt 7; its content is the purchase
+//	<dir>/tmp/                                               files being written
+//
+// Files are only ever created, never changed and never removed, so any number
+// of processes may use it at once. It needs hard links and create-exclusive
+// semantics: every local file system and NFS from version 3 have them.
+type KeyStore struct{ dir string }
+
+const (
+	pairFile      = "pair.json"
+	attemptPrefix = "attempt-"
+	tempFolder    = "tmp"
+)
+
+// pair is the file of one order's key.
+type pair struct {
+	ID  string    `json:"id"`
+	Key order.Key `json:"key"`
+}
+
+// OpenKeyStore opens the folder, and makes it if need be. It tries out at once
+// whether the file system can do what the store relies on.
+func OpenKeyStore(dir string) (*KeyStore, error) {
+	if dir == "" {
+		return nil, errors.New("open key store: no folder is given")
+	}
+	s := &KeyStore{dir}
+	if err := makeFolder(s.temp(), 0o700); err != nil {
+		return nil, fmt.Errorf("open key store: %w", err)
+	}
+	removeTorn(s.temp())
+	if err := s.probe(); err != nil {
+		return nil, fmt.Errorf("open key store %s: it needs a writable file system with hard links: %w", dir, err)
+	}
+	return s, nil
+}
+
+func (s *KeyStore) temp() string { return filepath.Join(s.dir, tempFolder) }
+
+// probe creates a file as Put does, and checks that the second of two loses.
+func (s *KeyStore) probe() error {
+	file, err := writeTemp(s.temp(), nil, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(file) }()
+	linked := strings.TrimSuffix(file, ".tmp") + "-probe.tmp"
+	defer func() { _ = os.Remove(linked) }()
+	if err := createFile(s.temp(), linked, nil, 0o600); err != nil {
+		return err
+	}
+	if err := createFile(s.temp(), linked, nil, 0o600); !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("creating a file twice was not refused (%v)", err)
+	}
+	return nil
+}
+
+// folder is where an id's files are. The id is checked here, because it becomes
+// a path.
+func (s *KeyStore) folder(id string) (string, error) {
+	if !order.ValidID(id) {
+		return "", fmt.Errorf("%q is no order id", id)
+	}
+	sum := sha256.Sum256([]byte(id))
+	return filepath.Join(s.dir, hex.EncodeToString(sum[:1]), id), nil
+}
+
+// makeFolder makes an id's folder and returns it. The folders above are synced
+// even if it is there: who made it may have died before it synced them.
+func (s *KeyStore) makeFolder(id string) (string, error) {
+	folder, err := s.folder(id)
+	if err != nil {
+		return "", err
+	}
+	if err := makeFolder(folder, 0o700); err != nil {
+		return "", err
+	}
+	return folder, errors.Join(syncFolder(filepath.Dir(folder)), syncFolder(s.dir))
+}
+
+// Put stores the pair of an order, durably. If there is one under this id
+// already, it wins and is returned, with won false: a certificate may have been
+// bought for it.
+func (s *KeyStore) Put(ctx context.Context, id string, k order.Key) (stored order.Key, won bool, err error) {
+	if err := errors.Join(ctx.Err(), mayRest(k)); err != nil {
+		return order.Key{}, false, fmt.Errorf("put key of %s: %w", id, err)
+	}
+	k.Stored = true
+	data, err := json.Marshal(pair{id, k})
+	if err != nil {
+		return order.Key{}, false, fmt.Errorf("put key of %s: %w", id, err)
+	}
+	folder, err := s.makeFolder(id)
+	if err != nil {
+		return order.Key{}, false, fmt.Errorf("put key of %s: %w", id, err)
+	}
+	// A crash here leaves an empty folder, which is an id without a pair.
+	err = createFile(s.temp(), filepath.Join(folder, pairFile), data, 0o600)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return order.Key{}, false, fmt.Errorf("put key of %s: %w", id, err)
+	}
+	// A crash here leaves the pair; the next Put under this id returns it.
+	stored, getErr := s.Get(id)
+	return stored, err == nil && getErr == nil, getErr
+}
+
+// mayRest refuses what is no pair, and above all a private key in clear text.
+func mayRest(k order.Key) error {
+	switch {
+	case k.Fingerprint == "":
+		return errors.New("the key has no fingerprint")
+	case len(k.Sealed) == 0 && k.CSR == "":
+		return errors.New("there is neither a sealed key nor a CSR")
+	case len(k.Sealed) > 0 && !strings.HasPrefix(string(k.Sealed), ageHeader):
+		return errors.New("the private key is not sealed with age")
+	case strings.Contains(k.CSR, "PRIVATE KEY"):
+		return errors.New("there is a private key where the CSR should be")
+	}
+	return nil
+}
+
+// Get returns the pair under an id. The error wraps ErrNoPair if there is none.
+func (s *KeyStore) Get(id string) (order.Key, error) {
+	folder, err := s.folder(id)
+	if err != nil {
+		return order.Key{}, fmt.Errorf("get key: %w", err)
+	}
+	path := filepath.Join(folder, pairFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return order.Key{}, fmt.Errorf("get key of %s: %w", id, ErrNoPair)
+	}
+	if err != nil {
+		return order.Key{}, fmt.Errorf("get key of %s: %w", id, err)
+	}
+	var p pair
+	if err := json.Unmarshal(data, &p); err != nil {
+		return order.Key{}, fmt.Errorf("get key of %s: %s is damaged, restore it from a backup: %w", id, path, err)
+	}
+	if err := p.check(id); err != nil {
+		return order.Key{}, fmt.Errorf("get key of %s: %s is damaged, restore it from a backup: %w", id, path, err)
+	}
+	return p.Key, found(path)
+}
+
+func (p pair) check(id string) error {
+	if p.ID != id {
+		return fmt.Errorf("it is the pair of %q", p.ID)
+	}
+	if err := mayRest(p.Key); err != nil || p.Key.CSR == "" {
+		return err
+	}
+	fp, err := FingerprintOfCSR(p.Key.CSR)
+	if err == nil && fp != p.Key.Fingerprint {
+		err = errors.New("its fingerprint is not that of its CSR")
+	}
+	return err
+}
+
+// Number is the highest attempt that was raised for an order, with its
+// purchase; 0 if none was.
+func (s *KeyStore) Number(id string) (attempt, purchase int, err error) {
+	folder, err := s.folder(id)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read attempt number: %w", err)
+	}
+	entries, err := os.ReadDir(folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, fmt.Errorf("read attempt number of %s: %w", id, err)
+	}
+	name := ""
+	for _, e := range entries {
+		if n, ok := attemptOf(e.Name()); ok && n > attempt {
+			attempt, name = n, e.Name()
+		}
+	}
+	if attempt == 0 {
+		return 0, 0, nil
+	}
+	content, err := os.ReadFile(filepath.Join(folder, name))
+	if err != nil {
+		return 0, 0, fmt.Errorf("read attempt number of %s: %w", id, err)
+	}
+	if purchase, err = strconv.Atoi(strings.TrimSpace(string(content))); err != nil {
+		return 0, 0, fmt.Errorf("read attempt number of %s: %s is damaged, restore it from a backup: %w", id, name, err)
+	}
+	return attempt, purchase, nil
+}
+
+func attemptOf(file string) (int, bool) {
+	digits, ok := strings.CutPrefix(file, attemptPrefix)
+	n, err := strconv.Atoi(digits)
+	return n, ok && err == nil && n > 0
+}
+
+// Raise stores an attempt's number with its purchase, durably. It succeeds for
+// one caller only: if the number is there, the error wraps ErrExists, and if a
+// higher one is, ErrLower too. Of two callers that raise different numbers at
+// once, the higher one succeeds; the lower one may fail although its number was
+// written, which costs an attempt and no money.
+func (s *KeyStore) Raise(id string, attempt, purchase int) error {
+	if attempt < 1 || purchase < 1 {
+		return fmt.Errorf("raise attempt number of %s: attempt %d of purchase %d cannot be", id, attempt, purchase)
+	}
+	folder, err := s.makeFolder(id)
+	if err != nil {
+		return fmt.Errorf("raise attempt number of %s: %w", id, err)
+	}
+	if err := s.below(id, attempt, attempt-1); err != nil {
+		return err
+	}
+	path := filepath.Join(folder, fmt.Sprintf("%s%06d", attemptPrefix, attempt))
+	err = createFile(s.temp(), path, fmt.Appendf(nil, "%d\n", purchase), 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("raise attempt number of %s to %d: %w", id, attempt, ErrExists)
+	}
+	if err != nil {
+		return fmt.Errorf("raise attempt number of %s: %w", id, err)
+	}
+	// A rival may have created a higher number since the first look. The files
+	// are there in some order, so at least the higher one passes here.
+	return s.below(id, attempt, attempt)
+}
+
+// below returns an error unless the highest number is at most the given one.
+func (s *KeyStore) below(id string, attempt, most int) error {
+	switch highest, _, err := s.Number(id); {
+	case err != nil:
+		return err
+	case highest > attempt:
+		return fmt.Errorf("raise attempt number of %s to %d while %d is there: %w", id, attempt, highest, ErrLower)
+	case highest > most:
+		return fmt.Errorf("raise attempt number of %s to %d: %w", id, attempt, ErrExists)
+	}
+	return nil
+}
+
+// IDs lists the orders that have a folder here, sorted.
+func (s *KeyStore) IDs() ([]string, error) {
+	shards, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list key store: %w", err)
+	}
+	var ids []string
+	for _, shard := range shards {
+		if len(shard.Name()) != 2 || !shard.IsDir() {
+			continue
+		}
+		entries, err := os.ReadDir(filepath.Join(s.dir, shard.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("list key store: %w", err)
+		}
+		for _, e := range entries {
+			if e.IsDir() && order.ValidID(e.Name()) {
+				ids = append(ids, e.Name())
+			}
+		}
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
