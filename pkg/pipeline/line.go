@@ -1,0 +1,228 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/order"
+)
+
+var (
+	// ErrMoved: the order's last message is another one than was read.
+	ErrMoved = errors.New("the order has moved on")
+	// ErrNoOrder: no message of this order exists.
+	ErrNoOrder = errors.New("no such order")
+)
+
+// Line is the way of orders through the states.
+type Line struct {
+	js     jetstream.JetStream
+	orders jetstream.Stream
+	worker string
+	token  string
+	log    *slog.Logger
+}
+
+// Item is an order as it lies in the stream: Seq is what a transition is
+// conditional on.
+type Item struct {
+	order.Order
+	Seq    uint64
+	Stored time.Time // server's clock
+}
+
+// Open binds to the streams of one incarnation. worker is the name that
+// appears in the orders' timelines.
+func Open(ctx context.Context, js jetstream.JetStream, worker string, log *slog.Logger) (*Line, error) {
+	token, err := Incarnation(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	orders, err := js.Stream(ctx, OrdersStream)
+	if err != nil {
+		return nil, wrapStream(OrdersStream, err)
+	}
+	return &Line{js: js, orders: orders, worker: worker, token: token, log: log}, nil
+}
+
+// Incarnation is the token of the streams this line was opened on.
+func (l *Line) Incarnation() string { return l.token }
+
+// Create makes the first transition of an order, from sequence 0: the same id
+// never runs twice. The error wraps ErrMoved if the id exists.
+func (l *Line) Create(ctx context.Context, o order.Order) (Item, error) {
+	if err := order.Check("", o.State); err != nil {
+		return Item{}, err
+	}
+	return l.publish(ctx, 0, o)
+}
+
+// Move makes a transition from the item that was read. It returns an error
+// that wraps ErrMoved if that item is no longer the order's last; then nothing
+// was changed.
+func (l *Line) Move(ctx context.Context, from Item, to order.Order) (Item, error) {
+	if err := order.Check(from.State, to.State); err != nil {
+		return Item{}, err
+	}
+	if from.ID() != to.ID() {
+		return Item{}, fmt.Errorf("transition of %q would change the id to %q", from.ID(), to.ID())
+	}
+	next, err := l.publish(ctx, from.Seq, to)
+	if err != nil {
+		return Item{}, err
+	}
+	// A crash here leaves both messages. The older one is handed out again (or
+	// read by a sweep), is seen not to be the last, and is removed by Settle.
+	if err := l.remove(ctx, from.Seq); err != nil {
+		l.log.WarnContext(ctx, "could not remove the old state; it will be handed out once more", "order", to.ID(), "err", err)
+	}
+	if to.State.Final() {
+		// Normally empty. A command that died half way would otherwise leave a
+		// second final state that nobody is ever handed.
+		l.purgeBelow(ctx, to.ID(), next.Seq)
+	}
+	return next, nil
+}
+
+// publishTries bounds how often one publish is asked again. Each try waits for
+// the server; a worker that gives up leaves the order where it is.
+const publishTries = 5
+
+const moveHeader = "Certmill-Move"
+
+// publish stores the record on condition that the order's last message is at
+// seq. A conflict is ErrMoved. "A condition is in flight" (10164) and no answer
+// mean: read, compare, decide.
+func (l *Line) publish(ctx context.Context, seq uint64, o order.Order) (Item, error) {
+	body, err := o.Encode()
+	if err != nil {
+		return Item{}, err
+	}
+	msg := nats.NewMsg(order.Subject(o.State, o.ID(), o.Lane()))
+	msg.Data = body
+	msg.Header.Set(moveHeader, rand.Text()) // tells our own publish from an equal one
+	for try := range publishTries {
+		ack, err := l.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequenceForSubject(seq, order.AllOf(o.ID())))
+		if err == nil {
+			return Item{Order: o, Seq: ack.Sequence}, nil
+		}
+		if ctx.Err() != nil {
+			return Item{}, fmt.Errorf("move order %q to %s: %w", o.ID(), o.State, err)
+		}
+		last, lerr := l.lastRaw(ctx, o.ID())
+		switch {
+		case lerr == nil && last.Header.Get(moveHeader) == msg.Header.Get(moveHeader):
+			return Item{Order: o, Seq: last.Sequence}, nil // the answer was lost, not the publish
+		case lerr == nil && last.Sequence != seq:
+			return Item{}, fmt.Errorf("move order %q to %s: %w", o.ID(), o.State, ErrMoved)
+		case permanent(err):
+			return Item{}, fmt.Errorf("move order %q to %s: %w", o.ID(), o.State, err)
+		}
+		if err := sleep(ctx, time.Duration(try+1)*100*time.Millisecond); err != nil {
+			return Item{}, err
+		}
+	}
+	return Item{}, fmt.Errorf("move order %q to %s: the server gave no clear answer", o.ID(), o.State)
+}
+
+// permanent tells whether asking again is useless: the server refused the
+// message itself.
+func permanent(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.Code == 400 && api.ErrorCode != codeWrongSequence && api.ErrorCode != codeSequenceInFlight
+}
+
+// Error codes of nats-server: a condition that does not hold, and one that
+// cannot be judged yet because another publish is in flight.
+const (
+	codeWrongSequence    jetstream.ErrorCode = 10071
+	codeSequenceInFlight jetstream.ErrorCode = 10164
+)
+
+// Last returns the present state of an order. The read may be stale: act on it
+// only through Move. The error wraps ErrNoOrder if the order does not exist.
+func (l *Line) Last(ctx context.Context, id string) (Item, error) {
+	raw, err := l.lastRaw(ctx, id)
+	if err != nil {
+		return Item{}, fmt.Errorf("read order %q: %w", id, err)
+	}
+	return decodeItem(raw.Subject, raw.Data, raw.Sequence, raw.Time)
+}
+
+func (l *Line) lastRaw(ctx context.Context, id string) (*jetstream.RawStreamMsg, error) {
+	raw, err := l.orders.GetLastMsgForSubject(ctx, order.AllOf(id))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, ErrNoOrder
+	}
+	return raw, err
+}
+
+// decodeItem reads an order from the stream. An archived order has no body:
+// its subject says all that is left of it.
+func decodeItem(subject string, data []byte, seq uint64, stored time.Time) (Item, error) {
+	o, err := order.Decode(data)
+	if err != nil {
+		return Item{Seq: seq, Stored: stored}, fmt.Errorf("order at %s: %w", subject, err)
+	}
+	return Item{Order: o, Seq: seq, Stored: stored}, nil
+}
+
+// Settle removes the item if it is not its order's last message, and tells
+// whether it is. It is what repairs a crash between publish and removal. Only
+// what lies below the last message is ever removed.
+func (l *Line) Settle(ctx context.Context, it Item) (last bool, err error) {
+	raw, err := l.lastRaw(ctx, it.ID())
+	switch {
+	case errors.Is(err, ErrNoOrder):
+		return false, nil // removed meanwhile
+	case err != nil:
+		return false, fmt.Errorf("read order %q: %w", it.ID(), err)
+	case raw.Sequence > it.Seq:
+		return false, l.remove(ctx, it.Seq)
+	}
+	return raw.Sequence == it.Seq, nil
+}
+
+// remove deletes one message. One that is gone already is no error.
+func (l *Line) remove(ctx context.Context, seq uint64) error {
+	err := l.orders.DeleteMsg(ctx, seq)
+	if err == nil || errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		return nil
+	}
+	return fmt.Errorf("delete message %d: %w", seq, err)
+}
+
+func (l *Line) purgeBelow(ctx context.Context, id string, seq uint64) {
+	err := l.orders.Purge(ctx, jetstream.WithPurgeSubject(order.AllOf(id)), jetstream.WithPurgeSequence(seq))
+	if err != nil {
+		l.log.WarnContext(ctx, "could not purge older states", "order", id, "err", err)
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// MoveByHand is Move for an operator's verb: it also purges what lies below the
+// new state, so that no second state stays behind.
+func (l *Line) MoveByHand(ctx context.Context, from Item, to order.Order) error {
+	next, err := l.Move(ctx, from, to)
+	if err == nil {
+		l.purgeBelow(ctx, to.ID(), next.Seq)
+	}
+	return err
+}

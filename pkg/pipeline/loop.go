@@ -1,0 +1,284 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// Handler is one stage's work on one order. It MUST be a function of the
+// stored order: it may be called again for the same record at any time, by any
+// worker. What it returns is stored by the loop alone; see Snooze, Retry,
+// Wait, Fail and Hold.
+type Handler interface {
+	Handle(ctx context.Context, o order.Order) (order.Order, error)
+}
+
+// HandlerFunc makes a function a Handler.
+type HandlerFunc func(ctx context.Context, o order.Order) (order.Order, error)
+
+func (f HandlerFunc) Handle(ctx context.Context, o order.Order) (order.Order, error) {
+	return f(ctx, o)
+}
+
+// Times of the loop.
+const (
+	ackWait   = 60 * time.Second // a dead worker's orders come back after this
+	heartbeat = 20 * time.Second
+	drainTime = 30 * time.Second // what a stopped worker's handlers may still take
+)
+
+// Work handles the orders of one state and lane until ctx ends, at most
+// parallel at a time. Then it stops fetching, lets the handlers finish and
+// gives the rest back. It returns an error only when the consumer cannot be
+// had.
+func (l *Line) Work(ctx context.Context, state order.State, lane string, parallel int, h Handler) error {
+	cfg := stageConsumer(state, lane)
+	cons, err := l.orders.CreateOrUpdateConsumer(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("consumer %s: %w", cfg.Durable, err)
+	}
+	return l.pull(ctx, cons, cfg.Durable, parallel, func(m jetstream.Msg) { l.one(ctx, m, h) })
+}
+
+// pull is the loop that all workers share: it takes messages, hands at most
+// parallel of them to work at a time, and when ctx ends gives back what was not
+// begun and waits for what was.
+func (l *Line) pull(ctx context.Context, cons jetstream.Consumer, name string, parallel int, work func(jetstream.Msg)) error {
+	// As many in reserve as there are hands, so that none of them waits for the
+	// next pull; not more, because nobody sends heartbeats for those.
+	msgs, err := cons.Messages(jetstream.PullMaxMessages(parallel), jetstream.PullHeartbeat(5*time.Second))
+	if err != nil {
+		return fmt.Errorf("pull from %s: %w", name, err)
+	}
+	stop := context.AfterFunc(ctx, msgs.Drain)
+	defer stop()
+	var running sync.WaitGroup
+	defer running.Wait()
+	hands := make(chan struct{}, parallel)
+	for {
+		m, err := msgs.Next()
+		switch {
+		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
+			return nil
+		case err != nil:
+			l.log.DebugContext(ctx, "pull failed", "consumer", name, "err", err)
+			if sleep(ctx, time.Second) != nil {
+				return nil
+			}
+			continue
+		case ctx.Err() != nil:
+			_ = m.Nak() // not begun: another worker has it at once
+			continue
+		}
+		select {
+		case hands <- struct{}{}:
+			running.Go(func() {
+				defer func() { <-hands }()
+				work(m)
+			})
+		case <-ctx.Done():
+			_ = m.Nak()
+		}
+	}
+}
+
+// stageConsumer is in memory, also in a cluster: losing it costs a redelivery,
+// which is harmless, and the line is three times faster (measured).
+func stageConsumer(state order.State, lane string) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:       string(state) + "-" + lane,
+		FilterSubject: order.Subject(state, "*", lane),
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       ackWait,
+		MaxDeliver:    -1,
+		MaxAckPending: 1000,
+		MemoryStorage: true,
+	}
+}
+
+// one handles one delivery.
+func (l *Line) one(ctx context.Context, m jetstream.Msg, h Handler) {
+	md, err := m.Metadata()
+	if err != nil {
+		return // not a message of a consumer; it comes again
+	}
+	_ = m.InProgress() // a new leader knows only when the message was stored
+	log := l.log.With("subject", m.Subject())
+	it, err := decodeItem(m.Subject(), m.Data(), md.Sequence.Stream, md.Timestamp)
+	if err != nil {
+		// A record of a newer program is left to newer workers; a broken one can
+		// only come from a foreign publisher on our own subject.
+		log.ErrorContext(ctx, "cannot read an order's record", "err", err)
+		_ = m.NakWithDelay(ackWait)
+		return
+	}
+	deliveries := int(md.NumDelivered)
+	if deliveries > 1 {
+		if last, err := l.Settle(ctx, it); err != nil || !last {
+			logIf(ctx, log, "cannot tell whether this is the order's last state", err)
+			return
+		}
+	}
+	if until := time.Until(it.NotBefore); until > 0 {
+		_ = m.NakWithDelay(until)
+		return
+	}
+	l.handle(ctx, log, m, it, deliveries, h)
+}
+
+// handle runs the handler under a heartbeat and carries out its verb. The work
+// context outlives ctx by drainTime, so that a stopped worker finishes what it
+// began.
+func (l *Line) handle(ctx context.Context, log *slog.Logger, m jetstream.Msg, it Item, deliveries int, h Handler) {
+	work, cancel := drained(ctx, drainTime)
+	defer cancel()
+	var out outcome
+	if deliveries > maxDeliveries && it.NotBefore.IsZero() {
+		out = held(it.Order, it.Order, order.Hold{
+			Reason:   fmt.Sprintf("handed out %d times without a result: it stops or stalls its worker", deliveries),
+			Commands: []string{"certmill retry " + it.ID(), "certmill cancel " + it.ID()}})
+	} else {
+		next, err := underHeartbeat(work, m, func() (order.Order, error) { return protect(work, log, h, it.Order) })
+		if work.Err() != nil {
+			_ = m.Nak() // interrupted: another worker begins again from the stored order
+			return
+		}
+		out = decide(it.Order, next, err, deliveries, time.Now().UTC())
+	}
+	if out.nak > 0 {
+		_ = m.NakWithDelay(out.nak)
+		return
+	}
+	l.carryOut(work, log, m, it, out)
+}
+
+func (l *Line) carryOut(ctx context.Context, log *slog.Logger, m jetstream.Msg, it Item, out outcome) {
+	if !l.store(ctx, log, it, out) {
+		// Nothing was stored, or we do not know: the order is handed out again
+		// and begins from what is stored.
+		_ = m.NakWithDelay(2 * time.Second)
+	}
+}
+
+// store makes the transition, and tells whether the item is dealt with.
+func (l *Line) store(ctx context.Context, log *slog.Logger, it Item, out outcome) bool {
+	out.next.Tell(l.event(out.next.State, out.note))
+	_, err := l.Move(ctx, it, out.next)
+	switch {
+	case errors.Is(err, ErrMoved):
+		// Somebody else moved it: what we were handed is not the last.
+		_, err = l.Settle(ctx, it)
+		logIf(ctx, log, "cannot remove an old state", err)
+	case err != nil:
+		log.WarnContext(ctx, "transition failed", "order", it.ID(), "to", out.next.State, "err", err)
+		return false
+	default:
+		logOutcome(ctx, log, it.Order, out)
+	}
+	return true
+}
+
+// staleAfter is how old an item of a sweep must be before it is worth a read to
+// see whether it is the order's last message.
+const staleAfter = time.Minute
+
+// Visit runs a handler on an order that a sweep read, and carries out its verb.
+// A snooze stores nothing: the next sweep comes anyway. It returns an error
+// only when ctx ended.
+func (l *Line) Visit(ctx context.Context, it Item, h Handler) error {
+	if time.Until(it.NotBefore) > 0 {
+		return ctx.Err()
+	}
+	log := l.log.With("order", it.ID(), "state", it.State)
+	if time.Since(it.Stored) > staleAfter {
+		if last, err := l.Settle(ctx, it); err != nil || !last {
+			logIf(ctx, log, "cannot tell whether this is the order's last state", err)
+			return ctx.Err()
+		}
+	}
+	next, err := protect(ctx, log, h, it.Order)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	out := decide(it.Order, next, err, 0, time.Now().UTC())
+	if out.nak > 0 {
+		return nil
+	}
+	l.store(ctx, log, it, out)
+	return ctx.Err()
+}
+
+func logOutcome(ctx context.Context, log *slog.Logger, before order.Order, out outcome) {
+	level := slog.LevelDebug
+	switch {
+	case out.next.State == order.Failed, out.next.State == order.Held:
+		level = slog.LevelWarn
+	case out.next.Retries > before.Retries, out.next.State == order.Issued:
+		level = slog.LevelInfo
+	}
+	log.Log(ctx, level, "order moved", "order", before.ID(), "from", before.State, "to", out.next.State, "note", out.note)
+}
+
+func (l *Line) event(s order.State, note string) order.Event {
+	return order.Event{At: time.Now().UTC().Truncate(time.Millisecond), State: s, Worker: l.worker, Note: note}
+}
+
+func logIf(ctx context.Context, log *slog.Logger, msg string, err error) {
+	if err != nil {
+		log.WarnContext(ctx, msg, "err", err)
+	}
+}
+
+// underHeartbeat runs f and tells the server every heartbeat that the message
+// is being worked on.
+func underHeartbeat[T any](ctx context.Context, m jetstream.Msg, f func() (T, error)) (T, error) {
+	beat, stop := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() {
+		for sleep(beat, heartbeat) == nil {
+			_ = m.InProgress()
+		}
+	})
+	defer done.Wait()
+	defer stop()
+	return f()
+}
+
+// protect turns a panic into an error: one bad order never stops a worker.
+func protect(ctx context.Context, log *slog.Logger, h Handler, o order.Order) (next order.Order, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			log.ErrorContext(ctx, "handler panicked", "panic", p, "stack", string(debug.Stack()))
+			next, err = o, fmt.Errorf("panic in the handler: %v", p)
+		}
+	}()
+	return h.Handle(ctx, o)
+}
+
+// drained returns a context that is cancelled grace after ctx ends, or at once
+// when the connection under the worker is lost (Lost).
+func drained(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		if errors.Is(context.Cause(ctx), ErrLost) {
+			cancel(ErrLost)
+			return
+		}
+		time.AfterFunc(grace, func() { cancel(context.Canceled) })
+	})
+	return work, func() { stop(); cancel(context.Canceled) }
+}
+
+// ErrLost is the cause with which the composition cancels a worker whose
+// connection dropped: its handlers are cancelled at once, because nothing may
+// be published on another connection before the incarnation was checked.
+var ErrLost = errors.New("connection to NATS lost")
