@@ -1,0 +1,169 @@
+package aliyun
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/responses"
+
+	"github.com/certmill/certmill/pkg/issuer"
+)
+
+// codes is the one table of what the cloud's codes mean. A pattern may begin or
+// end with '*'; the first that matches wins. What is not listed is unclear:
+// issuer.Unavailable for reads, issuer.UnknownOutcome for spending calls. That
+// is on purpose for CreateCertificateRequestFailed (gives no reason),
+// SignatureNonceUsed (a first copy may have been accepted), Error,
+// InternalError and ServiceUnavailable.
+//
+// Sources: error tables of CreateCertificateWithCsrRequest and of alidns; API
+// Error Center, common codes of the gateway.
+var codes = []struct {
+	pattern string
+	kind    issuer.Kind
+}{
+	{"Throttling*", issuer.Throttled},
+	{"*FlowControl*", issuer.Throttled},
+
+	// Refused for its time stamp: no effect, and a new signature may pass.
+	{"InvalidTimeStamp.*", issuer.NeverSent},
+	{"IllegalTimestamp", issuer.NeverSent},
+
+	{"NotFoundPackage", issuer.QuotaExhausted},
+	{"NotRemainCount", issuer.QuotaExhausted},
+
+	{"NotFoundOrder", issuer.NotFound},
+	{"OrderStateError", issuer.WrongState},
+	{"DeleteFail", issuer.WrongState},
+
+	{"InvalidAccessKeyId*", issuer.Credentials},
+	{"InvalidSecurityToken*", issuer.Credentials},
+	{"MissingSecurityToken", issuer.Credentials},
+	{"SignatureDoesNotMatch", issuer.Credentials},
+	{"IncompleteSignature", issuer.Credentials},
+	{"Forbidden*", issuer.Credentials}, // with .RiskControl: the account, not the call
+	{"NoPermission*", issuer.Credentials},
+
+	// alidns
+	{"DomainRecordNotBelongToUser", issuer.NotFound},
+	{"IncorrectDomainUser", issuer.NotFound},
+	{"InvalidDomainName.NoExist", issuer.NotFound},
+	{"DomainRecordDuplicate", issuer.Rejected},
+	{"DomainRecordConflict", issuer.Rejected},
+	{"DomainRecordLocked", issuer.Rejected},
+	{"DomainForbidden*", issuer.Rejected},
+	{"RecordForbidden*", issuer.Rejected},
+	{"QuotaExceeded*", issuer.Rejected}, // records of a zone, not certificates
+
+	{"Missing*", issuer.Rejected},
+	{"Invalid*", issuer.Rejected},
+	{"UnsupportedOperation*", issuer.Rejected},
+	{"UnsupportedHTTPMethod", issuer.Rejected},
+}
+
+// kindOf looks a code up.
+func kindOf(ctx context.Context, code string) issuer.Kind {
+	for _, c := range codes {
+		if matches(c.pattern, code) {
+			return c.kind
+		}
+	}
+	return issuer.Unclear(ctx)
+}
+
+func matches(pattern, code string) bool {
+	tail, open := strings.CutPrefix(pattern, "*")
+	word, prefix := strings.CutSuffix(tail, "*")
+	switch {
+	case open:
+		return strings.Contains(code, word)
+	case prefix:
+		return strings.HasPrefix(code, word)
+	}
+	return code == word
+}
+
+// answer is what every answer of the gateway has.
+type answer struct {
+	RequestID text `json:"RequestId"`
+	Code      text
+	Message   text
+}
+
+// text is a JSON string, or another scalar as it is written: a numeric Code was
+// seen, and the SDK panics on it.
+type text string
+
+func (t *text) UnmarshalJSON(b []byte) error {
+	var s string
+	if json.Unmarshal(b, &s) != nil {
+		if s = string(b); s == "null" {
+			s = ""
+		}
+	}
+	*t = text(s)
+	return nil
+}
+
+// verdict judges an answer by its bytes, not by what the SDK made of it: the
+// SDK takes any HTTP 2xx for success, puts whole bodies into its messages and
+// URLs with signature and contact into its errors.
+func (c *Client) verdict(ctx context.Context, resp responses.AcsResponse, sdk error) error {
+	if e, ok := errors.AsType[*issuer.Error](sdk); ok {
+		return e // of the transport: no answer came
+	}
+	status := issuer.HTTPStatus(ctx)
+	if status == 0 {
+		return fmt.Errorf("the SDK sent nothing (%T)", sdk)
+	}
+	var a answer
+	if err := json.Unmarshal(resp.GetHttpContentBytes(), &a); err != nil {
+		return unclear(ctx, "", "HTTP %d, and the answer is no JSON", status)
+	}
+	success := status >= http.StatusOK && status < http.StatusMultipleChoices
+	switch {
+	case a.Code != "":
+		return c.refusal(ctx, a, success)
+	case !success:
+		return unclear(ctx, string(a.RequestID), "HTTP %d without a code", status)
+	case a.RequestID == "":
+		return unclear(ctx, "", "HTTP %d, and the answer has no RequestId", status)
+	case sdk != nil:
+		return unclear(ctx, string(a.RequestID), "the answer does not fit (%T)", sdk)
+	}
+	return nil
+}
+
+// refusal is the error of an answer with a code. A spending call that HTTP calls
+// a success and the body does not is left unclear.
+func (c *Client) refusal(ctx context.Context, a answer, success bool) error {
+	kind := kindOf(ctx, string(a.Code))
+	if unclear := issuer.Unclear(ctx); success && unclear == issuer.UnknownOutcome {
+		kind = unclear
+	}
+	return &issuer.Error{Kind: kind, Code: c.show(a.Code, 80), Message: c.show(a.Message, 200), RequestID: c.show(a.RequestID, 80)}
+}
+
+// show makes a text of the cloud fit for an error: one short line, without the
+// string to sign that SignatureDoesNotMatch repeats (key id, CSR, contact).
+func (c *Client) show(t text, limit int) string {
+	s, _, _ := strings.Cut(string(t), "server string to sign")
+	s = strings.Join(strings.Fields(c.scrub.Replace(s)), " ")
+	if r := []rune(s); len(r) > limit {
+		s = string(r[:limit]) + "…"
+	}
+	return s
+}
+
+func unclear(ctx context.Context, requestID, format string, args ...any) *issuer.Error {
+	return &issuer.Error{Kind: issuer.Unclear(ctx), Message: fmt.Sprintf(format, args...), RequestID: requestID}
+}
+
+// rejected is an application that can not be sent as it is.
+func rejected(action, reason string) error {
+	return &issuer.Error{Kind: issuer.Rejected, Action: action, Message: reason}
+}

@@ -1,0 +1,159 @@
+// Package issuer is the port to those who issue: what certmill needs of a cloud
+// account, and the kinds of errors that come back.
+//
+// A Flow is one way of ordering at one account. Each cloud is a package below
+// this one, and all of them pass the contract suite in issuertest.
+package issuer
+
+import (
+	"context"
+	"time"
+
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// Application is what is sent when an order starts.
+type Application struct {
+	OrderID    string // ours; set as a tag where the call has tags
+	Names      []string
+	CSR        string // PEM; empty: the cloud makes the key
+	Key        string // algorithm, for clouds that make the key and let choose
+	Product    string
+	Validation order.Validation
+	Contact    order.Contact
+	Company    string
+	Resource   string // instance or certificate id already bought
+}
+
+// Receipt is the cloud's clear answer to Submit.
+type Receipt struct {
+	CloudID   string // never empty
+	RequestID string
+}
+
+// Phase is what a cloud's status means to certmill.
+type Phase string
+
+const (
+	Unstarted   Phase = "unstarted"  // the resource exists, no application was submitted
+	Pending     Phase = "pending"    // submitted, no challenge yet
+	Challenged  Phase = "challenged" // a challenge is open
+	Reviewing   Phase = "reviewing"  // the CA is at work
+	IssuedPhase Phase = "issued"     // the certificate is there
+	Refused     Phase = "refused"    // review failed, cancelled, closed: it will never be issued
+	Unlisted    Phase = "unlisted"   // a status that no document lists: keep looking
+)
+
+// Status is what the cloud says of one order.
+type Status struct {
+	Phase       Phase
+	Raw         string // the cloud's own word
+	Detail      string // its explanation, if any
+	Challenges  []order.Challenge
+	CertID      string       // id to fetch the certificate by, where it differs
+	Certificate *Certificate // where the same call brings it
+	Submitted   bool         // Tencent: materials are in
+	RequestID   string
+}
+
+// Certificate is an issued certificate as the cloud gives it out.
+type Certificate struct {
+	Chain     string       // PEM, leaf first
+	Key       order.Secret // PEM; empty when the key is ours
+	RequestID string
+}
+
+// Row is one line of a cloud's list.
+type Row struct {
+	CloudID    string // what the flow's other calls take
+	InstanceID string // CAS: links an order to its certificate
+	CertID     string // rows of the certificate list
+	Names      []string
+	Product    string
+	Phase      Phase
+	Raw        string
+	Created    time.Time
+	Expires    time.Time
+	Tag        string // order id that we set, if the list shows it
+}
+
+// Page is one page of a list. Rows shift while one pages: read with care.
+type Page struct {
+	Rows []Row
+	More bool
+}
+
+// Usage is how much of a product the account has.
+type Usage struct {
+	Bought, Used, Issued int64
+	Read                 time.Time
+}
+
+// Fence bounds the time stamp that a spending request is signed with. A request
+// whose stamp lies outside is refused by the transport as NeverSent: the
+// signature is what stops a late packet, so it must not be younger than the
+// ledger entry allows.
+type Fence struct{ NotBefore, NotAfter time.Time }
+
+// Flow is one way of ordering at one account. All methods take the permit of
+// their API action themselves, wait for it, and return *Error. All but Submit
+// are safe to repeat.
+type Flow interface {
+	// Action is the API action of Submit, as the vendor spells it.
+	Action() string
+	// Spends tells whether Submit uses up quota without naming something that
+	// was already bought. Such a call is never repeated blindly.
+	Spends() bool
+	// Reserve waits for Submit's permit. The context carries it; release MUST
+	// be called, and puts an unused permit back.
+	Reserve(ctx context.Context) (reserved context.Context, release func(), err error)
+	// Submit sends the call, once, with the permit in ctx. It MUST NOT retry,
+	// MUST use a fresh connection, and MUST return a Receipt only for a clear
+	// answer. A kind other than NeverSent, Throttled, QuotaExhausted, Rejected,
+	// Credentials or WrongState means that it may have landed.
+	Submit(ctx context.Context, a Application, f Fence) (Receipt, error)
+	// Look asks about one order.
+	Look(ctx context.Context, cloudID string) (Status, error)
+	// Waiting lists what still waits (not issued, not failed). Pages count
+	// from 0.
+	Waiting(ctx context.Context, page int) (Page, error)
+	// Fetch gets the issued certificate. certID may be empty.
+	Fetch(ctx context.Context, cloudID, certID string) (Certificate, error)
+}
+
+// Further abilities, found by type assertion.
+type (
+	// Preparer is a flow whose resource needs its materials before Submit
+	// (Tencent CertificateInfoSubmit). Safe to repeat: it overwrites.
+	Preparer interface {
+		Prepare(ctx context.Context, a Application) error
+	}
+	// Kicker is a flow that can be asked to check the challenge now (Tencent
+	// CompleteCertificate). Safe to repeat; it has no result.
+	Kicker interface {
+		Kick(ctx context.Context, cloudID string) error
+	}
+	// Finder lists orders for names, newest first where the cloud sorts, in
+	// every status. Reconciliation reads it.
+	Finder interface {
+		Find(ctx context.Context, names []string) ([]Row, error)
+	}
+	// Counter tells the usage of a product (CAS DescribePackageState).
+	Counter interface {
+		Usage(ctx context.Context, product string) (Usage, error)
+	}
+	// CertLister lists issued certificates (CAS ListUserCertificateOrder CERT),
+	// pages from 0, so that the sweep learns certificate ids.
+	CertLister interface {
+		Certificates(ctx context.Context, page int) (Page, error)
+	}
+	// Pool lists what was bought and is unused: instances, certificates.
+	Pool interface {
+		Unused(ctx context.Context) ([]Row, error)
+	}
+	// AllLister lists every order of the account, in every status, for the
+	// plain sweep. Pages count from 0.
+	AllLister interface {
+		All(ctx context.Context, page int) (Page, error)
+	}
+)
