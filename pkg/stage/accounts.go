@@ -1,0 +1,256 @@
+// Package stage is what each worker does with an order: the submitter buys, the
+// verifier proves control of the names, the collector fetches and delivers; the
+// sweeps look after those that wait. Each is a function of the stored order.
+package stage
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// Clouds.
+const (
+	Aliyun  = "aliyun"
+	Tencent = "tencent"
+)
+
+// API actions that start an order, as the vendors spell them.
+const (
+	ForPackage  = "CreateCertificateForPackageRequest" // CAS 2020-04-07
+	WithCSR     = "CreateCertificateWithCsrRequest"    // CAS 2020-04-07
+	DVAudit     = "CreateDVOrderAudit"                 // CAS 2018-07-13
+	OrderSubmit = "CertificateOrderSubmit"             // Tencent SSL 2019-12-05
+)
+
+// Account is one label of the config: where its orders go and what they lack is
+// filled in from. Several labels may share one main account.
+type Account struct {
+	Label   string
+	Main    string // what money and limits are keyed by
+	Cloud   string
+	Flows   map[string]issuer.Flow // by the action that starts an order
+	Contact order.Contact
+	Company string
+	Product string // of orders that name none
+	CSRSANs bool   // it was proved that CAS honours the SANs of a CSR
+	Waits   Waits
+	// Simulated clouds are simulated by this very process: nothing can have
+	// been bought there before the ledger began.
+	Simulated bool
+}
+
+// Waits are the summands of the waiting time: how long after an entry was
+// opened a list must be read to say that nothing was bought.
+type Waits struct {
+	Entry     time.Duration // a stamp is at most this much later than the entry
+	Signature time.Duration // life of a signature at the cloud
+	Clocks    time.Duration // how far clocks of cloud, server and worker are apart
+	ListLag   time.Duration // how late a list shows an order
+}
+
+// Total is the waiting time.
+func (w Waits) Total() time.Duration { return w.Entry + w.Signature + w.Clocks + w.ListLag }
+
+// Operation is the API action that starts this request here, or an error that
+// says what the account cannot do (DESIGN section 3).
+func (a *Account) Operation(r order.Request) (string, error) {
+	if a.Cloud == Tencent {
+		if r.Instance != "" {
+			return "", fmt.Errorf("account %q is at Tencent Cloud, which has no instances: name a certificate id in 'certificate', or leave both out", a.Label)
+		}
+		return OrderSubmit, nil
+	}
+	switch {
+	case r.Certificate != "":
+		return "", fmt.Errorf("account %q is at Alibaba Cloud, which has no Tencent certificate ids: name an instance id in 'instance', or leave both out", a.Label)
+	case r.Instance != "":
+		return DVAudit, nil
+	case r.CSR != "" && len(r.Names) > 1 && !a.CSRSANs:
+		return "", fmt.Errorf("account %q: the documents of CAS bind only the CN of a CSR, so a CSR for several names needs csr_sans: true in the account's config; or order without a CSR, or one order per name", a.Label)
+	case r.CSR != "":
+		return WithCSR, nil
+	}
+	return ForPackage, nil
+}
+
+// Takes tells whether the request can be started here: an operation exists and
+// the contact fields that it needs are there. The error is a sentence.
+func (a *Account) Takes(r order.Request) (string, error) {
+	op, err := a.Operation(r)
+	if err != nil {
+		return "", err
+	}
+	if a.Flows[op] == nil {
+		return "", fmt.Errorf("account %q cannot %s", a.Label, op)
+	}
+	c := r.Contact.Or(a.Contact)
+	var missing []string
+	need := func(field, v string) {
+		if v == "" {
+			missing = append(missing, field)
+		}
+	}
+	need("email", c.Email)
+	if op == WithCSR || op == DVAudit {
+		need("name", c.Name)
+		need("phone", c.Phone)
+	}
+	if op == DVAudit {
+		need("province", c.Province)
+		need("city", c.City)
+	}
+	if len(missing) > 0 {
+		return "", fmt.Errorf("%s needs contact.%s: write it in the order or in the contact of account %q", op, strings.Join(missing, ", contact."), a.Label)
+	}
+	return op, nil
+}
+
+// MakesKey tells whether certmill makes the key of such an order. Else it is
+// the user's (a CSR was given) or the cloud's.
+func (a *Account) MakesKey(op string, r order.Request) bool {
+	switch {
+	case r.CSR != "" || op == DVAudit:
+		return false
+	case op == ForPackage:
+		return len(r.Names) == 1 || a.CSRSANs // the documents bind only the CSR's CN
+	}
+	return true
+}
+
+// Accounts are all labels of the config.
+type Accounts map[string]*Account
+
+// Labels are the labels in order.
+func (as Accounts) Labels() []string { return slices.Sorted(maps.Keys(as)) }
+
+// Find returns the account of a label, or an error that lists those there are.
+func (as Accounts) Find(label string) (*Account, error) {
+	if a := as[label]; a != nil {
+		return a, nil
+	}
+	return nil, fmt.Errorf("no account %q in the config; there are: %s", label, strings.Join(as.Labels(), ", "))
+}
+
+// Mains returns one account per main account and cloud, for what is swept and
+// counted by main account.
+func (as Accounts) Mains() []*Account {
+	seen := map[string]bool{}
+	var out []*Account
+	for _, label := range as.Labels() {
+		if a := as[label]; !seen[a.Main] {
+			seen[a.Main] = true
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// Choose picks the account of a request that leaves it open. The choice depends
+// on the names alone, so that two orders for the same names meet in one ledger;
+// an account whose ledger already knows the names comes first.
+func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request) (*Account, error) {
+	var fit []*Account
+	var why error
+	for _, label := range as.Labels() {
+		if _, err := as[label].Takes(r); err != nil {
+			why = err
+			continue
+		}
+		fit = append(fit, as[label])
+	}
+	if len(fit) == 0 {
+		return nil, fmt.Errorf("no account of the config can take it: %w", why)
+	}
+	for _, a := range fit {
+		e, err := l.Read(ctx, a.Main, r.Names)
+		if err != nil {
+			return nil, err
+		}
+		if len(e.Attempts)+len(e.Claims)+len(e.Unclaimed) > 0 {
+			return a, nil
+		}
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(order.NamesHash(r.Names)))
+	return fit[int(h.Sum32()%uint32(len(fit)))], nil
+}
+
+// flow returns the account and flow of an order that has both fixed.
+func (as Accounts) flow(o order.Order) (*Account, issuer.Flow, error) {
+	a, err := as.Find(o.Account)
+	if err != nil {
+		return nil, nil, pipeline.Hold(err.Error()+"; put it back into the config, then retry", "certmill retry "+o.ID())
+	}
+	f := a.Flows[o.Operation]
+	if f == nil {
+		return nil, nil, pipeline.Hold(fmt.Sprintf("account %q cannot %s any more", a.Label, o.Operation), "certmill retry "+o.ID())
+	}
+	return a, f, nil
+}
+
+// credentialsRest is how long an account rests after its key was refused.
+const credentialsRest = 5 * time.Minute
+
+// Trouble turns errors of the clouds into verbs, the same way in all stages.
+type Trouble struct {
+	States *account.Accounts
+	Log    *slog.Logger
+}
+
+// Verb says what becomes of an order whose call failed in a way that had no
+// effect to reconcile.
+func (t Trouble) Verb(ctx context.Context, a *Account, err error) error {
+	e, ok := errorAs(err)
+	if !ok {
+		return pipeline.Retry(err, 0)
+	}
+	switch e.Kind {
+	case issuer.Credentials:
+		t.pause(ctx, a, e)
+		return pipeline.Retry(err, credentialsRest)
+	case issuer.Rejected:
+		return pipeline.Fail(failureOf(e))
+	case issuer.QuotaExhausted:
+		return pipeline.Fail(failureOf(e))
+	}
+	return pipeline.Retry(err, e.RetryAfter)
+}
+
+// pause rests the label whose credentials do not work, with one clear message.
+func (t Trouble) pause(ctx context.Context, a *Account, e *issuer.Error) {
+	now := time.Now().UTC()
+	if p, ok := t.States.State(a.Main).Paused[a.Label]; ok && !p.Over(now) {
+		return
+	}
+	t.Log.ErrorContext(ctx, "account paused: its credentials were refused", "account", a.Label, "code", e.Code, "until", now.Add(credentialsRest))
+	err := t.States.Pause(ctx, a.Main, a.Label, account.Pause{Why: "credentials refused: " + e.Code, Since: now, Until: now.Add(credentialsRest)})
+	if err != nil {
+		t.Log.WarnContext(ctx, "could not store the pause", "account", a.Label, "err", err)
+	}
+}
+
+// paused parks the orders of a resting label.
+func (t Trouble) paused(a *Account) error {
+	now := time.Now().UTC()
+	p, ok := t.States.State(a.Main).Paused[a.Label]
+	if !ok || p.Over(now) {
+		return nil
+	}
+	till := now.Add(30 * time.Second)
+	if !p.Until.IsZero() {
+		till = p.Until
+	}
+	return pipeline.Wait(order.Wait{For: order.WaitForTime, What: "account " + a.Label + " is paused: " + p.Why, Till: till})
+}

@@ -1,0 +1,30 @@
+package stage
+
+import (
+	"errors"
+
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/order"
+)
+
+func errorAs(err error) (*issuer.Error, bool) { return errors.AsType[*issuer.Error](err) }
+
+// Classes of failures, for grouping.
+const (
+	ClassInvalid   = "invalid"   // the order itself is wrong
+	ClassRejected  = "rejected"  // the cloud refused it
+	ClassReview    = "review"    // the CA refused it
+	ClassQuota     = "quota"     // nothing left of the product
+	ClassCancelled = "cancelled" // by command
+	ClassInUse     = "in use"    // the named instance or certificate is another's
+)
+
+// failureOf describes a clear no of the cloud.
+func failureOf(e *issuer.Error) order.Failure {
+	f := order.Failure{Class: ClassRejected, Code: e.Code, RequestID: e.RequestID, Reason: e.Error(),
+		Advice: "mend what the cloud names in the order, and order again under a new id"}
+	if e.Kind == issuer.QuotaExhausted {
+		f.Class, f.Advice = ClassQuota, "buy more of the product, then: certmill retry <id>"
+	}
+	return f
+}

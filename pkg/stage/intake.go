@@ -1,0 +1,112 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// Intake takes order messages: it validates, fixes the account, and makes the
+// order's first transition.
+type Intake struct {
+	Accounts Accounts
+	Ledger   *ledger.Ledger
+	Line     *pipeline.Line
+	Log      *slog.Logger
+}
+
+// Accept turns one message into an order, or into a failed one that says what
+// is wrong with the message. It may be called again for the same message.
+func (in Intake) Accept(ctx context.Context, m pipeline.Message) error {
+	r, err := order.ParseRequest(m.Data)
+	if err != nil {
+		return in.refuse(ctx, m, r.ID, err)
+	}
+	a, op, err := in.place(ctx, r)
+	if bad, ok := errors.AsType[*order.Invalid](err); ok {
+		return in.refuse(ctx, m, r.ID, bad)
+	}
+	if err != nil {
+		return err // the ledger could not be read: later
+	}
+	_, err = in.Line.Create(ctx, in.first(m, r, a, op))
+	if errors.Is(err, pipeline.ErrMoved) {
+		return in.known(ctx, m, r)
+	}
+	return err
+}
+
+// place fixes account and operation, or returns *order.Invalid.
+func (in Intake) place(ctx context.Context, r order.Request) (*Account, string, error) {
+	invalid := func(err error) error { return &order.Invalid{Field: "account", Reason: err.Error()} }
+	var a *Account
+	var err error
+	if r.Account == order.AnyAccount {
+		if a, err = in.Accounts.Choose(ctx, in.Ledger, r); err != nil {
+			return nil, "", invalid(err)
+		}
+	} else if a, err = in.Accounts.Find(r.Account); err != nil {
+		return nil, "", invalid(err)
+	}
+	op, err := a.Takes(r)
+	if err != nil {
+		return nil, "", invalid(err)
+	}
+	return a, op, nil
+}
+
+func (in Intake) first(m pipeline.Message, r order.Request, a *Account, op string) order.Order {
+	o := order.Order{
+		V: order.SchemaVersion, Request: r, Hash: r.Hash(), Publisher: m.Publisher, Urgent: m.Urgent,
+		Received: m.Stored.UTC(), State: order.Submit, Account: a.Label, Main: a.Main, Operation: op,
+		Product: r.Product, Purchase: 1,
+	}
+	if o.Product == "" {
+		o.Product = a.Product
+	}
+	o.Tell(order.Event{At: time.Now().UTC().Truncate(time.Millisecond), State: order.Submit,
+		Note: "taken for account " + a.Label + ", " + op})
+	return o
+}
+
+// known: the id exists. The same order is dropped, another one is refused on an
+// id of its own.
+func (in Intake) known(ctx context.Context, m pipeline.Message, r order.Request) error {
+	was, err := in.Line.Last(ctx, r.ID)
+	if err != nil && !errors.Is(err, pipeline.ErrNoOrder) && was.Seq == 0 {
+		return err
+	}
+	if was.Hash == r.Hash() {
+		in.Log.DebugContext(ctx, "order is known", "order", r.ID)
+		return nil
+	}
+	return in.refuse(ctx, m, r.ID, &order.Invalid{Field: "id", Reason: fmt.Sprintf(
+		"the id %q is taken by another order (state %s): give this one an id of its own", r.ID, was.State)})
+}
+
+// refuse stores the message as a failed order of its own, so that the id that
+// it named stays free for the mended message.
+func (in Intake) refuse(ctx context.Context, m pipeline.Message, id string, why error) error {
+	reason := why.Error()
+	if id != "" {
+		reason = fmt.Sprintf("order %q: %s", id, reason)
+	}
+	o := order.Order{
+		V: order.SchemaVersion, Request: order.Request{ID: in.Line.BadID(m.Seq)}, Publisher: m.Publisher,
+		Received: m.Stored.UTC(), State: order.Failed, Original: m.Data,
+		Failure: &order.Failure{Class: ClassInvalid, Reason: reason, Advice: "mend the message and publish it again"},
+	}
+	o.Tell(order.Event{At: time.Now().UTC().Truncate(time.Millisecond), State: order.Failed, Note: reason})
+	in.Log.WarnContext(ctx, "order message refused", "order", o.ID(), "why", reason)
+	_, err := in.Line.Create(ctx, o)
+	if errors.Is(err, pipeline.ErrMoved) {
+		return nil // stored by the delivery before a crash
+	}
+	return err
+}

@@ -1,0 +1,235 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// Reconciler finds out what became of paid calls without a clear answer. It
+// looks for the cloud order in the list, adopts it, or, when the waiting time
+// is over and a second witness agrees, says that nothing was bought. It never
+// repeats a call.
+type Reconciler struct {
+	Accounts Accounts
+	Ledger   *ledger.Ledger
+	States   *account.Accounts
+	Line     *pipeline.Line
+	Log      *slog.Logger
+	Now      func() time.Time
+}
+
+// lookBack is how long before the intent a row may have been created and still
+// be ours: the clouds' clocks are not ours.
+const lookBack = 15 * time.Minute
+
+// Sweep looks at every unsure order of an account once.
+func (r *Reconciler) Sweep(ctx context.Context, a *Account) error {
+	for _, lane := range []string{a.Label, a.Label + order.UrgentSuffix} {
+		err := r.Line.Each(ctx, order.Unsure, lane, func(it pipeline.Item) error {
+			return r.Line.Visit(ctx, it, pipeline.HandlerFunc(r.Handle))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Handle decides about one unsure order. Snooze means: looked, not known yet.
+func (r *Reconciler) Handle(ctx context.Context, o order.Order) (order.Order, error) {
+	a, flow, err := r.Accounts.flow(o)
+	if err != nil {
+		return o, err
+	}
+	e, err := r.Ledger.Read(ctx, o.Main, o.Request.Names)
+	if err != nil {
+		return o, err
+	}
+	if c, ok := e.Claim(o.ID(), o.Purchase); ok {
+		return bought(o, c.CloudID), nil
+	}
+	last, ok := e.Last(o.ID())
+	if !ok || last.Ending != ledger.Open {
+		o.State = order.Submit // it follows the ending, or begins from what a wiped ledger knows
+		return o, nil
+	}
+	o.Attempt = last.Attempt
+	if last.Provisional != "" {
+		o.Provisional = true
+		return bought(o, last.Provisional), nil
+	}
+	return r.search(ctx, a, flow, o, e, last)
+}
+
+// search reads the list and judges by it.
+func (r *Reconciler) search(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry, open ledger.Attempt) (order.Order, error) {
+	finder, ok := flow.(issuer.Finder)
+	if !ok {
+		return o, pipeline.HoldOpen(o.ID(), o.Operation+" cannot be searched by names: only a person can say what became of it")
+	}
+	began := r.Now()
+	rows, err := finder.Find(ctx, o.Request.Names)
+	if err != nil {
+		return o, pipeline.Retry(err, 0)
+	}
+	found := candidates(rows, e, open, o.ID())
+	for _, row := range found {
+		if row.Tag == o.ID() {
+			return r.adopt(ctx, o, open, row.CloudID)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return r.adoptProvisionally(ctx, o, open, found[0].CloudID)
+	case len(found) > 1:
+		return o, pipeline.HoldOpen(o.ID(), fmt.Sprintf("%d cloud orders for these names could be its purchase and nothing tells which: %s", len(found), ids(found)))
+	case began.Before(open.Opened.Add(a.Waits.Total())):
+		return o, pipeline.Snooze(time.Second) // the list was read too early to say no
+	}
+	return r.notBought(ctx, a, flow, o, e, open, rows)
+}
+
+// candidates are the rows that could be this attempt's: created since the
+// intent, claimed by nobody, not known to have another key.
+func candidates(rows []issuer.Row, e ledger.Entry, open ledger.Attempt, id string) []issuer.Row {
+	var out []issuer.Row
+	since := open.Since().Add(-lookBack)
+	for _, row := range rows {
+		if row.Created.Before(since) && !row.Created.IsZero() || !e.Free(row.CloudID, id) {
+			continue
+		}
+		if row.Tag != "" && row.Tag != id {
+			continue // tagged by us for another order
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+func ids(rows []issuer.Row) string {
+	s := ""
+	for i, row := range rows {
+		if i > 0 {
+			s += ", "
+		}
+		s += row.CloudID
+	}
+	return s
+}
+
+// adopt takes a row that is proved to be this order's.
+func (r *Reconciler) adopt(ctx context.Context, o order.Order, open ledger.Attempt, cloudID string) (order.Order, error) {
+	if err := r.Ledger.Bought(ctx, o.Main, o.Request.Names, open, cloudID, "adopted"); err != nil {
+		return o, again(err)
+	}
+	// A crash here leaves the order unsure with a claim: Handle finds it.
+	return bought(o, cloudID), nil
+}
+
+// adoptProvisionally takes the only candidate, without proof. The entry stays
+// open until the key is compared at collection.
+func (r *Reconciler) adoptProvisionally(ctx context.Context, o order.Order, open ledger.Attempt, cloudID string) (order.Order, error) {
+	if err := r.Ledger.Adopt(ctx, o.Main, o.Request.Names, open, cloudID); err != nil {
+		return o, again(err)
+	}
+	// A crash here leaves the order unsure with a provisional row: Handle finds
+	// it.
+	o.Provisional = true
+	return bought(o, cloudID), nil
+}
+
+// again: a conflict means that the entry changed; look again soon.
+func again(err error) error {
+	if errors.Is(err, ledger.ErrConflict) || errors.Is(err, ledger.ErrTaken) {
+		return pipeline.Snooze(time.Second)
+	}
+	return err
+}
+
+// notBought says that nothing was bought, if the second witness agrees: growth
+// of the product's count since the entry's reading must be explained by what
+// else the list shows.
+func (r *Reconciler) notBought(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry, open ledger.Attempt, rows []issuer.Row) (order.Order, error) {
+	if !r.States.State(o.Main).Marked(r.Line.Incarnation()) {
+		return o, pipeline.Snooze(time.Second) // nobody says "never bought" before the first sweep
+	}
+	if c, ok := flow.(issuer.Counter); ok && open.Used != nil {
+		unexplained, err := r.unexplained(ctx, a, flow, c, open)
+		if err != nil {
+			return o, pipeline.Retry(err, 0)
+		}
+		if unexplained > 0 {
+			if r.Now().After(open.Opened.Add(3 * a.Waits.Total())) {
+				return o, pipeline.HoldOpen(o.ID(), fmt.Sprintf(
+					"no cloud order for its names is listed, but the quota of %s fell by %d that no listed order explains", open.Product, unexplained))
+			}
+			return o, pipeline.Snooze(5 * time.Second)
+		}
+	}
+	if err := r.Ledger.End(ctx, o.Main, o.Request.Names, open, ledger.NotBought, "not in the list after the waiting time"); err != nil {
+		return o, again(err)
+	}
+	// A crash here leaves the order unsure with a closed attempt: Handle sends
+	// it back to submit.
+	o.State = order.Submit
+	return o, nil
+}
+
+// unexplained is how many uses of a product since the entry's reading no listed
+// order of that product accounts for. Orders of every status count, because the
+// cloud counts every successful call.
+func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Flow, c issuer.Counter, open ledger.Attempt) (int64, error) {
+	now, err := c.Usage(ctx, open.Product)
+	if err != nil {
+		return 0, err
+	}
+	growth := now.Used - open.Used.Count
+	if growth <= 0 {
+		return 0, nil
+	}
+	all, ok := flow.(issuer.AllLister)
+	if !ok {
+		return growth, nil
+	}
+	since := open.Used.Read.Add(-a.Waits.Clocks)
+	seen := map[string]bool{}
+	err = eachRow(ctx, all.All, func(row issuer.Row) error {
+		if row.Product == open.Product && row.Created.After(since) {
+			seen[row.CloudID] = true
+		}
+		return nil
+	})
+	return growth - int64(len(seen)), err
+}
+
+// maxPages bounds a list that never ends.
+const maxPages = 10_000
+
+// eachRow reads all pages. Rows shift while one pages: the same row may come
+// twice, and f must not mind.
+func eachRow(ctx context.Context, list func(context.Context, int) (issuer.Page, error), f func(issuer.Row) error) error {
+	for page := range maxPages {
+		p, err := list(ctx, page)
+		if err != nil {
+			return fmt.Errorf("list page %d: %w", page, err)
+		}
+		for _, row := range p.Rows {
+			if err := f(row); err != nil {
+				return err
+			}
+		}
+		if !p.More {
+			return nil
+		}
+	}
+	return fmt.Errorf("the list has more than %d pages", maxPages)
+}

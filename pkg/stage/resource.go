@@ -1,0 +1,152 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"time"
+
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// start is a visit of an order on something already bought: an instance
+// (CreateDVOrderAudit) or a certificate (CertificateOrderSubmit). The call is
+// keyed by that id, so it may be repeated after a look.
+func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
+	if o.Resource == "" {
+		// The choice is stored before it is claimed: a crash in between leaves
+		// no claim that nobody remembers.
+		return s.chooseResource(ctx, a, flow, o)
+	}
+	if err := s.Ledger.Claim(ctx, o.Main, o.Resource, o.ID(), o.Purchase); err != nil {
+		return s.notOurs(o, err)
+	}
+	// A crash here leaves a claim of this order, which the next visit repeats.
+	st, err := flow.Look(ctx, o.Resource)
+	if err != nil && issuer.KindOf(err) != issuer.NotFound {
+		return o, s.Trouble.Verb(ctx, a, err)
+	}
+	if err != nil {
+		return s.giveBack(ctx, o, order.Failure{Class: ClassRejected, Code: "NotFound",
+			Reason: fmt.Sprintf("the cloud does not know %s", o.Resource), Advice: "name an id that the account has bought"})
+	}
+	switch {
+	case st.Phase == issuer.Unstarted && o.Attempt == 0:
+		// From here on the resource may be ours: that it was free before the
+		// first call is in the record, so what a later look shows is our doing.
+		o.Attempt = 1
+		return o, nil
+	case st.Phase == issuer.Unstarted:
+		return s.sendStart(ctx, a, flow, o, st)
+	case o.Attempt == 0:
+		return s.inUse(ctx, o, st)
+	}
+	o.State, o.CloudID = order.Verify, o.Resource
+	return o, nil
+}
+
+func (s *Submitter) sendStart(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, st issuer.Status) (order.Order, error) {
+	app := s.application(a, o)
+	if p, ok := flow.(issuer.Preparer); ok && !st.Submitted {
+		if err := p.Prepare(ctx, app); err != nil && issuer.KindOf(err) != issuer.WrongState {
+			return s.startFailed(ctx, a, o, err)
+		}
+		// A crash here leaves materials that the next Prepare overwrites.
+	}
+	reserved, release, err := flow.Reserve(ctx)
+	if err != nil {
+		return o, pipeline.Retry(err, 0)
+	}
+	defer release()
+	now := time.Now()
+	r, err := flow.Submit(reserved, app, issuer.Fence{NotBefore: now.Add(-a.Waits.Clocks), NotAfter: now.Add(a.Waits.Entry)})
+	if err != nil {
+		return s.startFailed(ctx, a, o, err)
+	}
+	// A crash here leaves a started resource: the next look shows it.
+	o.Tell(order.Event{At: time.Now().UTC(), State: order.Submit, Worker: "cloud", Note: "started " + r.CloudID, RequestID: r.RequestID})
+	o.State, o.CloudID = order.Verify, r.CloudID
+	return o, nil
+}
+
+// startFailed: the next visit looks first, whatever became of the call.
+func (s *Submitter) startFailed(ctx context.Context, a *Account, o order.Order, err error) (order.Order, error) {
+	e, ok := errorAs(err)
+	if ok && (e.Kind == issuer.Rejected || e.Kind == issuer.QuotaExhausted) {
+		return s.giveBack(ctx, o, failureOf(e))
+	}
+	if ok && e.Kind == issuer.WrongState {
+		return o, pipeline.Retry(err, time.Second) // probably started already: look
+	}
+	return o, s.Trouble.Verb(ctx, a, err)
+}
+
+// chooseResource takes an unused instance or certificate of the account's pool.
+func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
+	named := o.Request.Instance
+	if named == "" {
+		named = o.Request.Certificate
+	}
+	if named != "" && named != order.AnyResource {
+		o.Resource = named
+		return o, nil
+	}
+	rows, err := s.Pools.unused(ctx, o.Main, flow)
+	if err != nil {
+		return o, s.Trouble.Verb(ctx, a, err)
+	}
+	for i := range rows {
+		// Rivals begin at different places, so that few of them meet.
+		row := rows[(i+spread(o.ID()))%len(rows)]
+		h, err := s.Ledger.Holder(ctx, o.Main, row.CloudID)
+		if err != nil {
+			return o, err
+		}
+		if h.Order == "" || h.Order == o.ID() {
+			o.Resource = row.CloudID
+			return o, nil
+		}
+	}
+	return o, pipeline.Wait(order.Wait{For: order.WaitForQuota, What: "unused " + o.Operation + " resources", Till: time.Now().UTC().Add(time.Minute)})
+}
+
+func spread(id string) int {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id))
+	return int(h.Sum32() >> 1)
+}
+
+// notOurs: another order has the resource. One that was chosen is chosen anew,
+// one that was named ends the order.
+func (s *Submitter) notOurs(o order.Order, err error) (order.Order, error) {
+	if !errors.Is(err, ledger.ErrTaken) {
+		return o, err
+	}
+	if o.Request.Instance == order.AnyResource || o.Request.Certificate == order.AnyResource ||
+		o.Request.Instance == "" && o.Request.Certificate == "" {
+		o.Resource = ""
+		return o, nil
+	}
+	return o, pipeline.Fail(order.Failure{Class: ClassInUse, Reason: err.Error(),
+		Advice: "name another id, or 'any' for an unused one"})
+}
+
+// inUse: the look shows that somebody else started it, before our first call.
+func (s *Submitter) inUse(ctx context.Context, o order.Order, st issuer.Status) (order.Order, error) {
+	return s.giveBack(ctx, o, order.Failure{Class: ClassInUse,
+		Reason: fmt.Sprintf("%s is in use already: the cloud says %q", o.Resource, st.Raw),
+		Advice: "name another id, or 'any' for an unused one"})
+}
+
+// giveBack releases the claim before the order ends: released later, a crash in
+// between would leave a claim of an order that is final.
+func (s *Submitter) giveBack(ctx context.Context, o order.Order, f order.Failure) (order.Order, error) {
+	if err := s.Ledger.Release(ctx, o.Main, o.Resource, o.ID()); err != nil {
+		return o, err
+	}
+	return o, pipeline.Fail(f)
+}

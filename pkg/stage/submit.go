@@ -1,0 +1,351 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// KeyStore is where sealed pairs and attempt numbers outlast a lost JetStream.
+// All submitters share one.
+type KeyStore interface {
+	// Put stores a pair create-exclusive, fsynced. If there is one under this
+	// id already it MUST be returned, with won false.
+	Put(ctx context.Context, id string, k order.Key) (stored order.Key, won bool, err error)
+	// Number is the highest attempt that was raised, and its purchase; 0 if
+	// none.
+	Number(id string) (attempt, purchase int, err error)
+	// Raise stores an attempt's number, create-exclusive, fsynced. It MUST
+	// return an error that wraps certstore.ErrExists if this or a higher number
+	// is there.
+	Raise(id string, attempt, purchase int) error
+}
+
+// Sealer seals private keys to the operator's recipients.
+type Sealer interface {
+	Seal(secret order.Secret) ([]byte, error)
+}
+
+// Submitter makes the key, and starts the order at the cloud: one paid call, or
+// the call on something already bought.
+type Submitter struct {
+	Accounts Accounts
+	Ledger   *ledger.Ledger
+	States   *account.Accounts
+	Keys     KeyStore
+	Sealer   Sealer
+	Usages   *Usages
+	Pools    *Pools
+	Trouble  Trouble
+	Line     *pipeline.Line
+}
+
+// Handle is one visit. The purchase takes several, each of which ends in a
+// transition, so that every side effect is preceded by what a successor needs
+// to know of it.
+func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, error) {
+	a, flow, err := s.Accounts.flow(o)
+	if err != nil {
+		return o, err
+	}
+	if err := s.Trouble.paused(a); err != nil {
+		return o, err
+	}
+	if o.Request.Deadline != nil && time.Now().After(*o.Request.Deadline) && o.Attempt == 0 {
+		return o, pipeline.Hold("its deadline has passed and nothing was bought", "certmill approve "+o.ID(), "certmill cancel "+o.ID())
+	}
+	if o.Key == nil && (o.Request.CSR != "" || a.MakesKey(o.Operation, o.Request)) {
+		// A visit of its own: the sealed pair is in the record before anything
+		// is done with it, so every later attempt uses the same key.
+		return s.makeKey(a, o)
+	}
+	if o.Key != nil && !o.Key.Stored {
+		return s.storeKey(ctx, o)
+	}
+	if flow.Spends() {
+		return s.purchase(ctx, a, flow, o)
+	}
+	return s.start(ctx, a, flow, o)
+}
+
+func (s *Submitter) makeKey(a *Account, o order.Order) (order.Order, error) {
+	if o.Request.CSR != "" {
+		fp, err := certstore.FingerprintOfCSR(o.Request.CSR)
+		if err != nil {
+			return o, pipeline.Fail(order.Failure{Class: ClassInvalid, Reason: err.Error(), Advice: "make a new CSR and order under a new id"})
+		}
+		o.Key = &order.Key{Fingerprint: fp, CSR: o.Request.CSR}
+		return o, nil
+	}
+	sans := a.CSRSANs || o.Operation == OrderSubmit
+	key, csr, fp, err := certstore.NewKey(o.Request.Key, o.Request.Names, sans)
+	if err != nil {
+		return o, fmt.Errorf("make key: %w", err)
+	}
+	sealed, err := s.Sealer.Seal(key)
+	if err != nil {
+		return o, fmt.Errorf("seal key: %w", err)
+	}
+	o.Key = &order.Key{Algorithm: o.Request.Key, Fingerprint: fp, CSR: csr, Sealed: sealed}
+	return o, nil
+}
+
+// storeKey writes the pair into the key store. A pair that is there under this
+// id wins (from an earlier life of the stream, or a rival visit): a certificate
+// may have been bought for it.
+func (s *Submitter) storeKey(ctx context.Context, o order.Order) (order.Order, error) {
+	stored, _, err := s.Keys.Put(ctx, o.ID(), *o.Key)
+	if err != nil {
+		return o, fmt.Errorf("store key: %w", err)
+	}
+	stored.Stored = true
+	o.Key = &stored
+	return o, nil
+}
+
+func (s *Submitter) application(a *Account, o order.Order) issuer.Application {
+	app := issuer.Application{
+		OrderID: o.ID(), Names: o.Request.Names, Key: o.Request.Key, Product: o.Product,
+		Validation: o.Request.Validation, Contact: o.Request.Contact.Or(a.Contact),
+		Company: o.Request.Company, Resource: o.Resource,
+	}
+	if app.Company == "" {
+		app.Company = a.Company
+	}
+	if o.Key != nil {
+		app.CSR = o.Key.CSR
+	}
+	return app
+}
+
+// purchase is a visit of an order that spends quota. It decides by the ledger;
+// only a number that is higher than all before goes on to the call.
+func (s *Submitter) purchase(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
+	e, err := s.Ledger.Read(ctx, o.Main, o.Request.Names)
+	if err != nil {
+		return o, err
+	}
+	if next, verb, done := follow(o, e); done {
+		return next, verb
+	}
+	if open, is := e.OpenAttempt(); is { // of another order, or follow had seen it
+		return o, pipeline.Wait(order.Wait{For: order.WaitForNames, What: open.Order, Till: time.Now().UTC().Add(time.Second)})
+	}
+	if next, verb, done := s.lost(ctx, o, e); done {
+		return next, verb
+	}
+	if err := s.mayBuy(o, e); err != nil {
+		return o, err
+	}
+	last, _ := e.Last(o.ID())
+	if o.Attempt <= last.Attempt {
+		// The next attempt is a conditional publish of the order first: two
+		// workers never hold the same number.
+		o.Attempt = last.Attempt + 1
+		return o, nil
+	}
+	return s.buy(ctx, a, flow, o, e)
+}
+
+// follow is what the ledger already decides for this order: an outcome of this
+// purchase, or the ending of its last attempt.
+func follow(o order.Order, e ledger.Entry) (next order.Order, verb error, done bool) {
+	if c, ok := e.Claim(o.ID(), o.Purchase); ok {
+		return bought(o, c.CloudID), nil, true
+	}
+	last, ok := e.Last(o.ID())
+	if !ok || o.Attempt > last.Attempt {
+		if ok && last.Ending == ledger.Open {
+			o.State = order.Unsure
+			return o, nil, true
+		}
+		return o, nil, false
+	}
+	if o.Attempt < last.Attempt {
+		o.Attempt = last.Attempt // from before a restore; its ending is followed next time
+		return o, nil, true
+	}
+	switch last.Ending {
+	case ledger.Open:
+		o.State = order.Unsure
+		return o, nil, true
+	case ledger.Cancelled:
+		return o, pipeline.Fail(order.Failure{Class: ClassCancelled, Reason: "cancelled: " + last.Note}), true
+	case ledger.Refused:
+		return o, pipeline.Fail(order.Failure{Class: ClassRejected, Reason: last.Note}), true
+	}
+	return o, nil, false // never sent, not bought: another attempt may be made
+}
+
+// bought sends an order on with its cloud id.
+func bought(o order.Order, cloudID string) order.Order {
+	o.State, o.CloudID = order.Verify, cloudID
+	return o
+}
+
+// lost looks for a number in the key store that the ledger does not know: a
+// crash before the entry was opened, a worker that is about to open it, or a
+// life before a restore. Its outcome is unknown, so an entry that nobody owns
+// is opened for it and the order is reconciled.
+func (s *Submitter) lost(ctx context.Context, o order.Order, e ledger.Entry) (order.Order, error, bool) {
+	number, purchase, err := s.Keys.Number(o.ID())
+	if err != nil {
+		return o, fmt.Errorf("read attempt number: %w", err), true
+	}
+	last, _ := e.Last(o.ID())
+	if number <= last.Attempt {
+		return o, nil, false
+	}
+	err = s.Ledger.BeginOwnerless(ctx, e, ledger.Attempt{Order: o.ID(), Purchase: max(purchase, 1), Attempt: number,
+		Action: o.Operation, Product: o.Product, Fingerprint: fingerprint(o), Sought: o.Received})
+	if errors.Is(err, ledger.ErrConflict) || errors.Is(err, ledger.ErrNotOpener) {
+		return o, pipeline.Snooze(100 * time.Millisecond), true
+	}
+	if err != nil {
+		return o, err, true
+	}
+	// A crash here leaves the entry open: follow finds it.
+	o.Attempt, o.State = max(o.Attempt, number), order.Unsure
+	return o, nil, true
+}
+
+// mayBuy are the reasons not to spend now.
+func (s *Submitter) mayBuy(o order.Order, e ledger.Entry) error {
+	st := s.States.State(o.Main)
+	if !st.Marked(s.Line.Incarnation()) {
+		return pipeline.Wait(order.Wait{For: order.WaitForSweep, What: o.Main})
+	}
+	if _, none := st.Exhausted[o.Product]; none {
+		return pipeline.Wait(order.Wait{For: order.WaitForQuota, What: o.Product, Till: time.Now().UTC().Add(30 * time.Second)})
+	}
+	if len(e.Unclaimed) > 0 {
+		u := e.Unclaimed[0]
+		return pipeline.Hold(fmt.Sprintf("cloud order %s (%s) exists for these names and no ledger entry claims it", u.CloudID, u.Status),
+			"certmill adopt "+o.ID()+" "+u.CloudID, "certmill cancel "+o.ID())
+	}
+	return nil
+}
+
+func fingerprint(o order.Order) string {
+	if o.Key == nil {
+		return ""
+	}
+	return o.Key.Fingerprint
+}
+
+// buy is the paid call. The order of its effects is what keeps money safe:
+// permit, number, entry, call, closing, transition.
+func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (order.Order, error) {
+	used, err := s.Usages.Before(ctx, a, flow, o.Product)
+	if err != nil {
+		return o, s.Trouble.Verb(ctx, a, err)
+	}
+	// Waiting for the permit comes before the entry, so that no entry is open
+	// while a worker queues. A crash up to here leaves nothing.
+	reserved, release, err := flow.Reserve(ctx)
+	if err != nil {
+		return o, pipeline.Retry(err, 0)
+	}
+	defer release()
+
+	if err := s.Keys.Raise(o.ID(), o.Attempt, o.Purchase); err != nil {
+		if errors.Is(err, certstore.ErrExists) {
+			return o, pipeline.Snooze(100 * time.Millisecond) // a rival is here: lost() decides
+		}
+		return o, fmt.Errorf("store attempt number: %w", err)
+	}
+	// A crash here leaves a number that the ledger does not know: the next
+	// visit opens an entry that nobody owns, and reconciles (lost).
+	e, open, err := s.Ledger.Begin(ctx, e, ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt,
+		Action: o.Operation, Product: o.Product, Fingerprint: fingerprint(o), Used: used})
+	if err != nil {
+		return s.notOpener(ctx, o, err)
+	}
+	// A crash here leaves an open entry, whose opener is gone: unsure.
+	receipt, err := flow.Submit(reserved, s.application(a, o), issuer.Fence{
+		NotBefore: open.Opened.Add(-a.Waits.Clocks), NotAfter: open.Opened.Add(a.Waits.Entry)})
+	// A crash here may leave a cloud order that only the list shows: unsure.
+	return s.answered(ctx, a, o, e, open, receipt, err)
+}
+
+// notOpener: nothing may be sent.
+func (s *Submitter) notOpener(ctx context.Context, o order.Order, err error) (order.Order, error) {
+	switch {
+	case errors.Is(err, ledger.ErrConflict):
+		// The entry was written by somebody else meanwhile and ours is surely not
+		// there. Only the opener of a number sends, so this number never will
+		// be: say so, or it would cost a waiting time (lost). If a rival opened
+		// an ownerless entry for it first, Forgo is refused and follow sees it.
+		err := s.Ledger.Forgo(ctx, o.Main, o.Request.Names, ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt},
+			ledger.NeverSent, "another order's entry came first")
+		if err != nil && !errors.Is(err, ledger.ErrNotOpener) && !errors.Is(err, ledger.ErrConflict) {
+			return o, err
+		}
+		return o, pipeline.Snooze(100 * time.Millisecond)
+	case errors.Is(err, ledger.ErrNotOpener):
+		return o, pipeline.Snooze(time.Second)
+	}
+	return o, pipeline.Retry(fmt.Errorf("open ledger entry: %w", err), 0)
+}
+
+// answered closes the entry by what the cloud said. Anything that is not clear
+// leaves it open.
+func (s *Submitter) answered(ctx context.Context, a *Account, o order.Order, e ledger.Entry, open ledger.Attempt, r issuer.Receipt, err error) (order.Order, error) {
+	if err == nil {
+		if err := s.Ledger.Bought(ctx, o.Main, o.Request.Names, open, r.CloudID, "answered"); err != nil {
+			// The cloud's answer is lost with this visit; the list has it.
+			return unsure(o, fmt.Errorf("close ledger entry: %w", err)), nil
+		}
+		// A crash here leaves the order in submit: follow finds the claim.
+		o.Tell(order.Event{At: time.Now().UTC(), State: order.Submit, Worker: "cloud", Note: "bought " + r.CloudID, RequestID: r.RequestID})
+		return bought(o, r.CloudID), nil
+	}
+	ce, ok := errorAs(err)
+	if !ok {
+		return unsure(o, err), nil
+	}
+	how := ledger.Refused
+	switch ce.Kind {
+	case issuer.NeverSent, issuer.Throttled, issuer.QuotaExhausted, issuer.Credentials:
+		how = ledger.NeverSent // it had no effect, and another attempt may be made
+	case issuer.Rejected, issuer.WrongState:
+	default:
+		return unsure(o, err), nil
+	}
+	if err := s.Ledger.End(ctx, o.Main, e.Names, open, how, ce.Error()); err != nil {
+		return unsure(o, fmt.Errorf("close ledger entry: %w", err)), nil
+	}
+	// A crash here leaves the order in submit with a closed attempt: follow.
+	return s.refused(ctx, a, o, ce)
+}
+
+// refused: the entry is closed, nothing was bought.
+func (s *Submitter) refused(ctx context.Context, a *Account, o order.Order, e *issuer.Error) (order.Order, error) {
+	if e.Kind != issuer.QuotaExhausted {
+		if e.Kind == issuer.WrongState {
+			return o, pipeline.Fail(failureOf(e))
+		}
+		return o, s.Trouble.Verb(ctx, a, e)
+	}
+	why := account.Pause{Why: e.Error(), Since: time.Now().UTC()}
+	if err := s.States.Exhaust(ctx, o.Main, o.Product, why); err != nil {
+		return o, pipeline.Retry(err, 0)
+	}
+	s.Trouble.Log.ErrorContext(ctx, "product exhausted: its orders wait until there is quota again", "account", a.Label, "product", o.Product)
+	return o, pipeline.Wait(order.Wait{For: order.WaitForQuota, What: o.Product, Till: time.Now().UTC().Add(30 * time.Second)})
+}
+
+// unsure sends an order to be reconciled.
+func unsure(o order.Order, why error) order.Order {
+	o.State = order.Unsure
+	o.Tell(order.Event{At: time.Now().UTC(), State: order.Submit, Note: "outcome unknown: " + why.Error()})
+	return o
+}

@@ -1,0 +1,158 @@
+package stage
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// Waiter sends waiting orders back to their stage when what they wait for has
+// come.
+type Waiter struct {
+	Accounts Accounts
+	Ledger   *ledger.Ledger
+	States   *account.Accounts
+	Line     *pipeline.Line
+	Now      func() time.Time
+}
+
+// Sweep looks at every waiting order of an account once.
+func (w *Waiter) Sweep(ctx context.Context, a *Account) error {
+	w.replenish(ctx, a)
+	for _, lane := range []string{a.Label, a.Label + order.UrgentSuffix} {
+		err := w.Line.Each(ctx, order.Waiting, lane, func(it pipeline.Item) error {
+			return w.Line.Visit(ctx, it, pipeline.HandlerFunc(w.Handle))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Handle decides about one waiting order.
+func (w *Waiter) Handle(ctx context.Context, o order.Order) (order.Order, error) {
+	if w.Now().Before(o.Wait.Till) {
+		return o, pipeline.Snooze(time.Second)
+	}
+	switch o.Wait.For {
+	case order.WaitForSweep:
+		if !w.States.State(o.Main).Marked(w.Line.Incarnation()) {
+			return o, pipeline.Snooze(time.Second)
+		}
+	case order.WaitForQuota:
+		if _, none := w.States.State(o.Main).Exhausted[o.Wait.What]; none {
+			return o, pipeline.Snooze(time.Second)
+		}
+	case order.WaitForNames:
+		if err := w.names(ctx, o); err != nil {
+			return o, err
+		}
+	}
+	o.State = o.Wait.Then
+	return o, nil
+}
+
+// names: two orders for the same names wait for each other until the entry is
+// closed; one that waits for a held order is held too.
+func (w *Waiter) names(ctx context.Context, o order.Order) error {
+	e, err := w.Ledger.Read(ctx, o.Main, o.Request.Names)
+	if err != nil {
+		return err
+	}
+	open, is := e.OpenAttempt()
+	if !is || open.Order == o.ID() {
+		return nil
+	}
+	other, err := w.Line.Last(ctx, open.Order)
+	if err == nil && other.State == order.Held {
+		return pipeline.Hold(fmt.Sprintf("it waits for order %s, which has the same names and is held", open.Order),
+			"certmill retry "+o.ID(), "certmill cancel "+o.ID())
+	}
+	return pipeline.Snooze(time.Second)
+}
+
+// replenish resumes exhausted products of which there is quota again.
+func (w *Waiter) replenish(ctx context.Context, a *Account) {
+	st := w.States.State(a.Main)
+	for product, p := range st.Exhausted {
+		if w.Now().Sub(p.Since) < time.Minute {
+			continue
+		}
+		for _, f := range a.Flows {
+			c, ok := f.(issuer.Counter)
+			if !ok {
+				continue
+			}
+			if u, err := c.Usage(ctx, product); err == nil && u.Bought > u.Used {
+				_ = w.States.Replenish(ctx, a.Main, product) // the next sweep tries again
+			} else {
+				p.Since = w.Now().UTC() // asked now: again in a minute
+				_ = w.States.Exhaust(ctx, a.Main, product, p)
+			}
+			break
+		}
+	}
+}
+
+// FirstSweep reads an account's whole list once in the streams' incarnation,
+// writes what no entry claims into the ledger, and sets the mark without which
+// nothing is bought. It must not begin before the waiting time after this
+// ledger began, because a call of an earlier life could still land: unless the
+// clouds are simulated here, or an operator said that there was none
+// (certmill first-use). It returns how long to wait yet; 0 when marked.
+func (w *Waiter) FirstSweep(ctx context.Context, a *Account) (time.Duration, error) {
+	incarnation := w.Line.Incarnation()
+	st := w.States.State(a.Main)
+	if st.Marked(incarnation) {
+		return 0, nil
+	}
+	if st.FirstUse != incarnation && !a.Simulated {
+		if left := w.Ledger.Began().Add(a.Waits.Total()).Sub(w.Now()); left > 0 {
+			return left, nil
+		}
+	}
+	for _, flow := range a.Flows {
+		all, ok := flow.(issuer.AllLister)
+		if !ok || !flow.Spends() {
+			continue
+		}
+		if err := eachRow(ctx, all.All, func(row issuer.Row) error { return w.report(ctx, a, row) }); err != nil {
+			return 0, fmt.Errorf("first sweep of %s: %w", a.Main, err)
+		}
+		break // the flows of one main account share one list
+	}
+	return 0, w.States.Change(ctx, a.Main, func(s *account.State) {
+		s.Mark = account.Mark{Incarnation: incarnation, At: w.Now().UTC()}
+	})
+}
+
+// renewalDue is how long before its end an issued certificate no longer stands
+// in the way of a new purchase.
+const renewalDue = 30 * 24 * time.Hour
+
+// report writes a row that no entry claims under its names, if it would stop a
+// purchase: it is open, or issued and not yet due for renewal.
+func (w *Waiter) report(ctx context.Context, a *Account, row issuer.Row) error {
+	if row.Phase == issuer.Refused || len(row.Names) == 0 {
+		return nil
+	}
+	if row.Phase == issuer.IssuedPhase && !row.Expires.IsZero() && row.Expires.Sub(w.Now()) < renewalDue {
+		return nil
+	}
+	e, err := w.Ledger.Read(ctx, a.Main, row.Names)
+	if err != nil {
+		return err
+	}
+	if _, claimed := e.Claimed(row.CloudID); claimed {
+		return nil
+	}
+	return w.Ledger.Report(ctx, a.Main, row.Names, ledger.Unclaimed{
+		CloudID: row.CloudID, Status: row.Raw, Created: row.Created, Seen: w.Now().UTC()})
+}
