@@ -28,7 +28,7 @@ func (in Intake) Accept(ctx context.Context, m pipeline.Message) error {
 	if err != nil {
 		return in.refuse(ctx, m, r.ID, err)
 	}
-	a, op, err := in.place(ctx, r)
+	a, op, err := in.Place(ctx, r)
 	if bad, ok := errors.AsType[*order.Invalid](err); ok {
 		return in.refuse(ctx, m, r.ID, bad)
 	}
@@ -42,8 +42,9 @@ func (in Intake) Accept(ctx context.Context, m pipeline.Message) error {
 	return err
 }
 
-// place fixes account and operation, or returns *order.Invalid.
-func (in Intake) place(ctx context.Context, r order.Request) (*Account, string, error) {
+// Place fixes account and operation, or returns *order.Invalid. It changes
+// nothing: a plan asks the same question before anything is handed in.
+func (in Intake) Place(ctx context.Context, r order.Request) (*Account, string, error) {
 	invalid := func(err error) error { return &order.Invalid{Field: "account", Reason: err.Error()} }
 	var a *Account
 	var err error

@@ -131,8 +131,11 @@ func (p *Operator) forgo(ctx context.Context, o order.Order) error {
 		return err
 	}
 	f := a.Flows[o.Operation]
-	if _, bought := e.Claim(o.ID(), o.Purchase); bought || f == nil || !f.Spends() {
+	if _, bought := e.Claim(o.ID(), o.Purchase); bought || f == nil {
 		return nil
+	}
+	if !f.Spends() {
+		return p.giveBack(ctx, f, o)
 	}
 	last, _ := e.Last(o.ID())
 	if last.Ending == ledger.Open {
@@ -156,6 +159,23 @@ func (p *Operator) forgo(ctx context.Context, o order.Order) error {
 		return refuse("order %s is being bought at this moment: look again", o.ID())
 	}
 	return err
+}
+
+// giveBack releases the instance or certificate of an order that is given up,
+// if a look shows that it was not started. A started one stays claimed: it is
+// this order's for good.
+func (p *Operator) giveBack(ctx context.Context, f issuer.Flow, o order.Order) error {
+	if o.Resource == "" {
+		return nil
+	}
+	st, err := f.Look(ctx, o.Resource)
+	if err != nil && issuer.KindOf(err) != issuer.NotFound {
+		return err
+	}
+	if err == nil && st.Phase != issuer.Unstarted {
+		return nil
+	}
+	return p.Ledger.Release(ctx, o.Main, o.Resource, o.ID())
 }
 
 // Adopt says that a cloud order is this order's purchase.

@@ -59,8 +59,8 @@ func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, err
 	if err := s.Trouble.paused(a); err != nil {
 		return o, err
 	}
-	if o.Request.Deadline != nil && time.Now().After(*o.Request.Deadline) && o.Attempt == 0 {
-		return o, pipeline.Hold("its deadline has passed and nothing was bought", "certmill approve "+o.ID(), "certmill cancel "+o.ID())
+	if o.Attempt == 0 && past(o) {
+		return o, tooLate(o)
 	}
 	if o.Key == nil && (o.Request.CSR != "" || a.MakesKey(o.Operation, o.Request)) {
 		// A visit of its own: the sealed pair is in the record before anything
@@ -74,6 +74,17 @@ func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, err
 		return s.purchase(ctx, a, flow, o)
 	}
 	return s.start(ctx, a, flow, o)
+}
+
+// past tells whether the order's deadline is over.
+func past(o order.Order) bool {
+	return o.Request.Deadline != nil && time.Now().After(*o.Request.Deadline)
+}
+
+// tooLate: nobody wants it any more without saying so. One that was bought goes
+// on and is flagged.
+func tooLate(o order.Order) error {
+	return pipeline.Hold("its deadline has passed and nothing was bought", "certmill approve "+o.ID(), "certmill cancel "+o.ID())
 }
 
 func (s *Submitter) makeKey(a *Account, o order.Order) (order.Order, error) {
@@ -219,6 +230,9 @@ func (s *Submitter) lost(ctx context.Context, o order.Order, e ledger.Entry) (or
 
 // mayBuy are the reasons not to spend now.
 func (s *Submitter) mayBuy(o order.Order, e ledger.Entry) error {
+	if past(o) {
+		return tooLate(o)
+	}
 	st := s.States.State(o.Main)
 	if !st.Marked(s.Line.Incarnation()) {
 		return pipeline.Wait(order.Wait{For: order.WaitForSweep, What: o.Main})

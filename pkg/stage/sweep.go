@@ -80,7 +80,7 @@ func (s *IssuingSweep) sweepFlow(ctx context.Context, a *Account, f issuer.Flow,
 	}
 	var changed []pipeline.Item
 	for _, it := range items {
-		if s.changed(a, it, waits) {
+		if s.changed(it, waits) {
 			changed = append(changed, it)
 		}
 	}
@@ -99,28 +99,28 @@ func (s *IssuingSweep) sweepFlow(ctx context.Context, a *Account, f issuer.Flow,
 }
 
 // changed tells whether an order is to be asked about: it was listed and no
-// longer is, or the list should show it by now, and its distance is over.
-func (s *IssuingSweep) changed(a *Account, it pipeline.Item, waits map[string]issuer.Row) bool {
+// longer is, or the list, which lags, should have shown it by now. Each further
+// time is at twice the distance.
+func (s *IssuingSweep) changed(it pipeline.Item, waits map[string]issuer.Row) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.notes == nil {
 		s.notes = map[string]note{}
 	}
-	n := s.notes[it.ID()]
-	defer func() { s.notes[it.ID()] = n }()
+	n, known := s.notes[it.ID()]
 	if row, still := waits[it.CloudID]; still {
-		n.listed, n.instance, n.distance = true, row.InstanceID, 0
+		s.notes[it.ID()] = note{listed: true, instance: row.InstanceID}
 		return false
 	}
-	if !n.listed && s.Now().Sub(it.Stored) < a.Waits.ListLag && !n.asked.IsZero() && s.Now().Sub(n.asked) < n.distance {
-		return false
+	if !known { // it may have been issued before it was ever listed
+		n.asked, n.distance = it.Stored, firstDistance
 	}
-	if s.Now().Sub(n.asked) < n.distance {
-		return false
+	due := s.Now().Sub(n.asked) >= n.distance
+	if due {
+		n.asked, n.distance = s.Now(), min(max(2*n.distance, firstDistance), farDistance)
 	}
-	n.asked = s.Now()
-	n.distance = min(max(2*n.distance, firstDistance), farDistance)
-	return true
+	s.notes[it.ID()] = n
+	return due
 }
 
 func (s *IssuingSweep) instance(id string) string {
