@@ -245,6 +245,7 @@ var codes = issuer.NewTable("Tencent Cloud",
 	}},
 	issuer.Group{Source: ofDNSPod, Kind: issuer.NotFound, Rows: [][3]string{
 		{"InvalidParameter.RecordIdInvalid", "nothing: the record is gone already", "无需处理：该解析记录已不存在"},
+		{"ResourceNotFound.NoDataOfDomain", "add the zone to DNSPod in this account, or name the provider that has it", "请将该域名添加到本账号的 DNSPod，或指定实际的 DNS 服务商"},
 		{"ResourceNotFound.NoDataOfRecord", "nothing: there is no such record", "无需处理：没有符合条件的解析记录"},
 		{"InvalidParameter.DomainIdInvalid", "add the zone to DNSPod in this account, or name the provider that has it", "请将该域名添加到本账号的 DNSPod，或指定实际的 DNS 服务商"},
 		{"InvalidParameterValue.DomainNotExists", "add the zone to DNSPod in this account, or name the provider that has it", "请将该域名添加到本账号的 DNSPod，或指定实际的 DNS 服务商"},
