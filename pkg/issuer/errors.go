@@ -44,6 +44,7 @@ type Error struct {
 	Message    string
 	RequestID  string
 	RetryAfter time.Duration // what the cloud asked for, if it did
+	Help       Text          // what the user should do, where the code says more than the kind
 	Err        error         // the cause, where it is not the cloud's answer
 }
 
@@ -71,6 +72,14 @@ func (e *Error) Is(target error) bool {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Advice says in a language ("en" or "zh") what the user should do.
+func (e *Error) Advice(lang string) string {
+	if e.Help != (Text{}) {
+		return e.Help.In(lang)
+	}
+	return kinds[e.Kind].advice.In(lang)
+}
 
 // LogValue logs the error as structure.
 func (e *Error) LogValue() slog.Value {

@@ -19,12 +19,12 @@ const (
 	ClassInUse     = "in use"    // the named instance or certificate is another's
 )
 
-// failureOf describes a clear no of the cloud.
+// failureOf describes a clear no of the cloud. The advice is that of its code,
+// in English; its Code finds the Chinese one in the table of the cloud.
 func failureOf(e *issuer.Error) order.Failure {
-	f := order.Failure{Class: ClassRejected, Code: e.Code, RequestID: e.RequestID, Reason: e.Error(),
-		Advice: "mend what the cloud names in the order, and order again under a new id"}
+	f := order.Failure{Class: ClassRejected, Code: e.Code, RequestID: e.RequestID, Reason: e.Error(), Advice: e.Advice("en")}
 	if e.Kind == issuer.QuotaExhausted {
-		f.Class, f.Advice = ClassQuota, "buy more of the product, then: certmill retry <id>"
+		f.Class = ClassQuota
 	}
 	return f
 }

@@ -330,8 +330,10 @@ func (s *Submitter) answered(ctx context.Context, a *Account, o order.Order, e l
 	switch ce.Kind {
 	case issuer.NeverSent, issuer.Throttled, issuer.QuotaExhausted, issuer.Credentials:
 		how = ledger.NeverSent // it had no effect, and another attempt may be made
-	case issuer.Rejected, issuer.WrongState:
+	case issuer.Rejected:
 	default:
+		// WrongState and NotFound too: they say "look first", and nothing can be
+		// looked at before its id is known. They prove no absence of an effect.
 		return unsure(o, err), nil
 	}
 	if err := s.Ledger.End(ctx, o.Main, e.Names, open, how, ce.Error()); err != nil {
@@ -344,9 +346,6 @@ func (s *Submitter) answered(ctx context.Context, a *Account, o order.Order, e l
 // refused: the entry is closed, nothing was bought.
 func (s *Submitter) refused(ctx context.Context, a *Account, o order.Order, e *issuer.Error) (order.Order, error) {
 	if e.Kind != issuer.QuotaExhausted {
-		if e.Kind == issuer.WrongState {
-			return o, pipeline.Fail(failureOf(e))
-		}
 		return o, s.Trouble.Verb(ctx, a, e)
 	}
 	why := account.Pause{Why: e.Error(), Since: time.Now().UTC()}

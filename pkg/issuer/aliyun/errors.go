@@ -13,80 +13,6 @@ import (
 	"github.com/certmill/certmill/pkg/issuer"
 )
 
-// codes is the one table of what the cloud's codes mean. A pattern may begin or
-// end with '*'; the first that matches wins. What is not listed is unclear:
-// issuer.Unavailable for reads, issuer.UnknownOutcome for spending calls. That
-// is on purpose for CreateCertificateRequestFailed (gives no reason),
-// SignatureNonceUsed (a first copy may have been accepted), Error,
-// InternalError and ServiceUnavailable.
-//
-// Sources: error tables of CreateCertificateWithCsrRequest and of alidns; API
-// Error Center, common codes of the gateway.
-var codes = []struct {
-	pattern string
-	kind    issuer.Kind
-}{
-	{"Throttling*", issuer.Throttled},
-	{"*FlowControl*", issuer.Throttled},
-
-	// Refused for its time stamp: no effect, and a new signature may pass.
-	{"InvalidTimeStamp.*", issuer.NeverSent},
-	{"IllegalTimestamp", issuer.NeverSent},
-
-	{"NotFoundPackage", issuer.QuotaExhausted},
-	{"NotRemainCount", issuer.QuotaExhausted},
-
-	{"NotFoundOrder", issuer.NotFound},
-	{"OrderStateError", issuer.WrongState},
-	{"DeleteFail", issuer.WrongState},
-
-	{"InvalidAccessKeyId*", issuer.Credentials},
-	{"InvalidSecurityToken*", issuer.Credentials},
-	{"MissingSecurityToken", issuer.Credentials},
-	{"SignatureDoesNotMatch", issuer.Credentials},
-	{"IncompleteSignature", issuer.Credentials},
-	{"Forbidden*", issuer.Credentials}, // with .RiskControl: the account, not the call
-	{"NoPermission*", issuer.Credentials},
-
-	// alidns
-	{"DomainRecordNotBelongToUser", issuer.NotFound},
-	{"IncorrectDomainUser", issuer.NotFound},
-	{"InvalidDomainName.NoExist", issuer.NotFound},
-	{"DomainRecordDuplicate", issuer.Rejected},
-	{"DomainRecordConflict", issuer.Rejected},
-	{"DomainRecordLocked", issuer.Rejected},
-	{"DomainForbidden*", issuer.Rejected},
-	{"RecordForbidden*", issuer.Rejected},
-	{"QuotaExceeded*", issuer.Rejected}, // records of a zone, not certificates
-
-	{"Missing*", issuer.Rejected},
-	{"Invalid*", issuer.Rejected},
-	{"UnsupportedOperation*", issuer.Rejected},
-	{"UnsupportedHTTPMethod", issuer.Rejected},
-}
-
-// kindOf looks a code up.
-func kindOf(ctx context.Context, code string) issuer.Kind {
-	for _, c := range codes {
-		if matches(c.pattern, code) {
-			return c.kind
-		}
-	}
-	return issuer.Unclear(ctx)
-}
-
-func matches(pattern, code string) bool {
-	tail, open := strings.CutPrefix(pattern, "*")
-	word, prefix := strings.CutSuffix(tail, "*")
-	switch {
-	case open:
-		return strings.Contains(code, word)
-	case prefix:
-		return strings.HasPrefix(code, word)
-	}
-	return code == word
-}
-
 // answer is what every answer of the gateway has.
 type answer struct {
 	RequestID text `json:"RequestId"`
@@ -141,11 +67,11 @@ func (c *Client) verdict(ctx context.Context, resp responses.AcsResponse, sdk er
 // refusal is the error of an answer with a code. A spending call that HTTP calls
 // a success and the body does not is left unclear.
 func (c *Client) refusal(ctx context.Context, a answer, success bool) error {
-	kind := kindOf(ctx, string(a.Code))
+	e := codes.Refusal(ctx, c.show(a.Code, 80), c.show(a.Message, 200), c.show(a.RequestID, 80))
 	if unclear := issuer.Unclear(ctx); success && unclear == issuer.UnknownOutcome {
-		kind = unclear
+		e.Kind, e.Help = unclear, issuer.Text{}
 	}
-	return &issuer.Error{Kind: kind, Code: c.show(a.Code, 80), Message: c.show(a.Message, 200), RequestID: c.show(a.RequestID, 80)}
+	return e
 }
 
 // show makes a text of the cloud fit for an error: one short line, without the
