@@ -1,0 +1,122 @@
+// Package dnspod places DNS challenges in zones that Tencent's DNSPod hosts
+// (version 2021-03-23). The key needs dnspod:DescribeDomainList, CreateRecord,
+// DescribeRecordList and DeleteRecord.
+package dnspod
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/issuer/tencent"
+)
+
+// New returns the solver for the zones of the client's account. Every call takes
+// a permit of its action.
+func New(c *tencent.Client) *dcv.Records { return dcv.NewRecords(provider{c}) }
+
+type provider struct{ client *tencent.Client }
+
+const (
+	pageSize    = 3000 // the largest
+	maxPages    = 1000 // a list that is longer does not end
+	defaultLine = "默认" // the line of all who have none of their own; this is its name
+)
+
+func (p provider) Zones(ctx context.Context, about string) ([]string, error) {
+	var all []string
+	for n := range maxPages {
+		var out struct {
+			DomainCountInfo struct{ DomainTotal int } // of those that match
+			DomainList      []struct{ Name string }
+		}
+		err := p.call(ctx, "DescribeDomainList", struct {
+			Type    string
+			Keyword string `json:",omitempty"`
+			Offset  int
+			Limit   int
+		}{"ALL", about, n * pageSize, pageSize}, &out)
+		switch {
+		case code(err) == "ResourceNotFound.NoDataOfDomain":
+			return all, nil
+		case err != nil:
+			return nil, err
+		}
+		for _, d := range out.DomainList {
+			all = append(all, d.Name)
+		}
+		if len(out.DomainList) == 0 || (n+1)*pageSize >= out.DomainCountInfo.DomainTotal {
+			return all, nil
+		}
+	}
+	return nil, errors.New("DescribeDomainList: the list does not end")
+}
+
+// Find takes the first page, which has room for more values than a name may
+// have.
+func (p provider) Find(ctx context.Context, zone, rr string) ([]dcv.Record, error) {
+	var out struct {
+		RecordList []struct {
+			RecordId                  json.Number // uint64
+			Name, Type, Value, Status string
+		}
+	}
+	err := p.call(ctx, "DescribeRecordList", struct {
+		Domain       string
+		SubDomain    string
+		ErrorOnEmpty string
+		Limit        int
+	}{zone, rr, "no", pageSize}, &out)
+	if err != nil && code(err) != "ResourceNotFound.NoDataOfRecord" {
+		return nil, err
+	}
+	var all []dcv.Record
+	for _, r := range out.RecordList {
+		all = append(all, dcv.Record{ID: r.RecordId.String(), RR: r.Name, Type: r.Type, Value: r.Value, Disabled: r.Status == "DISABLE"})
+	}
+	return all, nil
+}
+
+func (p provider) Add(ctx context.Context, zone string, r dcv.Record) error {
+	return p.call(ctx, "CreateRecord", struct {
+		Domain, SubDomain, RecordType, RecordLine, Value string
+		TTL                                              int
+	}{zone, r.RR, r.Type, defaultLine, r.Value, dcv.TTL}, nil)
+}
+
+func (p provider) Delete(ctx context.Context, zone, id string) error {
+	err := p.call(ctx, "DeleteRecord", struct {
+		Domain   string
+		RecordId json.Number
+	}{zone, json.Number(id)}, nil)
+	if code(err) == "InvalidParameter.RecordIdInvalid" { // gone already
+		return nil
+	}
+	return err
+}
+
+// call adds the kind of dcv to an error where there is one. The error stays
+// below it.
+func (p provider) call(ctx context.Context, action string, in, out any) error {
+	err := p.client.Call(ctx, "dnspod", "2021-03-23", action, in, out)
+	switch issuer.KindOf(err) {
+	case issuer.NotFound:
+		return fmt.Errorf("%w: %w", dcv.NoZone, err)
+	case issuer.Credentials:
+		return fmt.Errorf("%w: %w", dcv.Denied, err)
+	case issuer.Rejected:
+		return fmt.Errorf("%w: %w", dcv.Refused, err)
+	}
+	return err
+}
+
+// code is the cloud's, "" if err is none of the cloud's answers.
+func code(err error) string {
+	if e, ok := errors.AsType[*issuer.Error](err); ok {
+		return e.Code
+	}
+	return ""
+}

@@ -1,0 +1,139 @@
+package dcv
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/publicsuffix"
+)
+
+// zonesAge is how long a list of zones holds. It may be long, because a name
+// that lies in none of them is asked about at once; only a zone that was cut out
+// of another one meanwhile is noticed late, and then the challenge does not
+// show until it is.
+const zonesAge = 10 * time.Minute
+
+// zones knows which zones an account hosts.
+type zones struct {
+	provider Provider
+	turn     chan struct{} // whoever holds its token lists; the others wait for that
+
+	mu     sync.Mutex // owns what is below
+	known  map[string]bool
+	listed time.Time // zero: not, or the list was wrong
+}
+
+func newZones(p Provider) *zones {
+	z := &zones{provider: p, turn: make(chan struct{}, 1), known: map[string]bool{}}
+	z.turn <- struct{}{}
+	return z
+}
+
+// split finds the zone of an absolute name and the name's part below it.
+func (z *zones) split(ctx context.Context, host string) (zone, rr string, err error) {
+	if err := z.list(ctx); err != nil {
+		return "", "", fmt.Errorf("list zones: %w", err)
+	}
+	if zone, rr, ok := z.find(host); ok {
+		return zone, rr, nil
+	}
+	if err := z.askAbout(ctx, host); err != nil {
+		return "", "", fmt.Errorf("look for the zone of %s: %w", quote(host), err)
+	}
+	if zone, rr, ok := z.find(host); ok {
+		return zone, rr, nil
+	}
+	return "", "", fmt.Errorf("%w: no zone of the account holds %s; add it to the account's DNS, or configure the account that has it", NoZone, quote(host))
+}
+
+func (z *zones) find(host string) (zone, rr string, ok bool) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return Split(host, z.known)
+}
+
+// list reads all zones unless somebody did so lately.
+func (z *zones) list(ctx context.Context) error {
+	if z.fresh() {
+		return nil
+	}
+	select {
+	case <-z.turn:
+		defer func() { z.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if z.fresh() {
+		return nil
+	}
+	all, err := z.provider.Zones(ctx, "")
+	if err != nil {
+		return err
+	}
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.known, z.listed = map[string]bool{}, time.Now()
+	z.add(all)
+	return nil
+}
+
+func (z *zones) fresh() bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return !z.listed.IsZero() && time.Since(z.listed) < zonesAge
+}
+
+// askAbout asks for the zones of one domain, because a zone may have been added
+// since the list was read. One call, however many zones the account has.
+func (z *zones) askAbout(ctx context.Context, host string) error {
+	domain, err := publicsuffix.EffectiveTLDPlusOne(canonical(host))
+	if err != nil {
+		return nil // a public suffix itself: nobody's zone
+	}
+	some, err := z.provider.Zones(ctx, domain)
+	if err != nil {
+		return err
+	}
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.add(some)
+	return nil
+}
+
+// add enters zones. Callers hold the lock.
+func (z *zones) add(names []string) {
+	for _, n := range names {
+		if n = canonical(n); n != "" {
+			z.known[n] = true
+		}
+	}
+}
+
+// forget makes the next split list again: the list was wrong.
+func (z *zones) forget() {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.listed = time.Time{}
+}
+
+// Split cuts an absolute name at the longest of the zones in which it lies. The
+// rest is relative to the zone, Apex for the zone itself. It goes label by
+// label, so that a name that repeats its zone's, or a zone under a public suffix
+// of several labels, is cut where it should be.
+func Split(host string, zones map[string]bool) (zone, rr string, ok bool) {
+	host = canonical(host)
+	if zones[host] {
+		return host, Apex, true
+	}
+	for rest := host; ; {
+		if _, rest, ok = strings.Cut(rest, "."); !ok {
+			return "", "", false
+		}
+		if zones[rest] {
+			return rest, host[:len(host)-len(rest)-1], true
+		}
+	}
+}
