@@ -197,20 +197,27 @@ type instanceRow struct {
 	Source     string
 }
 
-// list reads one page. StartIndex is taken as a page number from 1, as in the
-// product's other lists; the documents do not say.
+// list reads a page and says whether there are more. StartIndex is a row, counted
+// from 0; how many rows an answer holds is not documented, so one that falls short
+// of a page is followed by another.
 func (i *instances) list(ctx context.Context, page int) ([]instanceRow, bool, error) {
-	var out struct {
-		TotalCount number
-		OrderList  []instanceRow
+	var rows []instanceRow
+	for len(rows) < pageSize {
+		var out struct {
+			TotalCount number
+			OrderList  []instanceRow
+		}
+		start := page*pageSize + len(rows)
+		r := rpc2018("DescribeOrderInstanceList", map[string]string{"StartIndex": strconv.Itoa(start)})
+		if err := i.c.ask(ctx, r, &out); err != nil {
+			return nil, false, err
+		}
+		rows = append(rows, out.OrderList...)
+		if len(out.OrderList) == 0 || start+len(out.OrderList) >= int(out.TotalCount) {
+			return rows, false, nil
+		}
 	}
-	r := rpc2018("DescribeOrderInstanceList", map[string]string{
-		"StartIndex": strconv.Itoa(page + 1), "ShowSize": strconv.Itoa(pageSize)})
-	if err := i.c.ask(ctx, r, &out); err != nil {
-		return nil, false, err
-	}
-	more := len(out.OrderList) > 0 && int64(out.TotalCount) > int64(page+1)*pageSize
-	return out.OrderList, more, nil
+	return rows, true, nil
 }
 
 func (i *instances) page(ctx context.Context, page int, want func(instanceRow) bool) (issuer.Page, error) {

@@ -54,12 +54,17 @@ func (c *Client) orders(ctx context.Context, q orderQuery) (issuer.Page, error) 
 	r.CurrentPage, r.ShowSize = requests.NewInteger(q.page+1), requests.NewInteger(pageSize)
 	var out struct {
 		TotalCount           number
+		ShowSize             number
 		CertificateOrderList []orderRow
 	}
 	if err := c.ask(ctx, r, &out); err != nil {
 		return issuer.Page{}, err
 	}
-	page := issuer.Page{More: int64(out.TotalCount) > int64(q.page+1)*pageSize && len(out.CertificateOrderList) > 0}
+	size := int64(out.ShowSize) // the largest that the cloud gives is undocumented
+	if size <= 0 || size > pageSize {
+		size = pageSize
+	}
+	page := issuer.Page{More: int64(out.TotalCount) > int64(q.page+1)*size && len(out.CertificateOrderList) > 0}
 	for _, row := range out.CertificateOrderList {
 		page.Rows = append(page.Rows, row.row())
 	}

@@ -56,6 +56,7 @@ type materials struct {
 	Csr             string `json:",omitempty"`
 	CertCommonName  string
 	CompanyType     int
+	CompanyId       string   // required by the documents; "0": no company is on file
 	DnsNames        []string `json:",omitempty"`
 	VerifyType      string   `json:",omitempty"`
 	ContactEmail    string   `json:",omitempty"`
@@ -71,8 +72,8 @@ func (f *certificates) Prepare(ctx context.Context, a issuer.Application) error 
 		return rejected(action, "a certificate id and at least one name are needed")
 	}
 	m := materials{CertId: a.Resource, GenCsrType: "parse", Csr: a.CSR, CertCommonName: a.Names[0], DnsNames: a.Names[1:],
-		CompanyType: 1, // a person: DV, no organisation is asked for
-		VerifyType:  string(a.Validation), ContactEmail: a.Contact.Email}
+		CompanyType: 1, CompanyId: "0", // a person: DV, no organisation is asked for
+		VerifyType: string(a.Validation), ContactEmail: a.Contact.Email}
 	if a.CSR == "" {
 		m.GenCsrType = "online"
 		if m.CsrEncryptAlgo, m.CsrKeyParameter = keyParameters(a.Key); m.CsrEncryptAlgo == "" {
