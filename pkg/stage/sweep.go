@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,7 +31,6 @@ type IssuingSweep struct {
 
 // note is what the sweep remembers of one order between two rounds.
 type note struct {
-	listed   bool   // it was seen among the waiting
 	instance string // CAS instance id, by which the certificate list names it
 	asked    time.Time
 	distance time.Duration // until it is asked about again
@@ -99,8 +99,9 @@ func (s *IssuingSweep) sweepFlow(ctx context.Context, a *Account, f issuer.Flow,
 }
 
 // changed tells whether an order is to be asked about: it was listed and no
-// longer is, or the list, which lags, should have shown it by now. Each further
-// time is at twice the distance.
+// longer is, or the list, which lags, should have shown it by now, or it has
+// names for which no challenge was shown yet (CAS has room for one at a time).
+// Each further time is at twice the distance.
 func (s *IssuingSweep) changed(it pipeline.Item, waits map[string]issuer.Row) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,8 +110,11 @@ func (s *IssuingSweep) changed(it pipeline.Item, waits map[string]issuer.Row) bo
 	}
 	n, known := s.notes[it.ID()]
 	if row, still := waits[it.CloudID]; still {
-		s.notes[it.ID()] = note{listed: true, instance: row.InstanceID}
-		return false
+		if len(it.Challenges) >= len(it.Request.Names) {
+			s.notes[it.ID()] = note{instance: row.InstanceID} // once it is gone, it is asked about at once
+			return false
+		}
+		n.instance = row.InstanceID
 	}
 	if !known { // it may have been issued before it was ever listed
 		n.asked, n.distance = it.Stored, firstDistance
@@ -181,6 +185,13 @@ func (s *IssuingSweep) ask(ctx context.Context, a *Account, f issuer.Flow, o ord
 		o.State, o.CertID = order.Collect, st.CertID
 	case issuer.Refused:
 		return o, refusedByCA(o, st)
+	case issuer.Challenged:
+		more := further(o.Challenges, st.Challenges)
+		if len(more) == 0 {
+			return o, pipeline.Snooze(time.Second)
+		}
+		// The earlier ones stay: they must show until the order ends.
+		o.Challenges, o.Placed, o.State = append(slices.Clone(o.Challenges), more...), true, order.Verify
 	case issuer.Unlisted:
 		s.Log.WarnContext(ctx, "the cloud reports a state that no document lists", "order", o.ID(), "state", st.Raw)
 		return o, pipeline.Snooze(time.Second)
@@ -188,6 +199,17 @@ func (s *IssuingSweep) ask(ctx context.Context, a *Account, f issuer.Flow, o ord
 		return o, pipeline.Snooze(time.Second)
 	}
 	return o, nil
+}
+
+// further are the challenges that an order does not know yet.
+func further(known, shown []order.Challenge) []order.Challenge {
+	var more []order.Challenge
+	for _, c := range shown {
+		if !slices.Contains(known, c) {
+			more = append(more, c)
+		}
+	}
+	return more
 }
 
 // finished learns how long orders now take, as a moving average, and forgets

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+type statusCmd struct{}
+
+// Run is certmill status.
+func (statusCmd) Run(ctx context.Context, c *cli) error {
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	s, err := console.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return printJSON(s)
+	}
+	t := newTable(table.Row{"state", "orders"})
+	t.AppendRow(table.Row{"inbox", s.Inbox})
+	for _, state := range order.States {
+		if n := s.States[state]; n > 0 {
+			t.AppendRow(table.Row{state, n})
+		}
+	}
+	fmt.Println(t.Render())
+	a := newTable(table.Row{"account", "main account", "state"})
+	for _, line := range s.Accounts {
+		a.AppendRow(table.Row{line.Label, line.Main, line.State})
+	}
+	fmt.Println(a.Render())
+	return nil
+}
+
+type listCmd struct {
+	In      string `help:"Only this state."`
+	Account string `help:"Only this account label."`
+	Batch   string `help:"Only this batch."`
+}
+
+// Run is certmill list.
+func (l *listCmd) Run(ctx context.Context, c *cli) error {
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	var found []order.Order
+	err = console.Each(ctx, order.State(l.In), func(it pipeline.Item) error {
+		if (l.Account == "" || it.Account == l.Account) && (l.Batch == "" || it.Request.Batch == l.Batch) {
+			found = append(found, it.Order)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return printJSON(found)
+	}
+	t := newTable(table.Row{"id", "state", "account", "names", "cloud id", "why"})
+	for _, o := range found {
+		t.AppendRow(table.Row{o.ID(), o.State, o.Account, app.Names(o), o.CloudID, app.Why(o)})
+	}
+	fmt.Println(t.Render())
+	return nil
+}
+
+type showCmd struct {
+	ID string `arg:"" help:"Order id."`
+}
+
+// Run is certmill show.
+func (s *showCmd) Run(ctx context.Context, c *cli) error {
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	it, err := console.Find(ctx, s.ID)
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return printJSON(it.Order)
+	}
+	o := it.Order
+	fmt.Printf("%s  %s  account %s (%s)  %s\nnames     %s\n", o.ID(), o.State, o.Account, o.Main, o.Operation, app.Names(o))
+	if o.CloudID != "" {
+		fmt.Printf("cloud id  %s\n", o.CloudID)
+	}
+	if why := app.Why(o); why != "" {
+		fmt.Printf("why       %s\n", why)
+	}
+	if o.Hold != nil && o.State == order.Held {
+		for _, command := range o.Hold.Commands {
+			fmt.Printf("          %s\n", command)
+		}
+	}
+	if o.Certificate != nil {
+		fmt.Printf("serial    %s, until %s, at %v\n", o.Certificate.Serial, o.Certificate.NotAfter.Format(time.RFC3339), o.Certificate.Delivered)
+	}
+	t := newTable(table.Row{"time", "state", "worker", "note", "request id"})
+	for _, e := range o.Timeline {
+		t.AppendRow(table.Row{e.At.Format("2006-01-02 15:04:05.000"), e.State, e.Worker, e.Note, e.RequestID})
+	}
+	fmt.Println(t.Render())
+	return nil
+}
+
+type failedCmd struct {
+	Batch string `help:"Only this batch."`
+}
+
+// Run is certmill failed.
+func (f *failedCmd) Run(ctx context.Context, c *cli) error {
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	groups, err := console.Failed(ctx, f.Batch)
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return printJSON(groups)
+	}
+	t := newTable(table.Row{"state", "cause", "orders", "for example", "what to do"})
+	for _, g := range groups {
+		t.AppendRow(table.Row{g.State, g.Cause, len(g.IDs), g.IDs[0] + ": " + g.Reason, g.Advice})
+	}
+	fmt.Println(t.Render())
+	return nil
+}
+
+type retryCmd struct {
+	IDs   []string `arg:"" optional:"" help:"Order ids."`
+	Cause string   `help:"All orders of this cause, as certmill failed shows it."`
+	Batch string   `help:"All failed and held orders of this batch."`
+	Dry   bool     `name:"dry-run" help:"Only show which orders it would be."`
+}
+
+// Run is certmill retry.
+func (r *retryCmd) Run(ctx context.Context, c *cli) error {
+	if len(r.IDs) == 0 && r.Cause == "" && r.Batch == "" {
+		return fmt.Errorf("name orders, --cause or --batch")
+	}
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	ids, err := console.Select(ctx, r.IDs, r.Cause, r.Batch)
+	if err != nil {
+		return err
+	}
+	operator, err := console.Operator(who())
+	if err != nil {
+		return err
+	}
+	refused := 0
+	for _, id := range ids {
+		if r.Dry {
+			fmt.Println("would retry", id)
+			continue
+		}
+		if err := operator.Retry(ctx, id); err != nil {
+			refused++
+			fmt.Fprintf(os.Stderr, "%s: %v\n", id, err)
+			continue
+		}
+		fmt.Println("retried", id)
+	}
+	if refused > 0 {
+		return fmt.Errorf("%d of %d orders were not retried", refused, len(ids))
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+// Command certmill is the operator's command, and all three workers in one
+// process (certmill run).
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/certmill/certmill/pkg/app"
+)
+
+// cli is the whole command line: one field a command.
+type cli struct {
+	Config string `short:"c" env:"CERTMILL_CONFIG" type:"path" help:"Config file. Default: certmill.yaml, or the one that a run left in state/."`
+	NATS   string `name:"nats" env:"CERTMILL_NATS" help:"URL of the server, in place of the config's nats.url."`
+	State  string `name:"state" type:"path" help:"State folder, in place of the config's."`
+	Log    string `help:"Log level: debug, info, warn, error."`
+	Output string `short:"o" enum:"text,json" default:"text" help:"text for people, json for machines."`
+
+	Run   runCmd   `cmd:"" help:"Everything in one process: server, workers, and simulated clouds if no account is configured."`
+	Order orderCmd `cmd:"" help:"Hand order files in to a running installation."`
+	Plan  planCmd  `cmd:"" help:"Show which operation each order would take, and where. Nothing is handed in."`
+	Check checkCmd `cmd:"" help:"Check order files, without a server."`
+
+	Status statusCmd `cmd:"" help:"Orders by state, accounts, backlog of each stage."`
+	List   listCmd   `cmd:"" help:"List orders."`
+	Show   showCmd   `cmd:"" help:"Show one order with its story."`
+	Failed failedCmd `cmd:"" help:"Failed and held orders, grouped by cause."`
+
+	Retry     retryCmd     `cmd:"" help:"Send held or failed orders where their record says. Never buys again."`
+	Approve   approveCmd   `cmd:"" help:"Let an order that was held before it was bought go on."`
+	Cancel    cancelCmd    `cmd:"" help:"Give an order up. Refused while it is unknown whether it was bought."`
+	Adopt     adoptCmd     `cmd:"" help:"Say that a cloud order is this order's purchase."`
+	NotBought notBoughtCmd `cmd:"" help:"Say that an unsure purchase did not happen. Refused while that cannot be known."`
+	BuyAgain  buyAgainCmd  `cmd:"" help:"Authorise spending once more for an order. Asks; stands in the record."`
+
+	Pause    pauseCmd    `cmd:"" help:"Rest an account label."`
+	Resume   resumeCmd   `cmd:"" help:"End the rest of an account label, or of a product without quota."`
+	FirstUse firstUseCmd `cmd:"" help:"Say that no earlier installation bought on this account: the first sweep need not wait."`
+
+	Sim     simCmd     `cmd:"" help:"Both clouds, simulated, with their DNS and a control port."`
+	Setting settingCmd `cmd:"" name:"config" help:"Print a commented example config, or the table of settings."`
+	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of the order message."`
+}
+
+func main() {
+	ctx, stop := app.Signals()
+	defer stop()
+	var c cli
+	parser := kong.Must(&c, kong.Name("certmill"), kong.UsageOnError(),
+		kong.Description("Issues TLS certificates in bulk through Alibaba Cloud CAS and Tencent Cloud SSL."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
+	k, err := parser.Parse(os.Args[1:])
+	parser.FatalIfErrorf(err)
+	if err := k.Run(); err != nil {
+		if !errors.Is(err, errNotAll) {
+			fmt.Fprintf(os.Stderr, "certmill: %v\n", err)
+		}
+		os.Exit(1)
+	}
+}
+
+// errNotAll ends the command with status 1 after everything was said.
+var errNotAll = errors.New("not all orders were issued")
+
+// load reads the config that holds for this command. A run in the same folder
+// leaves one, so that the other commands need no flags.
+func (c *cli) load() (app.Config, error) {
+	path := c.Config
+	if path == "" {
+		for _, p := range []string{"certmill.yaml", filepath.Join(c.state(), app.ConfigName)} {
+			if _, err := os.Stat(p); err == nil {
+				path = p
+				break
+			}
+		}
+	}
+	return c.override(app.Load(path))
+}
+
+func (c *cli) state() string {
+	if c.State != "" {
+		return c.State
+	}
+	return app.Defaults().State
+}
+
+func (c *cli) override(cfg app.Config, err error) (app.Config, error) {
+	if err != nil {
+		return cfg, err
+	}
+	if c.NATS != "" {
+		cfg.NATS.URL = c.NATS
+	}
+	if c.Log != "" {
+		cfg.Log = c.Log
+	}
+	return cfg, nil
+}
+
+// open connects to the installation.
+func (c *cli) open(ctx context.Context) (*app.Console, error) {
+	cfg, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	if c.Log == "" {
+		cfg.Log = "warn"
+	}
+	return app.OpenConsole(ctx, cfg, app.NewLogger(os.Stderr, cfg.Log))
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// verb carries out an operator's verb and says that it was done.
+func (c *cli) verb(ctx context.Context, done string, f func(*stage.Operator) error) error {
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	operator, err := console.Operator(who())
+	if err != nil {
+		return err
+	}
+	if err := f(operator); err != nil {
+		return err
+	}
+	fmt.Println(done)
+	return nil
+}
+
+// who stands in the record of what is done by hand.
+func who() string {
+	if u := os.Getenv("USER"); u != "" {
+		return u
+	}
+	return "operator"
+}
+
+type approveCmd struct {
+	ID string `arg:"" help:"Order id."`
+}
+
+// Run is certmill approve.
+func (a *approveCmd) Run(ctx context.Context, c *cli) error {
+	return c.verb(ctx, a.ID+" goes on", func(p *stage.Operator) error { return p.Approve(ctx, a.ID) })
+}
+
+type cancelCmd struct {
+	ID string `arg:"" help:"Order id."`
+}
+
+// Run is certmill cancel.
+func (a *cancelCmd) Run(ctx context.Context, c *cli) error {
+	return c.verb(ctx, a.ID+" is cancelled", func(p *stage.Operator) error { return p.Cancel(ctx, a.ID) })
+}
+
+type adoptCmd struct {
+	ID    string `arg:"" help:"Order id."`
+	Cloud string `arg:"" help:"Cloud order id."`
+}
+
+// Run is certmill adopt.
+func (a *adoptCmd) Run(ctx context.Context, c *cli) error {
+	return c.verb(ctx, a.ID+" goes on with cloud order "+a.Cloud, func(p *stage.Operator) error { return p.Adopt(ctx, a.ID, a.Cloud) })
+}
+
+type notBoughtCmd struct {
+	ID string `arg:"" help:"Order id."`
+}
+
+// Run is certmill not-bought.
+func (a *notBoughtCmd) Run(ctx context.Context, c *cli) error {
+	return c.verb(ctx, a.ID+" may be bought", func(p *stage.Operator) error { return p.NotBought(ctx, a.ID) })
+}
+
+type buyAgainCmd struct {
+	ID  string `arg:"" help:"Order id."`
+	Yes bool   `help:"Do not ask."`
+}
+
+// Run is certmill buy-again.
+func (a *buyAgainCmd) Run(ctx context.Context, c *cli) error {
+	if !a.Yes && !confirmed("This spends quota once more for order "+a.ID+". Write its id to go on: ", a.ID) {
+		return fmt.Errorf("nothing was done")
+	}
+	return c.verb(ctx, a.ID+" is bought again", func(p *stage.Operator) error { return p.BuyAgain(ctx, a.ID) })
+}
+
+func confirmed(question, word string) bool {
+	fmt.Fprint(os.Stderr, question)
+	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	return strings.TrimSpace(answer) == word
+}
+
+type pauseCmd struct {
+	Account string `arg:"" help:"Account label."`
+	Why     string `arg:"" optional:"" default:"by command" help:"Reason; it is shown to others."`
+}
+
+// Run is certmill pause.
+func (a *pauseCmd) Run(ctx context.Context, c *cli) error {
+	return c.account(ctx, a.Account+" rests", func(k *app.Console) error { return k.Pause(ctx, a.Account, a.Why+" ("+who()+")") })
+}
+
+type resumeCmd struct {
+	Account string `arg:"" help:"Account label."`
+	Product string `arg:"" optional:"" help:"Product code: only this product, not the label."`
+}
+
+// Run is certmill resume.
+func (a *resumeCmd) Run(ctx context.Context, c *cli) error {
+	return c.account(ctx, a.Account+" works", func(k *app.Console) error { return k.Resume(ctx, a.Account, a.Product) })
+}
+
+type firstUseCmd struct {
+	Account string `arg:"" help:"Account label."`
+}
+
+// Run is certmill first-use.
+func (a *firstUseCmd) Run(ctx context.Context, c *cli) error {
+	return c.account(ctx, a.Account+" is swept at once", func(k *app.Console) error { return k.FirstUse(ctx, a.Account) })
+}
+
+// account changes the state of an account.
+func (c *cli) account(ctx context.Context, done string, f func(*app.Console) error) error {
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	if err := f(console); err != nil {
+		return err
+	}
+	fmt.Println(done)
+	return nil
+}

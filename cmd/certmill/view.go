@@ -1,0 +1,202 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/mattn/go-isatty"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// view shows a run: a bar on a terminal, plain lines elsewhere, one JSON
+// document for machines.
+type view struct {
+	json  bool
+	bars  *mpb.Progress // nil where there is no terminal
+	bar   *mpb.Bar
+	began time.Time
+
+	mu    sync.Mutex // guards what follows
+	last  app.Progress
+	shown time.Time
+}
+
+func newView(output string) *view {
+	v := &view{json: output == "json", began: time.Now()}
+	if !v.json && isatty.IsTerminal(os.Stdout.Fd()) {
+		v.bars = mpb.New(mpb.WithOutput(os.Stdout), mpb.WithRefreshRate(150*time.Millisecond))
+	}
+	return v
+}
+
+// logs is where log lines go without tearing the bar.
+func (v *view) logs() io.Writer {
+	if v.bars != nil {
+		return v.bars
+	}
+	return os.Stderr
+}
+
+func (v *view) close() {
+	if v.bar != nil && !v.bar.Completed() {
+		v.bar.Abort(false)
+	}
+	if v.bars != nil {
+		v.bars.Wait()
+	}
+}
+
+func (v *view) say(format string, args ...any) {
+	if v.json {
+		return
+	}
+	var w io.Writer = os.Stdout
+	if v.bars != nil {
+		w = v.bars
+	}
+	fmt.Fprintf(w, format+"\n", args...)
+}
+
+func (v *view) Started(w app.Where) {
+	clouds := "the accounts of the config"
+	if w.Simulated {
+		clouds = "SIMULATED clouds (no account is configured): nobody trusts these certificates"
+	}
+	v.say("nats %s   state %s\nclouds: %s", w.NATS, w.State, clouds)
+}
+
+func (v *view) Planned(steps []app.Step, b app.Batch) {
+	if v.json {
+		return
+	}
+	for _, l := range b.Bad {
+		v.say("%s:%d: %s", l.File, l.Line, l.Why)
+	}
+	if len(steps) > 0 {
+		v.say("%s", planTable(steps))
+	}
+}
+
+// planTable is what will be spent, and how.
+func planTable(steps []app.Step) string {
+	t := newTable(table.Row{"account", "operation", "product", "orders", "quota"})
+	for _, s := range steps {
+		quota := "already bought"
+		if s.Spends {
+			quota = fmt.Sprint(s.Orders)
+		}
+		if s.Problem != "" {
+			s.Operation, quota = "cannot be ordered: "+s.Problem, "0"
+		}
+		t.AppendRow(table.Row{s.Account, s.Operation, s.Product, s.Orders, quota})
+	}
+	return t.Render()
+}
+
+func newTable(header table.Row) table.Writer {
+	t := table.NewWriter()
+	t.SetStyle(table.StyleLight)
+	t.Style().Format.Header = text.FormatDefault
+	t.AppendHeader(header)
+	return t
+}
+
+func (v *view) HandedIn(known, fresh int) {
+	v.say("%d known, %d new", known, fresh)
+	if v.bars != nil && known+fresh > 0 {
+		v.bar = v.bars.AddBar(int64(known+fresh), mpb.PrependDecorators(decor.Name("orders "), decor.CountersNoUnit("%d/%d")),
+			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return v.states() })))
+	}
+}
+
+// plainEvery is how often a line is written where there is no terminal.
+const plainEvery = 2 * time.Second
+
+func (v *view) Moved(p app.Progress) {
+	v.mu.Lock()
+	v.last = p
+	due := p.Done() == p.Total || time.Since(v.shown) >= plainEvery
+	if due {
+		v.shown = time.Now()
+	}
+	v.mu.Unlock()
+	switch {
+	case v.bar != nil:
+		v.bar.SetCurrent(int64(p.Done()))
+	case due:
+		v.say("%4.0f s  %d of %d done  %s", time.Since(v.began).Seconds(), p.Done(), p.Total, v.states())
+	}
+}
+
+// states is one line of how many orders are where.
+func (v *view) states() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var parts []string
+	for _, s := range order.States {
+		if n := v.last.States[s]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", s, n))
+		}
+	}
+	return strings.Join(parts, "  ")
+}
+
+func (v *view) Ended(s app.Summary) {
+	if v.json {
+		_ = printJSON(s)
+		return
+	}
+	if v.bars != nil {
+		v.close()
+		v.bars, v.bar = nil, nil
+	}
+	v.say("%s", summaryTable(s))
+	for i, p := range s.Problems {
+		if i == 20 {
+			v.say("… and %d more: certmill failed", len(s.Problems)-i)
+			break
+		}
+		v.say("%s %s: %s", p.State, p.ID, p.Reason)
+		if p.Advice != "" {
+			v.say("    %s", p.Advice)
+		}
+		for _, command := range p.Commands {
+			v.say("    %s", command)
+		}
+	}
+}
+
+func summaryTable(s app.Summary) string {
+	t := newTable(table.Row{"orders", s.Orders})
+	t.AppendRow(table.Row{"issued", s.Issued})
+	failed := 0
+	for class, n := range s.Failed {
+		t.AppendRow(table.Row{"failed: " + class, n})
+		failed += n
+	}
+	if failed == 0 {
+		t.AppendRow(table.Row{"failed", 0})
+	}
+	t.AppendRow(table.Row{"held", s.Held})
+	if s.Unfinished > 0 {
+		t.AppendRow(table.Row{"unfinished", s.Unfinished})
+	}
+	if len(s.Bad) > 0 {
+		t.AppendRow(table.Row{"bad lines", len(s.Bad)})
+	}
+	t.AppendRow(table.Row{"calls per certificate", fmt.Sprintf("%.2f", s.PerCert)})
+	t.AppendRow(table.Row{"peak calls per second", s.PeakPerSec})
+	t.AppendRow(table.Row{"time", fmt.Sprintf("%.1f s", s.Seconds)})
+	t.AppendRow(table.Row{"certificates", s.Certificates})
+	return t.Render()
+}

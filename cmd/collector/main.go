@@ -1,0 +1,11 @@
+// Command collector fetches the certificates, checks and delivers them, and cleans up.
+// Any number of replicas may run; SIGTERM drains.
+package main
+
+import (
+	"os"
+
+	"github.com/certmill/certmill/pkg/app"
+)
+
+func main() { os.Exit(app.Main(app.Collector, os.Args[1:])) }

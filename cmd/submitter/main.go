@@ -1,0 +1,11 @@
+// Command submitter takes order messages, makes the keys and starts the orders at the clouds.
+// Any number of replicas may run; SIGTERM drains.
+package main
+
+import (
+	"os"
+
+	"github.com/certmill/certmill/pkg/app"
+)
+
+func main() { os.Exit(app.Main(app.Submitter, os.Args[1:])) }

@@ -1,0 +1,11 @@
+// Command verifier proves control of the names and watches for what was issued.
+// Any number of replicas may run; SIGTERM drains.
+package main
+
+import (
+	"os"
+
+	"github.com/certmill/certmill/pkg/app"
+)
+
+func main() { os.Exit(app.Main(app.Verifier, os.Args[1:])) }

@@ -1,0 +1,277 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/orderfile"
+	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// Batch is the orders of some files, as they are handed in and followed.
+type Batch struct {
+	Requests []order.Request
+	Bad      []BadLine
+}
+
+// BadLine is a line of a file that is no order.
+type BadLine struct {
+	File string `json:"file"`
+	Line int    `json:"line"`
+	ID   string `json:"id,omitempty"`
+	Why  string `json:"why"`
+}
+
+// ReadFiles reads order files. A file that cannot be read at all is an error;
+// bad lines are not.
+func ReadFiles(batch string, paths ...string) (Batch, error) {
+	var b Batch
+	seen := map[string]string{}
+	for _, path := range paths {
+		lines, err := orderfile.ReadBatch(path, batch)
+		if err != nil {
+			return Batch{}, err
+		}
+		for _, l := range lines {
+			if l.Err == nil && seen[l.Request.ID] != "" {
+				l.Err = fmt.Errorf("id: %q is in %s already: give each order an id of its own", l.Request.ID, seen[l.Request.ID])
+			}
+			if l.Err != nil {
+				b.Bad = append(b.Bad, BadLine{File: path, Line: l.Number, ID: l.Request.ID, Why: l.Err.Error()})
+				continue
+			}
+			seen[l.Request.ID] = path
+			b.Requests = append(b.Requests, l.Request)
+		}
+	}
+	return b, nil
+}
+
+// Step is one line of a plan: what orders of one kind will take.
+type Step struct {
+	Account   string `json:"account"`
+	Operation string `json:"operation"`
+	Product   string `json:"product,omitempty"`
+	Orders    int    `json:"orders"`
+	Spends    bool   `json:"spends"` // each uses up one of the product's quota
+	Problem   string `json:"problem,omitempty"`
+}
+
+// plan tells which operation each order will take and where, before anything is
+// spent. Orders that no account can take stand in it with the reason.
+func (s *session) plan(ctx context.Context, requests []order.Request) ([]Step, error) {
+	counts := map[Step]int{}
+	for _, r := range requests {
+		step, err := s.step(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		counts[step]++
+	}
+	var steps []Step
+	for step, n := range counts {
+		step.Orders = n
+		steps = append(steps, step)
+	}
+	slices.SortFunc(steps, func(a, b Step) int {
+		return strings.Compare(a.Account+a.Operation+a.Product+a.Problem, b.Account+b.Operation+b.Product+b.Problem)
+	})
+	return steps, nil
+}
+
+func (s *session) step(ctx context.Context, r order.Request) (Step, error) {
+	a, op, err := stage.Intake{Accounts: s.accounts, Ledger: s.ledger, Line: s.line, Log: s.log}.Place(ctx, r)
+	if bad, ok := errors.AsType[*order.Invalid](err); ok {
+		return Step{Account: r.Account, Problem: bad.Error()}, nil
+	}
+	if err != nil {
+		return Step{}, err
+	}
+	step := Step{Account: a.Label, Operation: op, Spends: a.Flows[op].Spends()}
+	if step.Spends {
+		if step.Product = r.Product; step.Product == "" {
+			step.Product = a.Product
+		}
+	}
+	return step, nil
+}
+
+// handed is the outcome of handing a batch in.
+type handed struct {
+	known, fresh int
+	wanted       map[string]string // id under which the outcome will lie -> id in the file
+}
+
+// inFlight bounds how many order messages wait for their acknowledgement.
+const inFlight = 256
+
+// handIn publishes what is not known yet, as any NATS client can. Interrupted
+// and begun again it publishes the rest: what was acknowledged is known, or a
+// message with a known id, which is dropped.
+func (s *session) handIn(ctx context.Context, requests []order.Request, urgent bool) (handed, error) {
+	h := handed{wanted: map[string]string{}}
+	var mu sync.Mutex
+	g, ctx := limited(ctx, inFlight)
+	for _, r := range requests {
+		g.Go(func() error {
+			key, known, err := s.handOne(ctx, r, urgent)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			h.wanted[key] = r.ID
+			if known {
+				h.known++
+			} else {
+				h.fresh++
+			}
+			return nil
+		})
+	}
+	return h, g.Wait()
+}
+
+// handOne publishes one order, unless it is known. The key is the id under
+// which its outcome will lie.
+func (s *session) handOne(ctx context.Context, r order.Request, urgent bool) (key string, known bool, err error) {
+	was, err := s.line.Last(ctx, r.ID)
+	if err == nil && was.Hash == r.Hash() {
+		return r.ID, true, nil
+	}
+	if err != nil && !errors.Is(err, pipeline.ErrNoOrder) {
+		return "", false, err
+	}
+	other := err == nil // the id is another order's: the message will be refused
+	body, err := json.Marshal(r)
+	if err != nil {
+		return "", false, fmt.Errorf("encode order %s: %w", r.ID, err)
+	}
+	subject := pipeline.NewSubject
+	if urgent {
+		subject = pipeline.UrgentSubject
+	}
+	seq, err := pipeline.Publish(ctx, s.js, subject, body)
+	if err != nil {
+		return "", false, fmt.Errorf("hand in order %s: %w", r.ID, err)
+	}
+	step, err := s.step(ctx, r)
+	if other || step.Problem != "" {
+		return s.line.BadID(seq), false, err // where the intake puts what it refuses
+	}
+	return r.ID, false, err
+}
+
+// Progress is how far a batch has come: orders by state.
+type Progress struct {
+	Total  int                 `json:"total"`
+	States map[order.State]int `json:"states"` // those not taken yet are missing
+}
+
+// Done is how many need no worker any more.
+func (p Progress) Done() int {
+	return p.States[order.Issued] + p.States[order.Failed] + p.States[order.Held] + p.States[order.Archived]
+}
+
+// errDone ends a watch.
+var errDone = errors.New("done")
+
+// follow watches the wanted orders until all of them are final or held, and
+// returns them as they ended. shown is told of each change.
+func (s *session) follow(ctx context.Context, wanted map[string]string, shown func(Progress)) (map[string]pipeline.Item, error) {
+	now := map[string]pipeline.Item{}
+	states := map[order.State]int{}
+	if len(wanted) == 0 {
+		return now, nil
+	}
+	err := s.line.Watch(ctx, func(it pipeline.Item) error {
+		if _, ours := wanted[it.ID()]; !ours {
+			return nil
+		}
+		was, seen := now[it.ID()]
+		if seen && was.Seq > it.Seq {
+			return nil // the older message of an order that a crash left
+		}
+		if seen {
+			states[was.State]--
+		}
+		states[it.State]++
+		now[it.ID()] = it
+		p := Progress{Total: len(wanted), States: maps.Clone(states)}
+		shown(p)
+		if p.Done() == p.Total {
+			return errDone
+		}
+		return nil
+	})
+	if err == nil {
+		err = ctx.Err()
+	}
+	if errors.Is(err, errDone) {
+		err = nil
+	}
+	return now, err
+}
+
+// Summary is what a run ended with.
+type Summary struct {
+	Orders       int            `json:"orders"`
+	Known        int            `json:"known"` // were known before this run
+	New          int            `json:"new"`
+	Issued       int            `json:"issued"`
+	Held         int            `json:"held"`
+	Failed       map[string]int `json:"failed"` // by class
+	Unfinished   int            `json:"unfinished"`
+	Calls        int            `json:"calls"` // to the clouds in this run
+	PerCert      float64        `json:"calls_per_certificate"`
+	PeakPerSec   int            `json:"peak_calls_per_second"` // of one account and API action, in any sliding second
+	Seconds      float64        `json:"seconds"`
+	Certificates string         `json:"certificates"` // folder
+	Problems     []Problem      `json:"problems,omitempty"`
+	Bad          []BadLine      `json:"bad_lines,omitempty"`
+}
+
+// Problem is an order that was not issued, and what ends it.
+type Problem struct {
+	ID       string   `json:"id"`
+	State    string   `json:"state"`
+	Class    string   `json:"class,omitempty"`
+	Reason   string   `json:"reason"`
+	Advice   string   `json:"advice,omitempty"`
+	Commands []string `json:"commands,omitempty"`
+}
+
+// OK tells whether every order was issued.
+func (s Summary) OK() bool { return s.Issued == s.Orders && len(s.Bad) == 0 }
+
+// summarise counts the outcomes.
+func summarise(b Batch, h handed, ended map[string]pipeline.Item, took time.Duration) Summary {
+	sum := Summary{Orders: len(b.Requests), Known: h.known, New: h.fresh, Failed: map[string]int{}, Seconds: took.Seconds(), Bad: b.Bad}
+	for _, key := range sorted(h.wanted) {
+		it, seen := ended[key]
+		switch {
+		case !seen:
+			sum.Unfinished++
+		case it.State == order.Issued:
+			sum.Issued++
+		case it.State == order.Failed && it.Failure != nil:
+			sum.Failed[it.Failure.Class]++
+			sum.Problems = append(sum.Problems, Problem{ID: h.wanted[key], State: string(it.State), Class: it.Failure.Class, Reason: it.Failure.Reason, Advice: it.Failure.Advice})
+		case it.State == order.Held && it.Hold != nil:
+			sum.Held++
+			sum.Problems = append(sum.Problems, Problem{ID: key, State: string(it.State), Reason: it.Hold.Reason, Commands: it.Hold.Commands})
+		default:
+			sum.Unfinished++
+		}
+	}
+	return sum
+}

@@ -1,0 +1,130 @@
+package app
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/dcv/alidns"
+	"github.com/certmill/certmill/pkg/dcv/dnspod"
+	"github.com/certmill/certmill/pkg/dcv/file"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/issuer/aliyun"
+	"github.com/certmill/certmill/pkg/issuer/tencent"
+	"github.com/certmill/certmill/pkg/permit"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// clouds are the accounts of a config, ready to be called.
+type clouds struct {
+	accounts stage.Accounts
+	solvers  map[string]dcv.Solver // by label
+}
+
+// openClouds makes the clients. Nothing is sent.
+func openClouds(c Config, permits *permit.Set, simulated bool) (clouds, error) {
+	out := clouds{accounts: stage.Accounts{}, solvers: map[string]dcv.Solver{}}
+	for _, label := range sorted(c.Accounts) {
+		a := c.Accounts[label]
+		flows, solver, err := a.open(c, permits)
+		if err != nil {
+			return clouds{}, fmt.Errorf("account %s: %w", label, err)
+		}
+		out.solvers[label] = solver
+		out.accounts[label] = &stage.Account{
+			Label: label, Main: a.Main, Cloud: a.Cloud, Flows: flows, Contact: a.Contact, Company: a.Company,
+			Product: a.Product, CSRSANs: a.CSRSANs, Simulated: simulated,
+			Waits: stage.Waits{Entry: a.EntryLife, Signature: a.SignatureLife, Clocks: a.Clocks, ListLag: a.ListLag},
+		}
+	}
+	return out, nil
+}
+
+// open makes the client of one label: a new cloud is one case here.
+func (a Account) open(c Config, permits *permit.Set) (map[string]issuer.Flow, dcv.Solver, error) {
+	id, err := a.KeyID.read()
+	if err != nil {
+		return nil, nil, fmt.Errorf("key_id: %w", err)
+	}
+	secret, err := a.Secret.read()
+	if err != nil {
+		return nil, nil, fmt.Errorf("secret: %w", err)
+	}
+	token, err := a.Token.read()
+	if err != nil {
+		return nil, nil, fmt.Errorf("token: %w", err)
+	}
+	var flows []issuer.Flow
+	var records dcv.Solver
+	switch a.Cloud {
+	case stage.Aliyun:
+		client, err := aliyun.New(aliyun.Config{Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, AccessKeyID: id.Reveal(),
+			AccessKeySecret: secret, SecurityToken: token, Region: a.Region, Main: a.Main, Permits: permits})
+		if err != nil {
+			return nil, nil, err
+		}
+		flows, records = []issuer.Flow{client.Package(), client.CSR(), client.Instance()}, alidns.New(client)
+	case stage.Tencent:
+		client, err := tencent.New(tencent.Config{Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, SecretID: id.Reveal(),
+			SecretKey: secret, Token: token, Region: a.Region, Main: a.Main, Permits: permits})
+		if err != nil {
+			return nil, nil, err
+		}
+		flows, records = []issuer.Flow{client.Certificate()}, dnspod.New(client)
+	}
+	byAction := map[string]issuer.Flow{}
+	for _, f := range flows {
+		byAction[f.Action()] = f
+	}
+	return byAction, newSolver(c.DCV, records), nil
+}
+
+// documented are the limits of the clouds' own pages, in calls a second; what
+// is not documented gets the smallest.
+var documented = map[string]int{
+	"AddDomainRecord": 60, "DeleteDomainRecord": 60, "UpdateDomainRecord": 60,
+	"DescribeSubDomainRecords": 300, "DescribeDomainRecords": 100,
+	"CreateRecord": 500, "DeleteRecord": 500, "DescribeRecordList": 100, "DescribeDomainList": 20,
+}
+
+const (
+	usualLimit       = 10 // CAS and Tencent SSL: each API action of a main account
+	requestDeadline  = 3 * time.Second
+	spendingDeadline = 15 * time.Second // a paid call is given every chance to answer
+	period           = time.Second
+)
+
+// spending are the actions whose unknown outcome is dear.
+var spending = map[string]bool{stage.ForPackage: true, stage.WithCSR: true, stage.DVAudit: true, stage.OrderSubmit: true, "CertificateInfoSubmit": true}
+
+// limits tells the size of each ring: the account's own setting, else the
+// documented one.
+func (c Config) limits() func(permit.Key) permit.Limit {
+	own := map[string]map[string]int{}
+	for _, a := range c.Accounts {
+		own[a.Main] = a.Limits
+	}
+	return func(k permit.Key) permit.Limit {
+		l := permit.Limit{Calls: usualLimit, Period: period, Deadline: requestDeadline}
+		if n := documented[k.Action]; n > 0 {
+			l.Calls = n
+		}
+		if n := own[k.Account][k.Action]; n > 0 {
+			l.Calls = n
+		}
+		if spending[k.Action] {
+			l.Deadline = spendingDeadline
+		}
+		return l
+	}
+}
+
+// newSolver proves by records in the account's own DNS, and by files.
+func newSolver(c DCV, records dcv.Solver) dcv.Solver {
+	return dcv.ByType{DNS: records, FILE: file.Solver{Dir: c.Files}}
+}
+
+// newLooker looks as the CA will.
+func newLooker(c DCV) (*dcv.Looker, error) {
+	return dcv.NewLooker(dcv.LookerConfig{Resolvers: c.Resolvers, Servers: c.Servers, HTTPPort: c.FilePort})
+}

@@ -1,0 +1,288 @@
+package app
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// Config is everything that does not change while a process runs. It is read
+// once; unknown keys are refused. What changes at run time (pauses, products
+// without quota, sweep marks) is account state in NATS.
+//
+// The doc tags are the source of the tables of settings (Table).
+type Config struct {
+	NATS     NATS               `yaml:"nats"`
+	State    string             `yaml:"state" doc:"folder of this process: embedded server, key store, identity, simulated clouds"`
+	Keys     Keys               `yaml:"keys"`
+	Deliver  Deliver            `yaml:"deliver"`
+	DCV      DCV                `yaml:"dcv"`
+	Listen   string             `yaml:"listen" doc:"host:port of the probes /healthz and /readyz; empty: none"`
+	Log      string             `yaml:"log" doc:"debug, info, warn or error"`
+	Parallel int                `yaml:"parallel" doc:"orders that one worker handles at the same time, for each stage and lane"`
+	Accounts map[string]Account `yaml:"accounts" doc:"by label, [a-z0-9-]; a label is a queue of its own, what concerns money or limits goes by main account"`
+}
+
+// NATS is the way to the server.
+type NATS struct {
+	URL         string `yaml:"url" doc:"server or servers, comma-separated; empty: certmill run embeds one"`
+	User        string `yaml:"user" doc:"user name, where the server asks for one"`
+	Password    Ref    `yaml:"password" doc:"its password, as env:NAME or file:PATH"`
+	Credentials string `yaml:"credentials" doc:"path of a .creds file, in place of user and password"`
+	CA          string `yaml:"ca" doc:"path of the root certificates that the server's certificate chains to"`
+	Replicas    int    `yaml:"replicas" doc:"of the streams: 1, or 3 in a cluster"`
+}
+
+// Keys say who can open private keys, and where sealed ones rest.
+type Keys struct {
+	Store      string   `yaml:"store" doc:"folder with the sealed keys and attempt numbers, shared by all submitters"`
+	Recipients []string `yaml:"recipients" doc:"age recipients (age1…) that keys are sealed to"`
+	Identity   string   `yaml:"identity" doc:"path of the age identity that opens keys; collectors only, empty: keys are delivered sealed"`
+}
+
+// Deliver is where certificates go.
+type Deliver struct {
+	Directory string `yaml:"directory" doc:"folder that gets <id>/fullchain.pem, <id>/privkey.pem (or .age) and <id>/order.json"`
+}
+
+// DCV is how control of names is proved and seen.
+type DCV struct {
+	Files     string   `yaml:"files" doc:"folder that FILE challenges are written to, <host>/<path>; the web servers of the names serve it"`
+	FilePort  int      `yaml:"file_port" doc:"port at which certmill looks at FILE challenges"`
+	Resolvers []string `yaml:"resolvers" doc:"host:port of recursive resolvers; empty: those of /etc/resolv.conf"`
+	Servers   []string `yaml:"servers" doc:"host:port of name servers that are asked in place of the zones' own: split-horizon DNS and simulated clouds"`
+}
+
+// Account is one label.
+type Account struct {
+	Cloud         string         `yaml:"cloud" doc:"aliyun or tencent"`
+	Main          string         `yaml:"main" doc:"id of the main account (ParentUid, Uin); labels with the same one share limits and ledger"`
+	Endpoint      string         `yaml:"endpoint" doc:"scheme://host[:port] of CAS or SSL; empty: the cloud's own"`
+	DNSEndpoint   string         `yaml:"dns_endpoint" doc:"scheme://host[:port] of alidns or DNSPod; empty: the cloud's own"`
+	Region        string         `yaml:"region" doc:"cn-hangzhou at Alibaba; none is needed at Tencent"`
+	KeyID         Ref            `yaml:"key_id" doc:"access key id or SecretId, as env:NAME or file:PATH"`
+	Secret        Ref            `yaml:"secret" doc:"access key secret or SecretKey, as env:NAME or file:PATH"`
+	Token         Ref            `yaml:"token" doc:"security token of temporary credentials, as env:NAME or file:PATH"`
+	Product       string         `yaml:"product" doc:"product code of orders that name none"`
+	Contact       order.Contact  `yaml:"contact" doc:"name, email, phone, province, city of orders that leave them out"`
+	Company       string         `yaml:"company" doc:"of orders that leave it out; OV products only"`
+	CSRSANs       bool           `yaml:"csr_sans" doc:"it was proved that this account's product honours the SANs of a CSR"`
+	Limits        map[string]int `yaml:"limits" doc:"calls a second by API action, where they differ from the documented ones"`
+	SignatureLife time.Duration  `yaml:"signature_life" doc:"how old a signature the cloud takes: 15m at Alibaba, 5m at Tencent"`
+	EntryLife     time.Duration  `yaml:"entry_life" doc:"a spending call is signed at most this long after its ledger entry (30s)"`
+	Clocks        time.Duration  `yaml:"clocks" doc:"how far the clocks of cloud, NATS and workers may be apart (60s)"`
+	ListLag       time.Duration  `yaml:"list_lag" doc:"how late the cloud's list may show an order (60s)"`
+}
+
+// Ref is where a secret comes from: env:NAME or file:PATH. The secret itself
+// is refused in a config file.
+type Ref string
+
+// read fetches the secret, without the line end that files have.
+func (r Ref) read() (order.Secret, error) {
+	kind, where, _ := strings.Cut(string(r), ":")
+	switch {
+	case r == "":
+		return "", nil
+	case kind == "env" && where != "":
+		if v := os.Getenv(where); v != "" {
+			return order.Secret(v), nil
+		}
+		return "", fmt.Errorf("environment variable %s is not set", where)
+	case kind == "file" && where != "":
+		data, err := os.ReadFile(where)
+		if err != nil {
+			return "", err
+		}
+		if text := strings.TrimSpace(string(data)); text != "" {
+			return order.Secret(text), nil
+		}
+		return "", fmt.Errorf("%s is empty", where)
+	}
+	return "", errors.New("write env:NAME or file:PATH; a secret itself does not belong into the config") // never repeated
+}
+
+// Defaults are the settings that a config starts from.
+func Defaults() Config {
+	return Config{
+		NATS: NATS{Replicas: 1}, State: "state", Deliver: Deliver{Directory: "certs"}, DCV: DCV{FilePort: 80},
+		Log: "info", Parallel: 16,
+	}
+}
+
+// Load reads a config file. An empty path means the defaults.
+func Load(path string) (Config, error) {
+	if path == "" {
+		return Parse(nil)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read config: %w", err)
+	}
+	c, err := Parse(data)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Parse reads a config from YAML. Unknown keys are refused with their line.
+func Parse(data []byte) (Config, error) {
+	c := Defaults()
+	err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&c)
+	if err != nil && !errors.Is(err, io.EOF) { // io.EOF: there is nothing in it
+		return Config{}, badYAML(err)
+	}
+	if reflect.ValueOf(c).IsZero() { // a document without content clears what it is read into
+		c = Defaults()
+	}
+	c.fill()
+	return c, c.check()
+}
+
+// badYAML says line and column first and leaves the source out: a value could
+// be a secret that was written where a reference belongs.
+func badYAML(err error) error {
+	var known yaml.Error
+	if !errors.As(err, &known) {
+		return err
+	}
+	at := known.GetToken().Position
+	return fmt.Errorf("line %d, column %d: %s", at.Line, at.Column, known.GetMessage())
+}
+
+// Rest moves the process's own folder, and what follows from it.
+func (c *Config) Rest(state string) {
+	for path, name := range map[*string]string{&c.Keys.Store: "keys", &c.DCV.Files: "files"} {
+		if *path == filepath.Join(c.State, name) {
+			*path = filepath.Join(state, name)
+		}
+	}
+	c.State = state
+}
+
+// fill sets what follows from other settings.
+func (c *Config) fill() {
+	if c.Keys.Store == "" {
+		c.Keys.Store = filepath.Join(c.State, "keys")
+	}
+	if c.DCV.Files == "" {
+		c.DCV.Files = filepath.Join(c.State, "files")
+	}
+	for label, a := range c.Accounts {
+		if a.Main == "" {
+			a.Main = label
+		}
+		if a.SignatureLife == 0 {
+			a.SignatureLife = map[string]time.Duration{stage.Aliyun: 15 * time.Minute, stage.Tencent: 5 * time.Minute}[a.Cloud]
+		}
+		setIfZero(&a.EntryLife, 30*time.Second)
+		setIfZero(&a.Clocks, time.Minute)
+		setIfZero(&a.ListLag, time.Minute)
+		c.Accounts[label] = a
+	}
+}
+
+func setIfZero[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+var (
+	labelForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,39}$`)
+	mainForm  = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+)
+
+// check refuses what cannot work, all of it at once.
+func (c Config) check() error {
+	var all []error
+	bad := func(format string, args ...any) { all = append(all, fmt.Errorf(format, args...)) }
+	if c.NATS.Replicas != 1 && c.NATS.Replicas != 3 && c.NATS.Replicas != 5 {
+		bad("nats.replicas is %d: write 1 for a single server, 3 or 5 in a cluster", c.NATS.Replicas)
+	}
+	if _, err := logLevel(c.Log); err != nil {
+		bad("log: %w", err)
+	}
+	if c.Parallel < 1 || c.Parallel > 500 {
+		bad("parallel is %d: write 1 to 500", c.Parallel)
+	}
+	if len(c.Keys.Recipients) > 0 {
+		if _, err := certstore.ParseRecipients(c.Keys.Recipients...); err != nil {
+			bad("keys.recipients: %w", err)
+		}
+	}
+	for label, a := range c.Accounts {
+		all = append(all, a.check("accounts."+label, label)...)
+	}
+	all = append(all, c.sharedMains()...)
+	slices.SortFunc(all, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(all...)
+}
+
+func (a Account) check(at, label string) (all []error) {
+	bad := func(format string, args ...any) { all = append(all, fmt.Errorf(at+format, args...)) }
+	if !labelForm.MatchString(label) || strings.HasSuffix(label, order.UrgentSuffix) || label == order.AnyAccount || label == order.NoLane {
+		bad(": a label has 1 to 40 of a-z, 0-9 and '-', does not end in %q, and is neither %q nor %q", order.UrgentSuffix, order.AnyAccount, order.NoLane)
+	}
+	if a.Cloud != stage.Aliyun && a.Cloud != stage.Tencent {
+		bad(".cloud is %q: write %s or %s", a.Cloud, stage.Aliyun, stage.Tencent)
+	}
+	if !mainForm.MatchString(a.Main) {
+		bad(".main is %q: write the id of the main account in quotes, letters, digits, '-' and '_'", a.Main)
+	}
+	if a.KeyID == "" || a.Secret == "" {
+		bad(": key_id and secret are required, as env:NAME or file:PATH")
+	}
+	for name, e := range map[string]string{"endpoint": a.Endpoint, "dns_endpoint": a.DNSEndpoint} {
+		if u, err := url.Parse(e); e != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+			bad(".%s is %q: write http(s)://host[:port]", name, e)
+		}
+	}
+	for action, n := range a.Limits {
+		if n < 1 {
+			bad(".limits.%s is %d: write how many calls a second are allowed, at least 1", action, n)
+		}
+	}
+	for name, d := range map[string]time.Duration{"signature_life": a.SignatureLife, "entry_life": a.EntryLife, "clocks": a.Clocks, "list_lag": a.ListLag} {
+		if d < 0 {
+			bad(".%s is %v: it cannot be negative", name, d)
+		}
+	}
+	return all
+}
+
+// sharedMains refuses labels that share a main account and differ in what holds
+// for it as a whole.
+func (c Config) sharedMains() (all []error) {
+	first := map[string]string{}
+	for _, label := range sorted(c.Accounts) {
+		a := c.Accounts[label]
+		other, shared := first[a.Main]
+		if !shared {
+			first[a.Main] = label
+			continue
+		}
+		b := c.Accounts[other]
+		if a.Cloud != b.Cloud || a.Endpoint != b.Endpoint || !equal(a.Limits, b.Limits) {
+			all = append(all, fmt.Errorf("accounts.%s and accounts.%s are on one main account (%s) but differ in cloud, endpoint or limits: write the same for both", other, label, a.Main))
+		}
+	}
+	return all
+}

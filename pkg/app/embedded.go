@@ -1,0 +1,87 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// Embedded is a nats-server in this process, for a single machine.
+type Embedded struct{ server *server.Server }
+
+// StartEmbedded starts a server on the loopback with file storage below dir and
+// an fsync on every write: an acknowledged order survives a power cut. It takes
+// NATS's usual port if that is free, so that the stock nats command finds it.
+func StartEmbedded(dir string) (*Embedded, error) {
+	s, err := server.NewServer(&server.Options{
+		ServerName: "certmill", Host: "127.0.0.1", Port: usualPort(),
+		JetStream: true, StoreDir: filepath.Join(dir, "nats"), SyncAlways: true,
+		NoSigs: true, NoLog: true, MaxPayload: 1 << 20,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("embedded nats-server: %w", err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(30 * time.Second) {
+		s.Shutdown()
+		return nil, errors.New("embedded nats-server did not become ready within 30 s; is another one running on the same state folder?")
+	}
+	return &Embedded{server: s}, nil
+}
+
+func usualPort() int {
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(server.DEFAULT_PORT)))
+	if err != nil {
+		return server.RANDOM_PORT
+	}
+	_ = l.Close()
+	return server.DEFAULT_PORT
+}
+
+// URL is where other processes reach it.
+func (e *Embedded) URL() string { return e.server.ClientURL() }
+
+// Stop shuts the server down and waits until its files are closed.
+func (e *Embedded) Stop() {
+	e.server.Shutdown()
+	e.server.WaitForShutdown()
+}
+
+// dial connects as every part of certmill does: once. A connection that would
+// reconnect by itself would go on publishing on streams that may have been
+// restored meanwhile.
+func dial(n NATS, name string, log *slog.Logger, lost func(error)) (*nats.Conn, error) {
+	opts := []nats.Option{
+		nats.Name(name), nats.NoReconnect(), nats.ReconnectBufSize(-1), nats.Timeout(5 * time.Second),
+		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Debug("NATS reports an error", "err", err)
+		}),
+		nats.ClosedHandler(func(c *nats.Conn) { lost(c.LastError()) }),
+	}
+	password, err := n.Password.read()
+	if err != nil {
+		return nil, fmt.Errorf("nats.password: %w", err)
+	}
+	if n.User != "" {
+		opts = append(opts, nats.UserInfo(n.User, password.Reveal()))
+	}
+	if n.Credentials != "" {
+		opts = append(opts, nats.UserCredentials(n.Credentials))
+	}
+	if n.CA != "" {
+		opts = append(opts, nats.RootCAs(n.CA))
+	}
+	nc, err := nats.Connect(n.URL, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS at %s: %w", n.URL, err)
+	}
+	return nc, nil
+}

@@ -1,0 +1,86 @@
+package app
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/lmittmann/tint"
+	"github.com/mattn/go-isatty"
+	"golang.org/x/sync/errgroup"
+)
+
+// Main is the main function of a worker's binary: it works as role until it is
+// told to stop, and returns the exit status.
+func Main(role Role, args []string) int {
+	flags := flag.NewFlagSet(string(role), flag.ContinueOnError)
+	path := flags.String("config", os.Getenv("CERTMILL_CONFIG"), "config file; see certmill config for an example")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	ctx, stop := Signals()
+	defer stop()
+	if err := runWorker(ctx, *path, role); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
+		return 1
+	}
+	return 0
+}
+
+func runWorker(ctx context.Context, path string, role Role) error {
+	c, err := Load(path)
+	if err != nil {
+		return err
+	}
+	if c.NATS.URL == "" {
+		return fmt.Errorf("nats.url is empty: a worker needs a server; certmill run has one of its own")
+	}
+	if len(c.Accounts) == 0 {
+		return fmt.Errorf("accounts is empty: there is nothing to work for")
+	}
+	log := NewLogger(os.Stderr, c.Log)
+	p, err := NewProcess(c, hostName(string(role)), false, log, role)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	if c.Listen != "" {
+		g.Go(func() error { return p.ready.serve(ctx, c.Listen, log) })
+	}
+	g.Go(func() error {
+		defer log.Info("drained")
+		if err := p.Run(ctx, role); err != nil {
+			return err
+		}
+		return context.Canceled // ends the probes
+	})
+	if err := g.Wait(); err != nil && ctx.Err() == nil || err != nil && err != context.Canceled {
+		return err
+	}
+	return nil
+}
+
+// Signals returns a context that ends at SIGINT or SIGTERM. A second signal
+// kills the process: stop restores the default.
+func Signals() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// NewLogger logs to w: in colour on a terminal, as JSON elsewhere.
+func NewLogger(w io.Writer, level string) *slog.Logger {
+	l, err := logLevel(level)
+	if err != nil {
+		l = slog.LevelInfo
+	}
+	if f, ok := w.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
+		return slog.New(tint.NewHandler(w, &tint.Options{Level: l, TimeFormat: "15:04:05.000"}))
+	}
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+}

@@ -1,0 +1,186 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// limited is an errgroup that runs at most n at a time.
+func limited(ctx context.Context, n int) (*errgroup.Group, context.Context) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(n)
+	return g, ctx
+}
+
+// RunOptions is what certmill run is asked for.
+type RunOptions struct {
+	Config Config
+	Files  []string // order files; none: work until told to stop
+	Batch  string   // of orders that name none; "" for the file's name
+	Log    *slog.Logger
+	View   View
+}
+
+// View shows a run. The methods are called one at a time.
+type View interface {
+	Started(where Where)
+	Planned(steps []Step, b Batch)
+	HandedIn(known, fresh int)
+	Moved(p Progress)
+	Ended(s Summary)
+}
+
+// Where tells how to reach what a run started.
+type Where struct {
+	NATS      string `json:"nats"`
+	Simulated bool   `json:"simulated"` // both clouds are simulated here
+	Control   string `json:"control,omitempty"`
+	State     string `json:"state"`
+}
+
+// Run is everything in one process: a nats-server unless the config names one,
+// the simulated clouds unless it has accounts, and all three workers. It hands
+// the files in, follows the orders to their end and returns the summary. Run
+// again after a stop, however hard, it goes on where it was.
+func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
+	began := time.Now()
+	batch, err := ReadFiles(opt.Batch, opt.Files...)
+	if err != nil {
+		return Summary{}, err
+	}
+	c := opt.Config
+	if err := os.MkdirAll(c.State, 0o700); err != nil {
+		return Summary{}, fmt.Errorf("state folder: %w", err)
+	}
+	if len(c.Keys.Recipients) == 0 && c.Keys.Identity == "" {
+		c.Keys.Identity = filepath.Join(c.State, "identity.age") // made for itself, so that it can open the keys
+	}
+	house, err := openHouse(ctx, c, opt.Log)
+	if err != nil {
+		return Summary{}, err
+	}
+	defer func() { err = errors.Join(err, house.close()) }()
+	opt.View.Started(house.where())
+
+	p, err := NewProcess(house.cfg, hostName("run"), house.world != nil, opt.Log, Roles...)
+	if err != nil {
+		return Summary{}, err
+	}
+	work, stop := context.WithCancel(ctx)
+	g, work := errgroup.WithContext(work)
+	g.Go(func() error { return p.Run(work, Roles...) })
+	if c.Listen != "" {
+		g.Go(func() error { return p.ready.serve(work, c.Listen, opt.Log) })
+	}
+	g.Go(func() error {
+		if len(opt.Files) == 0 {
+			<-work.Done()
+			return nil
+		}
+		defer stop()
+		sum, err = house.issue(work, p, batch, opt.View, began)
+		return err
+	})
+	err = g.Wait()
+	stop()
+	return sum, err
+}
+
+// house is what one process of certmill run stands on.
+type house struct {
+	cfg   Config
+	nats  *Embedded // nil: the config names a server
+	world *world    // nil: the config has accounts
+}
+
+func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) {
+	h := &house{cfg: c}
+	var err error
+	if c.NATS.URL == "" {
+		if h.nats, err = StartEmbedded(c.State); err != nil {
+			return nil, err
+		}
+		h.cfg.NATS.URL = h.nats.URL()
+	}
+	if len(c.Accounts) == 0 {
+		// The world outlives ctx: what drains may still call it.
+		if h.world, h.cfg, err = openWorld(context.WithoutCancel(ctx), h.cfg, log); err == nil {
+			err = h.world.begin(h.cfg)
+		}
+	} else {
+		err = writeConfig(h.cfg)
+	}
+	if err != nil {
+		return nil, errors.Join(err, h.close())
+	}
+	return h, nil
+}
+
+func (h *house) where() Where {
+	w := Where{NATS: h.cfg.NATS.URL, State: h.cfg.State, Simulated: h.world != nil}
+	if h.world != nil {
+		w.Control = h.world.sim.ControlURL()
+	}
+	return w
+}
+
+func (h *house) close() (err error) {
+	if h.world != nil {
+		err = h.world.close()
+	}
+	if h.nats != nil {
+		h.nats.Stop()
+	}
+	return err
+}
+
+// issue hands the batch in and follows it.
+func (h *house) issue(ctx context.Context, p *Process, b Batch, view View, began time.Time) (Summary, error) {
+	s, ctx, err := p.connect(ctx)
+	if err != nil {
+		return Summary{}, err
+	}
+	defer s.close()
+	steps, err := s.plan(ctx, b.Requests)
+	if err != nil {
+		return Summary{}, err
+	}
+	view.Planned(steps, b)
+	in, err := s.handIn(ctx, b.Requests, false)
+	if err != nil {
+		return Summary{}, err
+	}
+	view.HandedIn(in.known, in.fresh)
+	ended, err := s.follow(ctx, in.wanted, view.Moved)
+	sum := summarise(b, in, ended, time.Since(began))
+	sum.Certificates = h.cfg.Deliver.Directory
+	sum.Calls, sum.PeakPerSec = h.calls(p)
+	if sum.Issued > 0 {
+		sum.PerCert = float64(sum.Calls) / float64(sum.Issued)
+	}
+	if err == nil || errors.Is(err, context.Canceled) {
+		view.Ended(sum)
+	}
+	return sum, err
+}
+
+// calls are those of this run, as the clouds counted them.
+func (h *house) calls(p *Process) (total, peak int) {
+	if h.world == nil {
+		return 0, 0
+	}
+	for _, c := range h.world.sim.Report().Calls {
+		total += c.Calls
+		if c.Limit <= usualLimit { // the DNS APIs allow more
+			peak = max(peak, c.PeakSliding)
+		}
+	}
+	return total, peak
+}

@@ -1,0 +1,222 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/permit"
+	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// Process is one certmill process: what outlasts a lost connection.
+type Process struct {
+	cfg       Config
+	name      string // stands in timelines and connection lists
+	simulated bool   // the clouds are simulated by this very process
+	log       *slog.Logger
+
+	permits    *permit.Set
+	clouds     clouds
+	keys       *certstore.KeyStore
+	recipients certstore.Recipients
+	identities *certstore.Identities // nil: this process cannot open keys
+	looker     stage.Looker
+
+	incarnation string // of the streams that this process belongs to
+	ready       health
+}
+
+// session is one connection to NATS and what stands on it.
+type session struct {
+	*Process
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	line     *pipeline.Line
+	ledger   *ledger.Ledger
+	states   *account.Accounts
+	sinks    []stage.Sink
+	accounts stage.Accounts
+	solvers  map[string]dcv.Solver
+}
+
+// NewProcess opens what needs no connection: keys, clients, permits. Whoever
+// buys or delivers needs the key store or the identity; roles tell which.
+func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles ...Role) (*Process, error) {
+	p := &Process{cfg: c, name: name, simulated: simulated, log: log, permits: permit.NewSet(c.limits())}
+	var err error
+	if p.clouds, err = openClouds(c, p.permits, simulated); err != nil {
+		return nil, err
+	}
+	if p.looker, err = newLooker(c.DCV); err != nil {
+		return nil, err
+	}
+	for _, r := range roles {
+		if err := p.openKeys(r); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// openKeys gives a role no more than it needs: the submitter seals and stores,
+// only the collector opens.
+func (p *Process) openKeys(r Role) (err error) {
+	k := p.cfg.Keys
+	if r == Verifier {
+		return nil
+	}
+	if r == Collector && k.Identity != "" {
+		id, err := certstore.OpenIdentity(k.Identity)
+		if err != nil {
+			return err
+		}
+		p.identities = &id
+	}
+	if r == Submitter && p.keys == nil {
+		if p.keys, err = certstore.OpenKeyStore(k.Store); err != nil {
+			return err
+		}
+	}
+	if len(k.Recipients) > 0 {
+		p.recipients, err = certstore.ParseRecipients(k.Recipients...)
+		return err
+	}
+	if k.Identity == "" {
+		return errors.New("keys.recipients is empty: write at least one age recipient (age1…), or nobody could open the private keys; age-keygen makes one")
+	}
+	// A machine that makes its own identity seals to that.
+	id, err := certstore.OpenIdentity(k.Identity)
+	if err != nil {
+		return err
+	}
+	p.recipients, err = id.Recipients()
+	return err
+}
+
+// Run serves the roles until ctx ends, over as many connections as it takes. It
+// returns an error only for what another connection cannot mend.
+func (p *Process) Run(ctx context.Context, roles ...Role) error {
+	for ctx.Err() == nil {
+		err := p.serve(ctx, roles)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errOtherStreams):
+			return err
+		}
+		p.log.WarnContext(ctx, "connection to NATS ended; connecting again", "err", err)
+		_ = sleep(ctx, 2*time.Second)
+	}
+	return nil
+}
+
+// errOtherStreams: what this process knows belongs to another life of them.
+var errOtherStreams = errors.New("the streams are of another incarnation than this process began with: they were restored or made anew; start the workers again")
+
+// serve runs one session.
+func (p *Process) serve(ctx context.Context, roles []Role) error {
+	s, ctx, err := p.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	p.ready.set(true)
+	defer p.ready.set(false)
+	p.log.InfoContext(ctx, "working", "roles", roles, "accounts", s.accounts.Labels())
+	g, work := errgroup.WithContext(ctx)
+	for _, r := range roles {
+		g.Go(func() error { return s.work(work, r) })
+	}
+	err = g.Wait()
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// connect opens a session. The context it returns ends when the connection
+// drops, with pipeline.ErrLost as its cause.
+func (p *Process) connect(ctx context.Context) (*session, context.Context, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	nc, err := dial(p.cfg.NATS, p.name, p.log, func(err error) {
+		cancel(fmt.Errorf("%w: %v", pipeline.ErrLost, err))
+	})
+	if err != nil {
+		cancel(err)
+		return nil, nil, err
+	}
+	s := &session{Process: p, nc: nc, accounts: p.clouds.accounts, solvers: p.clouds.solvers}
+	if err := s.open(ctx); err != nil {
+		cancel(err)
+		nc.Close()
+		return nil, nil, err
+	}
+	return s, ctx, nil
+}
+
+// open provisions the streams, checks whose they are, and only then builds what
+// publishes.
+func (s *session) open(ctx context.Context) (err error) {
+	if s.js, err = jetstream.New(s.nc); err != nil {
+		return fmt.Errorf("JetStream: %w", err)
+	}
+	start, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := pipeline.Provision(start, s.js, s.cfg.NATS.Replicas); err != nil {
+		return err
+	}
+	if err := pipeline.EnsureStream(start, s.js, ledger.Config(s.cfg.NATS.Replicas, pipeline.FirstSeq())); err != nil {
+		return err
+	}
+	if s.line, err = pipeline.Open(start, s.js, s.name, s.log); err != nil {
+		return err
+	}
+	switch token := s.line.Incarnation(); s.incarnation {
+	case "":
+		s.incarnation = token
+	case token:
+	default:
+		return errOtherStreams
+	}
+	if s.ledger, err = ledger.New(start, s.js); err != nil {
+		return err
+	}
+	s.sinks = []stage.Sink{certstore.Dir{Path: s.cfg.Deliver.Directory}}
+	// The states are followed for as long as the session lives.
+	s.states, err = account.Open(ctx, s.js, s.cfg.NATS.Replicas)
+	return err
+}
+
+func (s *session) close() { s.nc.Close() }
+
+// hostName is a worker's name: host, role and process, so that two replicas on
+// one machine differ.
+func hostName(role string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s-%s-%d", host, role, os.Getpid())
+}
+
+// absolute makes paths of a config independent of the working directory.
+func absolute(path string) string {
+	if a, err := filepath.Abs(path); err == nil {
+		return a
+	}
+	return path
+}

@@ -1,0 +1,58 @@
+package app
+
+import (
+	_ "embed"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Example is a commented config that works against `certmill sim`.
+//
+//go:embed example.yaml
+var Example string
+
+// Table renders all settings as a Markdown table, from the struct itself.
+func Table() string {
+	var b strings.Builder
+	b.WriteString("| setting | default | meaning |\n|---|---|---|\n")
+	rows(&b, "", reflect.ValueOf(Defaults()))
+	return b.String()
+}
+
+func rows(b *strings.Builder, prefix string, v reflect.Value) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		name, doc := prefix+f.Tag.Get("yaml"), f.Tag.Get("doc")
+		if f.Type.Kind() == reflect.Struct && doc == "" {
+			rows(b, name+".", v.Field(i))
+			continue
+		}
+		fmt.Fprintf(b, "| `%s` | %s | %s |\n", name, shown(v.Field(i)), doc)
+		if f.Type == reflect.TypeFor[map[string]Account]() {
+			rows(b, name+".<label>.", reflect.ValueOf(Account{}))
+		}
+	}
+}
+
+func shown(v reflect.Value) string {
+	if v.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("`%v`", v.Interface())
+}
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func equal(a, b map[string]int) bool { return maps.Equal(a, b) }
+
+func logLevel(s string) (slog.Level, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(s)); err != nil {
+		return 0, fmt.Errorf("%q is no log level: write debug, info, warn or error", s)
+	}
+	return l, nil
+}

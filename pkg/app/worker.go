@@ -1,0 +1,186 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// Role is which worker a process is.
+type Role string
+
+const (
+	Submitter Role = "submitter" // takes orders, makes keys, buys; looks after what is unsure or waits
+	Verifier  Role = "verifier"  // proves control of the names; sweeps for what was issued
+	Collector Role = "collector" // fetches, checks, delivers, cleans up
+)
+
+// Roles are all of them, in the order of the line.
+var Roles = []Role{Submitter, Verifier, Collector}
+
+// work runs one worker on a session until ctx ends; then it stops fetching,
+// lets its handlers finish and gives the rest back.
+func (s *session) work(ctx context.Context, r Role) error {
+	g, ctx := errgroup.WithContext(ctx)
+	switch r {
+	case Submitter:
+		s.submitter(ctx, g)
+	case Verifier:
+		s.verifier(ctx, g)
+	case Collector:
+		if err := s.collector(ctx, g); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("no worker is called %q", r)
+	}
+	return g.Wait()
+}
+
+func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
+	intake := stage.Intake{Accounts: s.accounts, Ledger: s.ledger, Line: s.line, Log: s.log}
+	for _, urgent := range []bool{false, true} {
+		g.Go(func() error { return s.line.Intake(ctx, urgent, intake.Accept) })
+	}
+	s.lanes(ctx, g, order.Submit, &stage.Submitter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Keys: s.keys,
+		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Line: s.line})
+
+	reconciler := &stage.Reconciler{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
+	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Now: time.Now}
+	for _, a := range s.accounts.Mains() {
+		s.firstSweep(ctx, g, waiter, a)
+	}
+	for _, a := range s.accounts {
+		s.sweep(ctx, g, "unsure", a, nil, reconciler.Sweep)
+		s.sweep(ctx, g, "waiting", a, nil, waiter.Sweep)
+	}
+}
+
+func (s *session) verifier(ctx context.Context, g *errgroup.Group) {
+	s.lanes(ctx, g, order.Verify, &stage.Verifier{Accounts: s.accounts, Solvers: s.solvers, Looker: s.looker, Trouble: s.trouble()})
+	issuing := &stage.IssuingSweep{Accounts: s.accounts, Line: s.line, Trouble: s.trouble(), Log: s.log, Now: time.Now}
+	for _, a := range s.accounts {
+		s.sweep(ctx, g, "issuing", a, func() time.Duration { return issuing.Interval(a.Label) }, issuing.Sweep)
+	}
+}
+
+func (s *session) collector(ctx context.Context, g *errgroup.Group) error {
+	c := &stage.Collector{Accounts: s.accounts, Ledger: s.ledger, Solvers: s.solvers, Sinks: s.sinks, Sealer: s.recipients, Trouble: s.trouble()}
+	if s.identities != nil { // a nil pointer in the interface would not be nil
+		c.Opener = s.identities
+	}
+	s.lanes(ctx, g, order.Collect, c)
+	return nil
+}
+
+func (s *session) trouble() stage.Trouble { return stage.Trouble{States: s.states, Log: s.log} }
+
+// lanes serves one stage of every account: the usual lane always, the urgent
+// one while there is something in it.
+func (s *session) lanes(ctx context.Context, g *errgroup.Group, state order.State, h pipeline.Handler) {
+	for _, a := range s.accounts {
+		g.Go(func() error {
+			return s.while(ctx, s.active(a), func(ctx context.Context) error {
+				return s.line.Work(ctx, state, a.Label, s.cfg.Parallel, h)
+			})
+		})
+		g.Go(func() error {
+			lane := a.Label + order.UrgentSuffix
+			busy := func(ctx context.Context) bool {
+				any, err := s.line.Any(ctx, state, lane)
+				return s.active(a)(ctx) && (any || err != nil)
+			}
+			return s.while(ctx, busy, func(ctx context.Context) error { return s.line.Work(ctx, state, lane, s.cfg.Parallel, h) })
+		})
+	}
+}
+
+// active tells whether an account is not paused: the consumers of a paused one
+// are not pulled, so that its orders stay where they are.
+func (s *session) active(a *stage.Account) func(context.Context) bool {
+	return func(context.Context) bool {
+		p, paused := s.states.State(a.Main).Paused[a.Label]
+		return !paused || p.Over(time.Now())
+	}
+}
+
+// look is how often a lane's condition is looked at.
+const look = time.Second
+
+// while runs f as long as the condition holds, again and again, until ctx ends.
+// f drains when its context ends.
+func (s *session) while(ctx context.Context, holds func(context.Context) bool, f func(context.Context) error) error {
+	for ctx.Err() == nil {
+		if !holds(ctx) {
+			_ = sleep(ctx, look)
+			continue
+		}
+		run, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- f(run) }() // joined below
+		for holds(ctx) && sleep(ctx, look) == nil && len(ended) == 0 {
+		}
+		stop()
+		if err := <-ended; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweep runs f for one account again and again, in one replica at a time.
+func (s *session) sweep(ctx context.Context, g *errgroup.Group, what string, a *stage.Account, interval func() time.Duration, f func(context.Context, *stage.Account) error) {
+	if interval == nil {
+		interval = func() time.Duration { return time.Second }
+	}
+	g.Go(func() error {
+		return s.line.Ticket(ctx, what+"-"+a.Label, interval, func(ctx context.Context) {
+			if !s.active(a)(ctx) {
+				return
+			}
+			if err := f(ctx, a); err != nil && ctx.Err() == nil {
+				s.log.WarnContext(ctx, "sweep failed; the next one comes by itself", "sweep", what, "account", a.Label, "err", err)
+			}
+		})
+	})
+}
+
+// firstSweep marks a main account once. Each replica tries until it is marked.
+func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Waiter, a *stage.Account) {
+	g.Go(func() error {
+		told := false
+		for ctx.Err() == nil {
+			left, err := w.FirstSweep(ctx, a)
+			switch {
+			case err == nil && left == 0:
+				return nil
+			case err == nil && !told:
+				told = true
+				s.log.InfoContext(ctx, "nothing is bought on this account until its list was swept; a new installation need not wait: certmill first-use "+a.Label,
+					"account", a.Label, "sweep_in", left.Round(time.Second))
+			case err != nil && !errors.Is(err, context.Canceled):
+				s.log.WarnContext(ctx, "first sweep failed; again in a moment", "account", a.Label, "err", err)
+			}
+			_ = sleep(ctx, 2*time.Second)
+		}
+		return nil
+	})
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,101 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/dcv/file"
+)
+
+// world is the simulated clouds, their DNS and the web servers of the names, in
+// this process. It keeps its books in the state folder.
+type world struct {
+	sim   *cloudsim.Sim
+	files *http.Server
+}
+
+// openWorld starts the world and returns the config with its accounts in it.
+func openWorld(ctx context.Context, c Config, log *slog.Logger) (*world, Config, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, c, fmt.Errorf("simulated web server: %w", err)
+	}
+	c.DCV.FilePort = l.Addr().(*net.TCPAddr).Port
+	sim, err := cloudsim.Start(ctx, cloudsim.Config{Dir: filepath.Join(c.State, "cloudsim"), FilePort: c.DCV.FilePort, Logger: log})
+	if err != nil {
+		_ = l.Close()
+		return nil, c, err
+	}
+	w := &world{sim: sim, files: &http.Server{Handler: file.Handler(c.DCV.Files), ReadHeaderTimeout: 5 * time.Second}}
+	go func() { _ = w.files.Serve(l) }() // ends with close
+	c.DCV.Servers, c.DCV.Resolvers = []string{sim.DNSAddr()}, []string{sim.DNSAddr()}
+	if c.Accounts, err = w.accounts(c.State); err != nil {
+		return nil, c, errors.Join(err, w.close())
+	}
+	c.fill()
+	return w, c, errors.Join(c.check(), w.describe(c))
+}
+
+// accounts are the simulator's, with their secrets in files as for real ones.
+func (w *world) accounts(state string) (map[string]Account, error) {
+	dir := filepath.Join(state, "cloudsim", "secrets")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("secrets of the simulated accounts: %w", err)
+	}
+	all := map[string]Account{}
+	for _, a := range w.sim.Accounts() {
+		secret := filepath.Join(absolute(dir), a.Label)
+		id := secret + ".id"
+		if err := errors.Join(os.WriteFile(secret, []byte(a.AccessKeySecret+"\n"), 0o600), os.WriteFile(id, []byte(a.AccessKeyID+"\n"), 0o600)); err != nil {
+			return nil, fmt.Errorf("secrets of the simulated accounts: %w", err)
+		}
+		at := map[string]string{"aliyun": w.sim.AliyunURL(), "tencent": w.sim.TencentURL()}[a.Cloud]
+		all[a.Label] = Account{Cloud: a.Cloud, Main: a.UID, Endpoint: at, DNSEndpoint: at, Product: simProducts[a.Cloud],
+			KeyID: Ref("file:" + id), Secret: Ref("file:" + secret)}
+	}
+	return all, nil
+}
+
+// simProducts are what orders that name no product take in the simulated world.
+var simProducts = map[string]string{"aliyun": "symantec-dv-1-starter"}
+
+// ConfigName is the file in the state folder that certmill run leaves for the
+// other commands, so that they find its server and accounts.
+const ConfigName = "certmill.yaml"
+
+// describe leaves the config in force in the state folder. It holds references
+// to secrets, no secret.
+func (w *world) describe(c Config) error { return writeConfig(c) }
+
+func writeConfig(c Config) error {
+	c.State, c.Keys.Store, c.DCV.Files, c.Deliver.Directory = absolute(c.State), absolute(c.Keys.Store), absolute(c.DCV.Files), absolute(c.Deliver.Directory)
+	if c.Keys.Identity != "" {
+		c.Keys.Identity = absolute(c.Keys.Identity)
+	}
+	data, err := yaml.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("write config: %w", err)
+	}
+	return os.WriteFile(filepath.Join(c.State, ConfigName), data, 0o600)
+}
+
+// begin puts the root of the simulated CA beside the certificates.
+func (w *world) begin(c Config) error {
+	return certstore.Dir{Path: c.Deliver.Directory}.PutRoot(string(w.sim.RootPEM()))
+}
+
+func (w *world) close() error {
+	_ = w.files.Close()
+	return w.sim.Close()
+}
