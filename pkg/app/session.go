@@ -68,6 +68,11 @@ func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles .
 		if err := p.openKeys(r); err != nil {
 			return nil, err
 		}
+		if r != Submitter { // they place FILE challenges and take them back
+			if err := os.MkdirAll(c.DCV.Files, 0o755); err != nil {
+				return nil, fmt.Errorf("dcv.files: %w", err)
+			}
+		}
 	}
 	return p, nil
 }

@@ -83,6 +83,10 @@ func parseChain(text string) ([]*x509.Certificate, error) {
 		if block == nil {
 			return nil, wrong("the chain is broken PEM")
 		}
+		// Decode passes over blocks that it cannot read, and returns the next.
+		if strings.Count(rest[:len(rest)-len(after)], "-----BEGIN ") > 1 {
+			return nil, wrong("the chain is broken PEM")
+		}
 		if block.Type != "CERTIFICATE" {
 			return nil, wrong("there is a PEM block in the chain that is no certificate")
 		}
@@ -173,6 +177,9 @@ func checkChain(certs []*x509.Certificate, want Expect) error {
 	if usages := leaf.ExtKeyUsage; len(usages) > 0 && !slices.Contains(usages, x509.ExtKeyUsageServerAuth) && !slices.Contains(usages, x509.ExtKeyUsageAny) {
 		return wrong("it is not for servers (no serverAuth among its extended key usages)")
 	}
+	if leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil {
+		return wrong("it is signed by itself: no CA issued it")
+	}
 	for i := range len(certs) - 1 {
 		if err := certs[i].CheckSignatureFrom(certs[i+1]); err != nil {
 			return wrong("certificate %d of the chain is not signed by certificate %d: %v", i+1, i+2, err)
@@ -192,15 +199,19 @@ func checkChain(certs []*x509.Certificate, want Expect) error {
 	return nil
 }
 
-func describe(certs []*x509.Certificate, want Expect) *order.Certificate {
-	leaf := certs[0]
+func encodeChain(certs []*x509.Certificate) string {
 	var chain strings.Builder
 	for _, c := range certs {
 		_ = pem.Encode(&chain, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a Builder does not fail
 	}
+	return chain.String()
+}
+
+func describe(certs []*x509.Certificate, want Expect) *order.Certificate {
+	leaf := certs[0]
 	sum := sha256.Sum256(leaf.Raw)
 	return &order.Certificate{
-		Chain: chain.String(), Fingerprint: hex.EncodeToString(sum[:]), Serial: leaf.SerialNumber.Text(16),
+		Chain: encodeChain(certs), Fingerprint: hex.EncodeToString(sum[:]), Serial: leaf.SerialNumber.Text(16),
 		Issuer: leaf.Issuer.String(), NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(),
 		Names: leaf.DNSNames, Added: added(leaf, want.Names),
 	}

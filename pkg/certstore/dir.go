@@ -35,11 +35,14 @@ func (d Dir) Deliver(ctx context.Context, v Delivery) (where string, err error) 
 	if !order.ValidID(v.ID) {
 		return "", fmt.Errorf("%q is no order id", v.ID)
 	}
-	if err := errors.Join(ctx.Err(), v.check()); err != nil {
+	chain, err := v.check()
+	if err := errors.Join(ctx.Err(), err); err != nil {
 		return "", fmt.Errorf("deliver %s: %w", v.ID, err)
 	}
 	folder := filepath.Join(d.Path, v.ID)
-	if err := makeFolder(folder, 0o755); err != nil {
+	// The folder above is synced even if this one is there: a visit that made it
+	// may have died before it synced that.
+	if err := errors.Join(makeFolder(folder, 0o755), syncFolder(d.Path)); err != nil {
 		return "", fmt.Errorf("deliver %s: %w", v.ID, err)
 	}
 	removeTorn(folder)
@@ -50,7 +53,7 @@ func (d Dir) Deliver(ctx context.Context, v Delivery) (where string, err error) 
 	}{
 		{"privkey.pem", []byte(v.Key.Reveal()), 0o600},
 		{"privkey.pem.age", v.Sealed, 0o600},
-		{"fullchain.pem", []byte(v.Chain), 0o644},
+		{"fullchain.pem", []byte(chain), 0o644},
 		{"order.json", v.Record, 0o600},
 	} {
 		if len(f.data) == 0 {
@@ -66,20 +69,27 @@ func (d Dir) Deliver(ctx context.Context, v Delivery) (where string, err error) 
 }
 
 // check refuses to put a key beside a certificate that it does not belong to:
-// servers would not start with them.
-func (v Delivery) check() error {
+// servers would not start with them. It returns the chain encoded anew, because
+// everybody may read that file.
+func (v Delivery) check() (chain string, err error) {
 	certs, err := parseChain(v.Chain)
-	if err != nil || v.Key == "" {
-		return err
+	if err != nil {
+		return "", err
+	}
+	if len(v.Sealed) > 0 && !isSealed(v.Sealed) {
+		return "", errors.New("the private key is not sealed with age")
+	}
+	if v.Key == "" {
+		return encodeChain(certs), nil
 	}
 	pub, err := publicOf(v.Key)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if Fingerprint(pub) != Fingerprint(certs[0].PublicKey) {
-		return &Wrong{Reason: "the private key does not belong to the certificate", Kind: ErrWrongKey}
+		return "", &Wrong{Reason: "the private key does not belong to the certificate", Kind: ErrWrongKey}
 	}
-	return nil
+	return encodeChain(certs), nil
 }
 
 // PutRoot writes the root certificate that the simulated clouds issue under.

@@ -116,11 +116,13 @@ func (s *KeyStore) makeFolder(id string) (string, error) {
 // already, it wins and is returned, with won false: a certificate may have been
 // bought for it.
 func (s *KeyStore) Put(ctx context.Context, id string, k order.Key) (stored order.Key, won bool, err error) {
-	if err := errors.Join(ctx.Err(), mayRest(k)); err != nil {
+	k.Stored = true
+	p := pair{id, k}
+	// What Get would call damaged must not get in: it could never be replaced.
+	if err := errors.Join(ctx.Err(), p.check(id)); err != nil {
 		return order.Key{}, false, fmt.Errorf("put key of %s: %w", id, err)
 	}
-	k.Stored = true
-	data, err := json.Marshal(pair{id, k})
+	data, err := json.Marshal(p)
 	if err != nil {
 		return order.Key{}, false, fmt.Errorf("put key of %s: %w", id, err)
 	}
@@ -145,7 +147,7 @@ func mayRest(k order.Key) error {
 		return errors.New("the key has no fingerprint")
 	case len(k.Sealed) == 0 && k.CSR == "":
 		return errors.New("there is neither a sealed key nor a CSR")
-	case len(k.Sealed) > 0 && !strings.HasPrefix(string(k.Sealed), ageHeader):
+	case len(k.Sealed) > 0 && !isSealed(k.Sealed):
 		return errors.New("the private key is not sealed with age")
 	case strings.Contains(k.CSR, "PRIVATE KEY"):
 		return errors.New("there is a private key where the CSR should be")
@@ -215,8 +217,8 @@ func (s *KeyStore) Number(id string) (attempt, purchase int, err error) {
 	if err != nil {
 		return 0, 0, fmt.Errorf("read attempt number of %s: %w", id, err)
 	}
-	if purchase, err = strconv.Atoi(strings.TrimSpace(string(content))); err != nil {
-		return 0, 0, fmt.Errorf("read attempt number of %s: %s is damaged, restore it from a backup: %w", id, name, err)
+	if purchase, err = strconv.Atoi(strings.TrimSpace(string(content))); err != nil || purchase < 1 {
+		return 0, 0, fmt.Errorf("read attempt number of %s: %s is damaged, restore it from a backup: %.20q is no number of a purchase", id, name, content)
 	}
 	return attempt, purchase, nil
 }

@@ -24,6 +24,9 @@ const maxSecret = 64 << 10
 // ageHeader begins every age file in binary form.
 const ageHeader = "age-encryption.org/v1\n"
 
+// isSealed tells an age file from a key in clear text.
+func isSealed(data []byte) bool { return bytes.HasPrefix(data, []byte(ageHeader)) }
+
 // Recipients are those that sealed keys can be opened by. They are public.
 type Recipients struct {
 	all   []age.Recipient
@@ -39,12 +42,12 @@ func ParseRecipients(lines ...string) (Recipients, error) {
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		if strings.HasPrefix(line, "AGE-SECRET-KEY-") { // never repeated in the error
+		if strings.Contains(strings.ToUpper(line), "AGE-SECRET-KEY-") { // never repeated in the error; Bech32 is of either case
 			return Recipients{}, errors.New("an age identity (AGE-SECRET-KEY-…) stands where a recipient is wanted: write its public half, age1…, as age-keygen -y prints it")
 		}
 		parsed, err := age.ParseRecipients(strings.NewReader(line))
 		if err != nil || len(parsed) != 1 {
-			return Recipients{}, fmt.Errorf("%q is no age recipient: write the line age1… that age-keygen prints", line)
+			return Recipients{}, fmt.Errorf("%s is no age recipient: write the line age1… that age-keygen prints", order.Quote(line))
 		}
 		r.all, r.lines = append(r.all, parsed[0]), append(r.lines, line)
 	}
@@ -88,8 +91,11 @@ func (r Recipients) Seal(secret order.Secret) ([]byte, error) {
 
 // Identities open sealed keys. They are secret and never show themselves.
 type Identities struct {
-	all  []age.Identity
-	text order.Secret // as in the file
+	all []age.Identity
+	// text is as in the file. It is behind a pointer because fmt asks no method
+	// of a value in an unexported field of the caller's struct: there it shows an
+	// address.
+	text *order.Secret
 }
 
 const hidden = "[age identities]"
@@ -107,7 +113,8 @@ func NewIdentity() (Identities, error) {
 		return Identities{}, fmt.Errorf("make age identity: %w", err)
 	}
 	text := "# made by certmill; whoever has this file can open the private keys\n# public key: " + id.Recipient().String() + "\n" + id.String() + "\n"
-	return Identities{all: []age.Identity{id}, text: order.Secret(text)}, nil
+	secret := order.Secret(text)
+	return Identities{all: []age.Identity{id}, text: &secret}, nil
 }
 
 // ParseIdentities reads an identity file's content.
@@ -116,7 +123,7 @@ func ParseIdentities(text order.Secret) (Identities, error) {
 	if err != nil { // age's own error may repeat what it could not read
 		return Identities{}, errors.New("this is no age identity file: it must hold lines AGE-SECRET-KEY-…, as age-keygen writes them")
 	}
-	return Identities{all: all, text: text}, nil
+	return Identities{all: all, text: &text}, nil
 }
 
 // LoadIdentities reads an identity file.
@@ -136,7 +143,7 @@ func LoadIdentities(path string) (Identities, error) {
 // there, because that may be the only thing that opens earlier keys; the error
 // then wraps fs.ErrExist.
 func (i Identities) Save(path string) error {
-	if i.text == "" {
+	if i.text == nil {
 		return errors.New("save age identity: there is none")
 	}
 	folder := filepath.Dir(path)

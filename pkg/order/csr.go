@@ -55,12 +55,14 @@ func ParseCSR(text string) (*CSR, error) {
 	return &CSR{CommonName: req.Subject.CommonName, Names: slices.Compact(names), Fingerprint: hex.EncodeToString(sum[:])}, nil
 }
 
+const secretSent = "holds a private key, which has now been sent over the wire: make a new key, and send only its CERTIFICATE REQUEST in csr"
+
 func decodeCSR(text string) ([]byte, error) {
 	if len(text) > maxCSR {
 		return nil, fmt.Errorf("has %d bytes, at most %d are taken: send the request alone", len(text), maxCSR)
 	}
-	if strings.Contains(text, "PRIVATE KEY-----") {
-		return nil, errors.New("holds a private key, which has now been sent over the wire: make a new key, and send only its CERTIFICATE REQUEST")
+	if HoldsSecret(text) {
+		return nil, errors.New(secretSent)
 	}
 	text = strings.TrimSpace(text)
 	if !strings.HasPrefix(text, "-----BEGIN ") {
@@ -71,7 +73,9 @@ func decodeCSR(text string) ([]byte, error) {
 	case block == nil:
 		return nil, errors.New("is broken PEM: keep all its lines and line breaks (\\n in JSON)")
 	case block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST":
-		return nil, fmt.Errorf("is a PEM block of type %s: send the CERTIFICATE REQUEST", clip(block.Type))
+		return nil, fmt.Errorf("is a PEM block of type %s: send the CERTIFICATE REQUEST", Quote(block.Type))
+	case len(block.Headers) > 0: // RFC 7468 has none; the clouds get the text as it is
+		return nil, errors.New("has header lines between BEGIN and the data: leave them out")
 	case len(bytes.TrimSpace(rest)) > 0:
 		return nil, errors.New("more follows after the request: send exactly one CERTIFICATE REQUEST block")
 	}
@@ -178,10 +182,10 @@ func (c *CSR) differs(names []string) string {
 	}
 	var told []string
 	if len(missing) > 0 {
-		told = append(told, "it lacks "+clip(strings.Join(missing, ", ")))
+		told = append(told, "it lacks "+Quote(strings.Join(missing, ", ")))
 	}
 	if len(extra) > 0 {
-		told = append(told, "it asks also for "+clip(strings.Join(extra, ", ")))
+		told = append(told, "it asks also for "+Quote(strings.Join(extra, ", ")))
 	}
 	if told == nil {
 		return ""

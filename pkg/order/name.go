@@ -15,7 +15,12 @@ import (
 // otherwise become a k, and a name pass that nobody wrote.
 func normalName(name string) string {
 	name = asciiLower(strings.TrimSpace(name))
-	return strings.TrimSuffix(name, ".")
+	// What is wrong stays as it is: doing it twice must change nothing.
+	bare, dot := strings.CutSuffix(name, ".")
+	if !dot || bare == "" || strings.HasSuffix(bare, ".") || strings.TrimSpace(bare) != bare {
+		return name
+	}
+	return bare
 }
 
 func asciiLower(s string) string {
@@ -47,11 +52,11 @@ func wrongName(name string) string {
 	case name == "":
 		return `an empty name: write a domain name such as "example.com", or leave it out`
 	case isIP(name):
-		return fmt.Sprintf("%s is an IP address, for which these clouds issue nothing: write the domain name that points to it", clip(name))
+		return fmt.Sprintf("%s is an IP address, for which these clouds issue nothing: write the domain name that points to it", Quote(name))
 	case !isASCII(name):
 		return wrongUnicode(name)
 	case strings.Contains(base, "*"):
-		return fmt.Sprintf(`%s: a wildcard is the whole leftmost label and stands once (RFC 6125, 6.4.3): write "*.example.com"`, clip(name))
+		return fmt.Sprintf(`%s: a wildcard is the whole leftmost label and stands once (RFC 6125, 6.4.3): write "*.example.com"`, Quote(name))
 	}
 	if reason := wrongSyntax(name, base); reason != "" {
 		return reason
@@ -71,19 +76,19 @@ func isASCII(s string) bool {
 func wrongUnicode(name string) string {
 	a, err := toALabels(name)
 	if err != nil {
-		return fmt.Sprintf("%s has characters that no domain name may have (RFC 5892): write the name as it is registered", clip(name))
+		return fmt.Sprintf("%s has characters that no domain name may have (RFC 5892): write the name as it is registered", Quote(name))
 	}
 	if reason := wrongName(a); reason != "" {
-		return fmt.Sprintf("%s means %s, and %s", clip(name), clip(a), reason)
+		return fmt.Sprintf("%s means %s, and %s", Quote(name), Quote(a), reason)
 	}
-	return fmt.Sprintf("%s is not ASCII: write the A-label form (RFC 5890), %q", clip(name), a)
+	return fmt.Sprintf("%s is not ASCII: write the A-label form (RFC 5890), %q", Quote(name), a)
 }
 
 // wrongSyntax applies RFC 1035, 2.3.4 (lengths), RFC 952 and 1123 (letters,
 // digits, hyphens) and RFC 5890 (labels with "--").
 func wrongSyntax(name, base string) string {
 	if len(name) > 253 {
-		return fmt.Sprintf("%s has %d characters, a domain name at most 253 (RFC 1035)", clip(name), len(name))
+		return fmt.Sprintf("%s has %d characters, a domain name at most 253 (RFC 1035)", Quote(name), len(name))
 	}
 	if i := strings.IndexFunc(base, func(c rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789-.", c) }); i >= 0 {
 		return wrongCharacter(name, base[i:i+1])
@@ -91,17 +96,29 @@ func wrongSyntax(name, base string) string {
 	labels := strings.Split(base, ".")
 	for _, l := range labels {
 		if reason := wrongLabel(l); reason != "" {
-			return fmt.Sprintf("%s: %s", clip(name), reason)
+			return fmt.Sprintf("%s: %s", Quote(name), reason)
 		}
 	}
 	last := labels[len(labels)-1]
 	switch {
 	case len(labels) == 1:
-		return fmt.Sprintf("%s is a single label: write the full domain name, such as %q", clip(name), last+".example.com")
+		return wrongSingleLabel(name, base)
 	case strings.Trim(last, "0123456789") == "":
-		return fmt.Sprintf("%s ends in a number, as no domain name does (RFC 3696, 2): write the full domain name", clip(name))
+		return fmt.Sprintf("%s ends in a number, as no domain name does (RFC 3696, 2): write the full domain name", Quote(name))
 	}
 	return ""
+}
+
+// wrongSingleLabel tells a top-level domain from a host's name without its
+// domain: the former is a public suffix of the list, the latter only falls under
+// the list's default rule.
+func wrongSingleLabel(name, base string) string {
+	wildcard := strings.TrimSuffix(name, base) // "*." or nothing
+	if _, listed := publicsuffix.PublicSuffix(base); listed {
+		return fmt.Sprintf("%s: %q is a single label and a public suffix, under which names belong to different owners: write a name of your own under it, such as %q",
+			Quote(name), base, wildcard+"yourname."+base)
+	}
+	return fmt.Sprintf("%s is a single label: write the full domain name, such as %q", Quote(name), wildcard+base+".example.com")
 }
 
 func wrongCharacter(name, c string) string {
@@ -114,13 +131,13 @@ func wrongCharacter(name, c string) string {
 	}
 	switch {
 	case c == "_":
-		return fmt.Sprintf("%s has an underscore, which certificates do not allow (CA/Browser Forum BR, 7.1.4.2.1): write a name of letters, digits and hyphens", clip(name))
+		return fmt.Sprintf("%s has an underscore, which certificates do not allow (CA/Browser Forum BR, 7.1.4.2.1): write a name of letters, digits and hyphens", Quote(name))
 	case host != name && host != "" && wrongName(normalName(host)) == "":
-		return fmt.Sprintf("%s is no bare domain name: write %q", clip(name), normalName(host))
+		return fmt.Sprintf("%s is no bare domain name: write %q", Quote(name), normalName(host))
 	case strings.Contains(" ,;\t", c):
-		return fmt.Sprintf("%s: write each name as an element of its own, %s", clip(name), `["a.example.com", "b.example.com"]`)
+		return fmt.Sprintf("%s: write each name as an element of its own, %s", Quote(name), `["a.example.com", "b.example.com"]`)
 	}
-	return fmt.Sprintf("%s has the character %q: a domain name has letters, digits, hyphens and dots only", clip(name), c)
+	return fmt.Sprintf("%s has the character %q: a domain name has letters, digits, hyphens and dots only", Quote(name), c)
 }
 
 func wrongLabel(l string) string {
@@ -163,12 +180,12 @@ func publicSuffix(name, base string, wild bool) string {
 		if wild {
 			own = "*." + own
 		}
-		return fmt.Sprintf("%s: %q is a public suffix, under which names belong to different owners: write a name of your own under it, such as %q", clip(name), base, own)
+		return fmt.Sprintf("%s: %q is a public suffix, under which names belong to different owners: write a name of your own under it, such as %q", Quote(name), base, own)
 	}
 	// A rule such as *.kawasaki.jp makes every label under the base a suffix.
 	const probe = "certmill-no-such-label."
 	if under, _ := publicsuffix.PublicSuffix(probe + base); wild && under == probe+base {
-		return fmt.Sprintf("%s covers public suffixes, under which names belong to different owners: write a name of your own, such as %q", clip(name), "*.yourname.city."+base)
+		return fmt.Sprintf("%s covers public suffixes, under which names belong to different owners: write a name of your own, such as %q", Quote(name), "*.yourname.city."+base)
 	}
 	return ""
 }

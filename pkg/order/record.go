@@ -15,9 +15,9 @@ type rawJSON = json.RawMessage
 var ErrNewer = errors.New("the record was written by a newer certmill")
 
 // Decode reads a record. Fields that this program does not know, those inside
-// its structs too, are kept and written back by Encode. The error wraps ErrNewer when the record's version
-// is higher than SchemaVersion; any other error means that the bytes are no
-// record.
+// its structs too (not inside the elements of its lists), are kept and written
+// back by Encode. The error wraps ErrNewer when the record's version is higher
+// than SchemaVersion; any other error means that the bytes are no record.
 func Decode(data []byte) (Order, error) {
 	// The version first: a newer program may have changed a field's type, and
 	// its record must not be taken for rubbish.

@@ -54,11 +54,15 @@ func ParseRequest(data []byte) (Request, error) {
 // repeated fields are refused, nothing is normalised or validated. Fields must
 // be spelled exactly, although encoding/json alone would take "ID" for "id":
 // two spellings of one field would otherwise be two values of which one wins.
-func DecodeRequest(data []byte) (Request, error) {
+func DecodeRequest(data []byte) (Request, error) { return DecodeRequestAt(1, data) }
+
+// DecodeRequestAt is DecodeRequest for an order that begins in that line of a
+// file, so that the error tells the line of the file.
+func DecodeRequestAt(line int, data []byte) (Request, error) {
 	if len(data) > MaxRequest {
 		return Request{}, &Invalid{Reason: fmt.Sprintf("the message has %d bytes, at most %d are taken: send one order a message, without attachments", len(data), MaxRequest)}
 	}
-	if err := checkSyntax(data); err != nil {
+	if err := checkSyntax(line, data); err != nil {
 		return Request{}, err
 	}
 	if err := checkObject(data, "", requestFields); err != nil {
@@ -72,7 +76,7 @@ func DecodeRequest(data []byte) (Request, error) {
 }
 
 // checkSyntax makes sure that data is one JSON object and nothing else.
-func checkSyntax(data []byte) error {
+func checkSyntax(line int, data []byte) error {
 	if !utf8.Valid(data) {
 		return &Invalid{Reason: "the message is not UTF-8 text: publish the order as a JSON object in UTF-8"}
 	}
@@ -84,24 +88,24 @@ func checkSyntax(data []byte) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return &Invalid{Reason: "the message ends in the middle of its JSON: publish the whole object"}
 	case err != nil:
-		return &Invalid{Reason: notJSON(data, err)}
+		return &Invalid{Reason: notJSON(line, data, err)}
 	}
 	if value[0] != '{' {
 		return &Invalid{Reason: `the message is JSON but no object: publish each order as a message of its own, {"id": "…", "names": ["example.com"]}`}
 	}
 	if rest := bytes.TrimSpace(data[dec.InputOffset():]); len(rest) > 0 {
-		return &Invalid{Reason: fmt.Sprintf("more follows after the JSON object (%s): publish one order a message", clip(string(rest)))}
+		return &Invalid{Reason: fmt.Sprintf("more follows after the JSON object (%s): publish one order a message", Quote(string(rest)))}
 	}
 	return nil
 }
 
-func notJSON(data []byte, err error) string {
+func notJSON(line int, data []byte, err error) string {
 	var syntax *json.SyntaxError
 	if !errors.As(err, &syntax) {
-		return "the message is not JSON: " + clip(err.Error())
+		return "the message is not JSON: " + Quote(err.Error())
 	}
 	before := data[:min(int(syntax.Offset), len(data))]
-	line := 1 + bytes.Count(before, []byte("\n"))
+	line += bytes.Count(before, []byte("\n"))
 	column := len(before) - 1 - bytes.LastIndexByte(before, '\n')
 	return fmt.Sprintf("the message is not JSON (line %d, column %d: %v): write strings in double quotes, and no comma after the last value", line, column, syntax)
 }
@@ -127,11 +131,11 @@ func checkObject(data []byte, path string, known []string) error {
 		}
 		switch {
 		case err != nil:
-			return &Invalid{Reason: "the message is not JSON: " + clip(err.Error())}
+			return &Invalid{Reason: "the message is not JSON: " + Quote(err.Error())}
 		case known != nil && !slices.Contains(known, name):
-			return &Invalid{Field: path + clip(name), Reason: unknown("field", name, known)}
+			return &Invalid{Field: path + Quote(name), Reason: unknown("field", name, known)}
 		case seen[name]:
-			return &Invalid{Field: path + clip(name), Reason: "is there twice: write it once"}
+			return &Invalid{Field: path + Quote(name), Reason: "is there twice: write it once"}
 		}
 		seen[name] = true
 		if err := checkInner(value, path+name); err != nil {

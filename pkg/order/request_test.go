@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -83,9 +84,14 @@ func TestNames(t *testing.T) {
 		{"a.*.example.com", "whole leftmost label"},
 		{"*.*.example.com", "whole leftmost label"},
 		{"a*.example.com", "whole leftmost label"},
-		{"*.com", "public suffix"},
+		{"*.com", `public suffix, under which names belong to different owners: write a name of your own under it, such as "*.yourname.com"`},
+		{"*.localhost", `such as "*.localhost.example.com"`},
 
 		{"com", "single label"},
+		{"COM.", `public suffix, under which names belong to different owners: write a name of your own under it, such as "yourname.com"`},
+		{"xn--fiqs8s", `"yourname.xn--fiqs8s"`},
+		{"*.blogspot.com", "public suffix"},
+		{"*.s3.amazonaws.com", "public suffix"},
 		{"co.uk", "public suffix"},
 		{"*.co.uk", `"*.yourname.co.uk"`},
 		{"*.com.cn", "public suffix"},
@@ -205,6 +211,8 @@ func TestMessages(t *testing.T) {
 		{`{"id":"a",` + n + `,"batch":"a b"}`, "batch", "no batch name"},
 		{`{"id":"a",` + n + `,"company":"a\nb"}`, "company", "one line"},
 		{`{"id":"a",` + n + `,"contact":{"name":"\u0000"}}`, "contact.name", "one line"},
+		{`{"id":"a",` + n + `,"contact":{"name":"a\u2028b"}}`, "contact.name", "one line"},
+		{`{"id":"a",` + n + `,"company":"a\u202eb"}`, "company", "one line"}, // shown right to left: another name than is stored
 		{`{"id":"a",` + n + `,"contact":{"email":"Me <a@example.com>"}}`, "contact.email", "no e-mail address"},
 		{`{"id":"a",` + n + `,"contact":{"email":"a@localhost"}}`, "contact.email", "no e-mail address"},
 		{`{"id":"a",` + n + `,"contact":{"phone":"call me"}}`, "contact.phone", "no phone number"},
@@ -224,6 +232,91 @@ func TestEveryMistakeIsTold(t *testing.T) {
 			t.Errorf("%v: says nothing of %s", err, part)
 		}
 	}
+}
+
+// TestPrivateKeysAreNotRepeated: whatever field somebody puts a private key
+// into, the sentence that refuses it is stored and logged.
+func TestPrivateKeysAreNotRepeated(t *testing.T) {
+	const body = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgCANARY"
+	for _, secret := range []string{
+		"-----BEGIN PRIVATE KEY-----\n" + body + "\n-----END PRIVATE KEY-----\n",
+		"-----BEGIN EC PRIVATE KEY-----\n" + body + "\n-----END EC PRIVATE KEY-----\n",
+		"AGE-SECRET-KEY-1" + body,
+		"age-secret-key-1" + strings.ToLower(body),
+	} {
+		text, _ := json.Marshal(secret)
+		for _, message := range []string{
+			`{"id":"a","names":["example.com"],"key":%s}`,
+			`{"id":"a","names":["example.com"],"csr":%s}`,
+			`{"id":"a","names":["example.com"],"company":%s}`,
+			`{"id":"a","names":["example.com"],"labels":{%s:"x"}}`,
+			`{"id":"a","names":["example.com"],"labels":{"x":%s}}`,
+			`{"id":"a","names":["example.com"],%s:"x"}`,
+			`{"id":"a","names":[%s]}`,
+			`{"id":%s,"names":["example.com"]}`,
+			`{"id":"a","names":["example.com"],"account":%s,"batch":%[1]s,"product":%[1]s,"instance":%[1]s,"validation":%[1]s,"deadline":%[1]s}`,
+			`{"id":"a","names":["example.com"],"account":%s,"batch":%[1]s,"product":%[1]s,"instance":%[1]s,"validation":%[1]s}`,
+			`{"id":"a","names":["example.com"],"certificate":%s,"contact":{"name":%[1]s,"email":%[1]s}}`,
+			`{"id":"a","names":["example.com"],"contact":{"phone":%s}}`,
+			`{"id":"a","names":["example.com"]} %s`,
+			`{"id":"a","names":[%s, }`,
+			`%s`,
+		} {
+			_, err := order.ParseRequest(fmt.Appendf(nil, message, text))
+			if err == nil {
+				t.Errorf("%s: taken", message)
+				continue
+			}
+			if said := strings.ToLower(err.Error()); strings.Contains(said, strings.ToLower(body[:12])) {
+				t.Errorf("%s: repeats the key: %v", message, err)
+			}
+		}
+	}
+	_, err := order.ParseRequest([]byte(`{"id":"a","names":["example.com"],"key":"-----BEGIN PRIVATE KEY-----\nMIG"}`))
+	checkSays(t, "key in key", err, "key", "make a new key")
+}
+
+// TestNoFieldTakesAPrivateKey: the rule knows every text of a request, also one
+// that somebody adds later.
+func TestNoFieldTakesAPrivateKey(t *testing.T) {
+	const key = "-----BEGIN PRIVATE KEY-----\nCANARY"
+	good := order.Request{ID: "a", Names: []string{"example.com"}}
+	var visit func(path string, field func(*order.Request) reflect.Value)
+	seen := 0
+	visit = func(path string, field func(*order.Request) reflect.Value) {
+		r := good
+		v := field(&r)
+		switch v.Kind() {
+		case reflect.String:
+			v.SetString(key)
+		case reflect.Slice:
+			v.Set(reflect.ValueOf([]string{key}))
+		case reflect.Map:
+			v.Set(reflect.ValueOf(map[string]string{"x": key}))
+		case reflect.Struct:
+			for i := range v.NumField() {
+				visit(path+"."+v.Type().Field(i).Name, func(r *order.Request) reflect.Value { return field(r).Field(i) })
+			}
+			return
+		default:
+			return // the deadline
+		}
+		seen++
+		if err := r.Normal().Validate(); err == nil || !strings.Contains(err.Error(), "private key") || strings.Contains(strings.ToUpper(err.Error()), "CANARY") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	visit("Request", func(r *order.Request) reflect.Value { return reflect.ValueOf(r).Elem() })
+	if seen < 17 {
+		t.Errorf("only %d fields were tried", seen)
+	}
+}
+
+// TestLineOfAFile: an order that stands further down in a file is explained
+// with the line of the file.
+func TestLineOfAFile(t *testing.T) {
+	_, err := order.DecodeRequestAt(7, []byte("{\n\"id\": 'a'}"))
+	checkSays(t, "line 8", err, "", "line 8, column 7")
 }
 
 func TestRefusedMessageKeepsItsID(t *testing.T) {
@@ -274,7 +367,7 @@ func TestHash(t *testing.T) {
 func requests() *rapid.Generator[order.Request] {
 	return rapid.Custom(func(t *rapid.T) order.Request {
 		text := rapid.OneOf(rapid.SampledFrom([]string{"", " ", "any", "DNS", "file", "rsa-2048", "Shop-1", " x "}), rapid.String())
-		name := rapid.OneOf(rapid.SampledFrom([]string{" Example.com. ", "*.A.example", "b.example", "bücher.example", ""}), rapid.String())
+		name := rapid.OneOf(rapid.SampledFrom([]string{" Example.com. ", "*.A.example", "b.example", "bücher.example", "", "a.example..", "a.example .", " . "}), rapid.String())
 		r := order.Request{
 			ID: text.Draw(t, "id"), Names: rapid.SliceOfN(name, 0, 6).Draw(t, "names"), Account: text.Draw(t, "account"),
 			Product: text.Draw(t, "product"), Validation: order.Validation(text.Draw(t, "validation")), Company: text.Draw(t, "company"),
@@ -373,6 +466,7 @@ func TestCSR(t *testing.T) {
 		{"upper case", csr(t, key, "A.example", []string{"B.EXAMPLE"}, nil), ""},
 		{"P-384", csr(t, ecKey(t, elliptic.P384()), "a.example", names, nil), ""},
 		{"white space around it", "\n\n" + good + "\n \n", ""},
+		{"header lines", strings.Replace(good, begin, begin+"Comment: hello\n\n", 1), "header lines"},
 		{"old label", strings.ReplaceAll(good, "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"), ""},
 
 		{"missing name", csr(t, key, "a.example", nil, nil), "lacks"},
@@ -430,6 +524,13 @@ func swapKey(t *testing.T, text string, key *ecdsa.PrivateKey) string {
 	}
 	block.Bytes = []byte(strings.Replace(string(block.Bytes), string(req.RawSubjectPublicKeyInfo), string(spki), 1))
 	return string(pem.EncodeToMemory(block))
+}
+
+func ExampleRequest_Hash() {
+	one := order.Request{ID: "shop-1", Names: []string{"a.example.com", "b.example.com"}}
+	two := order.Request{ID: "shop-1", Names: []string{"B.example.com.", "A.example.com"}, Account: "any", Validation: "dns"}
+	fmt.Println(one.Hash() == two.Hash()) // a repeated message is dropped, another order refused
+	// Output: true
 }
 
 func FuzzParseRequest(f *testing.F) {

@@ -62,9 +62,14 @@ func fieldNames[T any]() []string {
 	return names
 }
 
-// clip quotes what somebody wrote, short enough for a sentence.
-func clip(s string) string {
+// Quote quotes what somebody wrote, short enough for a sentence. A private key
+// that stands in the wrong place is not repeated: sentences are stored and
+// logged.
+func Quote(s string) string {
 	const most = 80
+	if HoldsSecret(s) {
+		return "[a private key, not shown]"
+	}
 	if utf8.RuneCountInString(s) > most {
 		s = string([]rune(s)[:most]) + "…"
 	}

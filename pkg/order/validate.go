@@ -42,6 +42,9 @@ func ValidID(id string) bool { return idForm.MatchString(id) }
 // Validate checks a request in its normal form (see Normal). The error is an
 // *Invalid; if several fields are wrong, it tells of all of them.
 func (r Request) Validate() error {
+	if bad := checkSecrets(r); bad != nil {
+		return bad
+	}
 	var found []*Invalid
 	for _, rule := range []func(Request) *Invalid{
 		checkID, checkNames, checkValidation, checkKey, checkResource, checkPlainFields, checkContact, checkLabels, checkDeadline,
@@ -60,12 +63,30 @@ func (r Request) Validate() error {
 	return &first
 }
 
+// checkSecrets refuses a private key in whatever field, alone, before anything
+// else is said: fields are kept in the record and shown.
+func checkSecrets(r Request) *Invalid {
+	fields := [][2]string{{"id", r.ID}, {"names", strings.Join(r.Names, "\n")}, {"account", r.Account}, {"product", r.Product},
+		{"validation", string(r.Validation)}, {"contact.name", r.Contact.Name}, {"contact.email", r.Contact.Email},
+		{"contact.phone", r.Contact.Phone}, {"contact.province", r.Contact.Province}, {"contact.city", r.Contact.City},
+		{"company", r.Company}, {"key", r.Key}, {"csr", r.CSR}, {"instance", r.Instance}, {"certificate", r.Certificate}, {"batch", r.Batch}}
+	for name, value := range r.Labels {
+		fields = append(fields, [2]string{"labels", name + "\n" + value})
+	}
+	for _, f := range fields {
+		if HoldsSecret(f[1]) {
+			return &Invalid{f[0], secretSent}
+		}
+	}
+	return nil
+}
+
 func checkID(r Request) *Invalid {
 	switch {
 	case r.ID == "":
 		return &Invalid{"id", "is missing: give every order a name of its own, such as shop-2027-001; the same id never runs twice"}
 	case !ValidID(r.ID):
-		return &Invalid{"id", fmt.Sprintf("%s is no order id: write 1 to 63 lower-case letters, digits, '-' and '_', beginning with a letter or digit", clip(r.ID))}
+		return &Invalid{"id", fmt.Sprintf("%s is no order id: write 1 to 63 lower-case letters, digits, '-' and '_', beginning with a letter or digit", Quote(r.ID))}
 	case strings.HasPrefix(r.ID, BadPrefix):
 		return &Invalid{"id", fmt.Sprintf("%q begins with %q, which is kept for messages that cannot be read: write another beginning", r.ID, BadPrefix)}
 	}
@@ -112,7 +133,7 @@ func checkValidation(r Request) *Invalid {
 	if r.Validation == DNS || r.Validation == FILE {
 		return nil
 	}
-	return &Invalid{"validation", fmt.Sprintf("%s is unknown: write DNS or FILE", clip(string(r.Validation)))}
+	return &Invalid{"validation", fmt.Sprintf("%s is unknown: write DNS or FILE", Quote(string(r.Validation)))}
 }
 
 func checkKey(r Request) *Invalid {
@@ -120,7 +141,7 @@ func checkKey(r Request) *Invalid {
 		if slices.Contains(KeyAlgorithms, r.Key) {
 			return nil
 		}
-		return &Invalid{"key", fmt.Sprintf("%s is unknown: write one of %s, or leave it out", clip(r.Key), strings.Join(KeyAlgorithms, ", "))}
+		return &Invalid{"key", fmt.Sprintf("%s is unknown: write one of %s, or leave it out", Quote(r.Key), strings.Join(KeyAlgorithms, ", "))}
 	}
 	if r.Key != "" {
 		return &Invalid{"key", "key and csr exclude each other, because the csr has its key already: leave one of them out"}
@@ -142,9 +163,9 @@ func checkResource(r Request) *Invalid {
 	case r.Instance != "" && r.CSR != "":
 		return &Invalid{"csr", "an order on an instance takes no csr, because CreateDVOrderAudit has no field for it: leave the csr out, or order by product instead of by instance"}
 	case r.Instance != "" && !resourceForm.MatchString(r.Instance):
-		return &Invalid{"instance", fmt.Sprintf("%s is no instance id: write it as the console shows it, such as cas-cn-68n1mm16abcd, or 'any'", clip(r.Instance))}
+		return &Invalid{"instance", fmt.Sprintf("%s is no instance id: write it as the console shows it, such as cas-cn-68n1mm16abcd, or 'any'", Quote(r.Instance))}
 	case r.Certificate != "" && !resourceForm.MatchString(r.Certificate):
-		return &Invalid{"certificate", fmt.Sprintf("%s is no certificate id: write it as the console shows it, such as 9dZYNnVq, or 'any'", clip(r.Certificate))}
+		return &Invalid{"certificate", fmt.Sprintf("%s is no certificate id: write it as the console shows it, such as 9dZYNnVq, or 'any'", Quote(r.Certificate))}
 	}
 	return nil
 }
@@ -152,35 +173,38 @@ func checkResource(r Request) *Invalid {
 func checkPlainFields(r Request) *Invalid {
 	switch {
 	case !accountForm.MatchString(r.Account):
-		return &Invalid{"account", fmt.Sprintf("%s is no account label: write a label of the config, or 'any'", clip(r.Account))}
+		return &Invalid{"account", fmt.Sprintf("%s is no account label: write a label of the config, or 'any'", Quote(r.Account))}
 	case r.Product != "" && !productForm.MatchString(r.Product):
-		return &Invalid{"product", fmt.Sprintf("%s is no product code: write it as the cloud spells it, such as digicert-free-1-free", clip(r.Product))}
+		return &Invalid{"product", fmt.Sprintf("%s is no product code: write it as the cloud spells it, such as digicert-free-1-free", Quote(r.Product))}
 	case r.Batch != "" && !batchForm.MatchString(r.Batch):
-		return &Invalid{"batch", fmt.Sprintf("%s is no batch name: write at most 63 letters, digits, '.', '-' and '_'", clip(r.Batch))}
+		return &Invalid{"batch", fmt.Sprintf("%s is no batch name: write at most 63 letters, digits, '.', '-' and '_'", Quote(r.Batch))}
 	case !plainText(r.Company):
-		return &Invalid{"company", fmt.Sprintf("%s is no company name: write one line of at most %d characters", clip(r.Company), maxText)}
+		return &Invalid{"company", fmt.Sprintf("%s is no company name: write one line of at most %d characters", Quote(r.Company), maxText)}
 	}
 	return nil
 }
 
 // plainText is one bounded line without control characters: it goes into the
-// clouds' forms and into logs.
+// clouds' forms and into logs. Unicode's line separators end a line too, and
+// its direction marks make a terminal show another text than is stored.
 func plainText(s string) bool {
-	return utf8.RuneCountInString(s) <= maxText && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+	return utf8.RuneCountInString(s) <= maxText && utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool {
+		return unicode.In(c, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
+	})
 }
 
 func checkContact(r Request) *Invalid {
 	c := r.Contact
 	for _, f := range []struct{ name, value string }{{"name", c.Name}, {"province", c.Province}, {"city", c.City}} {
 		if !plainText(f.value) {
-			return &Invalid{"contact." + f.name, fmt.Sprintf("%s cannot stand in an application: write one line of at most %d characters", clip(f.value), maxText)}
+			return &Invalid{"contact." + f.name, fmt.Sprintf("%s cannot stand in an application: write one line of at most %d characters", Quote(f.value), maxText)}
 		}
 	}
 	if c.Email != "" && !plausibleEmail(c.Email) {
-		return &Invalid{"contact.email", fmt.Sprintf("%s is no e-mail address: write one address such as hostmaster@example.com", clip(c.Email))}
+		return &Invalid{"contact.email", fmt.Sprintf("%s is no e-mail address: write one address such as hostmaster@example.com", Quote(c.Email))}
 	}
 	if c.Phone != "" && !plausiblePhone(c.Phone) {
-		return &Invalid{"contact.phone", fmt.Sprintf("%s is no phone number: write 5 to 15 digits, such as 13800000000 or +86 10 0000 0000", clip(c.Phone))}
+		return &Invalid{"contact.phone", fmt.Sprintf("%s is no phone number: write 5 to 15 digits, such as 13800000000 or +86 10 0000 0000", Quote(c.Phone))}
 	}
 	return nil
 }
@@ -216,7 +240,7 @@ func checkLabels(r Request) *Invalid {
 	slices.Sort(names) // the same sentence each time
 	for _, name := range names {
 		if !labelForm.MatchString(name) {
-			return &Invalid{"labels", fmt.Sprintf("%s is no label name: write at most 63 letters, digits, '.', '/', '-' and '_'", clip(name))}
+			return &Invalid{"labels", fmt.Sprintf("%s is no label name: write at most 63 letters, digits, '.', '/', '-' and '_'", Quote(name))}
 		}
 		if !plainText(r.Labels[name]) {
 			return &Invalid{"labels", fmt.Sprintf("the value of %q is too long or has control characters: write one line of at most %d characters", name, maxText)}

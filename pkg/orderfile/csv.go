@@ -59,7 +59,7 @@ func labelsCell(r *order.Request, cell string) error {
 		name, value, ok := strings.Cut(part, "=")
 		name = strings.TrimSpace(name)
 		if _, twice := r.Labels[name]; !ok || twice {
-			return &order.Invalid{Field: "labels", Reason: fmt.Sprintf("%.80q is no label: write team=web;stage=prod, each name once", part)}
+			return &order.Invalid{Field: "labels", Reason: fmt.Sprintf("%s is no label: write team=web;stage=prod, each name once", order.Quote(part))}
 		}
 		if r.Labels == nil {
 			r.Labels = map[string]string{}
@@ -75,7 +75,7 @@ func deadlineCell(r *order.Request, cell string) error {
 	}
 	t, err := time.Parse(time.RFC3339, cell)
 	if err != nil {
-		return &order.Invalid{Field: "deadline", Reason: fmt.Sprintf("%.80q is no time of RFC 3339: write for example 2027-01-31T12:00:00Z", cell)}
+		return &order.Invalid{Field: "deadline", Reason: fmt.Sprintf("%s is no time of RFC 3339: write for example 2027-01-31T12:00:00Z", order.Quote(cell))}
 	}
 	r.Deadline = &t
 	return nil
@@ -85,6 +85,9 @@ func deadlineCell(r *order.Request, cell string) error {
 // time, so that a quote that is never closed costs its own line and not the
 // rest of the file.
 func (f *file) readCSV(data []byte) error {
+	if end := bytes.TrimRight(data, "\r"); bytes.IndexByte(end, '\r') >= 0 && bytes.IndexByte(data, '\n') < 0 {
+		return errors.New("line 1: its lines end with CR alone: save the file with the line ends of Windows (CRLF) or Unix (LF)")
+	}
 	var header []string
 	for number := 1; len(data) > 0; {
 		record, rest, lines := cutRecord(data)
@@ -191,9 +194,9 @@ func parseHeader(cells []string) ([]string, error) {
 
 func unknownColumn(name string, known []string) error {
 	if k := order.Closest(name, known); k != "" {
-		return fmt.Errorf("unknown column %.80q: did you mean %q?", name, k)
+		return fmt.Errorf("unknown column %s: did you mean %q?", order.Quote(name), k)
 	}
-	return fmt.Errorf("unknown column %.80q: known are %s", name, strings.Join(known, ", "))
+	return fmt.Errorf("unknown column %s: known are %s", order.Quote(name), strings.Join(known, ", "))
 }
 
 func fromCells(header, cells []string) (order.Request, error) {

@@ -17,7 +17,7 @@ func (f *file) readJSON(data []byte) error {
 	for number := 1; len(data) > 0; {
 		object, rest, lines := cutObject(data)
 		if !blank(object) {
-			r, err := order.DecodeRequest(object)
+			r, err := order.DecodeRequestAt(number, object)
 			if err := f.add(number, r, err); err != nil {
 				return err
 			}
@@ -83,21 +83,28 @@ func (f *file) readArray(data []byte) error {
 	for dec.More() {
 		var element json.RawMessage
 		if err := dec.Decode(&element); err != nil {
-			return f.broken(at.lineOf(int(dec.InputOffset())), err)
+			return f.broken(at.lineOf(nextElement(data, dec.InputOffset())), err)
 		}
 		number := at.lineOf(int(dec.InputOffset()) - len(element))
-		r, err := order.DecodeRequest(element)
+		r, err := order.DecodeRequestAt(number, element)
 		if err := f.add(number, r, err); err != nil {
 			return err
 		}
 	}
 	if _, err := dec.Token(); err != nil {
-		return f.broken(at.lineOf(int(dec.InputOffset())), err)
+		return f.broken(at.lineOf(nextElement(data, dec.InputOffset())), err)
 	}
 	if end := int(dec.InputOffset()); !blank(data[end:]) {
 		return f.broken(at.lineOf(end), errors.New("more follows after the array"))
 	}
 	return nil
+}
+
+// nextElement is where the element begins that could not be read; the decoder
+// stands behind the one before it.
+func nextElement(data []byte, offset int64) int {
+	rest := bytes.TrimLeft(data[offset:], " \t\r\n,")
+	return len(data) - len(rest)
 }
 
 func (f *file) broken(number int, err error) error {

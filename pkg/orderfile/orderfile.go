@@ -138,10 +138,18 @@ func (f *file) add(number int, r order.Request, err error) error {
 		r, err = f.complete(r, row, number)
 	}
 	if err != nil {
-		r = order.Request{ID: r.ID}
+		r = order.Request{ID: usable(r.ID)}
 	}
 	f.lines = append(f.lines, Line{Number: number, Request: r, Err: err})
 	return nil
+}
+
+// usable is the id of a bad order, if it can name the order at all.
+func usable(id string) string {
+	if id = strings.TrimSpace(id); order.ValidID(id) {
+		return id
+	}
+	return ""
 }
 
 // complete fills in batch and id, and validates.
@@ -166,11 +174,13 @@ func (f *file) complete(r order.Request, row, number int) (order.Request, error)
 // maxSlug leaves room for "-" and a row below MaxRows in an id of 63.
 const maxSlug = 55
 
-// slug makes the beginning of an id of a batch's name. Names that it would cut
-// or empty get a hash instead, so that two files do not share their ids.
+// slug makes the beginning of an id of a batch's name. Names that it would cut,
+// empty or take letters from (those beyond ASCII) get a hash besides, so that two
+// files do not share their ids.
 func slug(name string) string {
 	s := strings.Trim(strings.Map(slugLetter, name), "-_")
-	if len(s) > maxSlug || s == "" {
+	foreign := strings.ContainsFunc(name, func(c rune) bool { return slugLetter(c) < 0 })
+	if len(s) > maxSlug || s == "" || foreign {
 		sum := sha256.Sum256([]byte(name))
 		s = strings.Trim(s[:min(len(s), maxSlug-9)]+"-"+hex.EncodeToString(sum[:4]), "-_")
 	}

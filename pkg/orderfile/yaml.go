@@ -98,19 +98,22 @@ func (f *file) addYAML(piece []byte, start int) error {
 	}
 	for _, e := range elements {
 		r, err := fromNode(e)
-		if err := f.add(start+lineIn(e)-1, r, err); err != nil {
+		if err := f.add(start+lineIn(e, piece)-1, r, err); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func lineIn(n ast.Node) int {
+// lineIn is the line of the piece that a node begins in. The parser takes a lone
+// CR for the end of a line, as YAML does and editors do not.
+func lineIn(n ast.Node, piece []byte) int {
 	if m, ok := n.(*ast.MappingNode); ok && len(m.Values) > 0 { // its own token is the colon or brace
 		n = m.Values[0].Key
 	}
 	if n != nil && n.GetToken() != nil && n.GetToken().Position != nil {
-		return max(n.GetToken().Position.Line, 1)
+		lines := bytes.Count(bytes.TrimSuffix(piece, []byte("\n")), []byte("\n")) + 1
+		return min(max(n.GetToken().Position.Line, 1), lines)
 	}
 	return 1
 }
@@ -147,7 +150,7 @@ func syntaxError(err error, start int) error {
 		return errors.New("this cannot be read as YAML: mend its indentation and quotes")
 	}
 	at := bad.GetToken().Position
-	return fmt.Errorf("this cannot be read as YAML (line %d, column %d: %.200s): mend its indentation and quotes", start+at.Line-1, at.Column, bad.GetMessage())
+	return fmt.Errorf("this cannot be read as YAML (line %d, column %d: %s): mend its indentation and quotes", start+at.Line-1, at.Column, order.Quote(bad.GetMessage()))
 }
 
 // tooDeep keeps the parser's recursion small, whose depth the text decides.
@@ -238,7 +241,7 @@ func plainMapping(values []*ast.MappingValueNode, depth int) (any, error) {
 			return nil, errors.New("the name of a field must be a text: write id: …, names: [example.com]")
 		}
 		if _, twice := m[name]; twice {
-			return nil, fmt.Errorf("%.80q is there twice: write it once", name)
+			return nil, fmt.Errorf("%s is there twice: write it once", order.Quote(name))
 		}
 		if m[name], err = plainValue(v.Value, depth+1); err != nil {
 			return nil, err

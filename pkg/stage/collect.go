@@ -95,7 +95,7 @@ func (c *Collector) expect(o order.Order, got issuer.Certificate) certstore.Expe
 // purchase is spent.
 func (c *Collector) wrong(ctx context.Context, acct *Account, o order.Order, err error) (order.Order, error) {
 	if o.Provisional && errors.Is(err, certstore.ErrWrongKey) {
-		if err := c.cleanUp(ctx, acct, o); err != nil {
+		if err := c.cleanUp(ctx, acct, &o); err != nil {
 			return o, err
 		}
 		a := ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt}
@@ -172,7 +172,7 @@ func (c *Collector) deliver(ctx context.Context, o *order.Order, cloudKey order.
 
 // end cleans up what was placed and makes the order final.
 func (c *Collector) end(ctx context.Context, a *Account, o order.Order, s order.State) (order.Order, error) {
-	if err := c.cleanUp(ctx, a, o); err != nil {
+	if err := c.cleanUp(ctx, a, &o); err != nil {
 		return o, err
 	}
 	// A crash here cleans up again, which finds nothing.
@@ -180,10 +180,18 @@ func (c *Collector) end(ctx context.Context, a *Account, o order.Order, s order.
 	return o, nil
 }
 
-// cleanUp takes the order's challenges back, by exact value.
-func (c *Collector) cleanUp(ctx context.Context, a *Account, o order.Order) error {
+// cleanUp takes the order's challenges back, by exact value. What nobody may
+// remove stays, and is told: an order that is delivered does not wait for it.
+func (c *Collector) cleanUp(ctx context.Context, a *Account, o *order.Order) error {
 	for _, ch := range o.Challenges {
-		if err := c.Solvers[a.Label].CleanUp(ctx, ch); err != nil && !errors.Is(err, dcv.NoZone) {
+		err := c.Solvers[a.Label].CleanUp(ctx, ch)
+		switch {
+		case err == nil, errors.Is(err, dcv.NoZone):
+		case issuer.KindOf(err) == issuer.Credentials:
+			return c.Trouble.Verb(ctx, a, err)
+		case errors.Is(err, dcv.Denied), errors.Is(err, dcv.Conflict):
+			o.Tell(order.Event{At: time.Now().UTC(), State: order.Collect, Note: fmt.Sprintf("left behind at %s %s: %v", ch.Host, ch.Path, err)})
+		default:
 			return pipeline.Retry(fmt.Errorf("clean up %s: %w", ch.Host, err), 0)
 		}
 	}

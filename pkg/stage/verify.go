@@ -105,7 +105,7 @@ func (v *Verifier) place(ctx context.Context, a *Account, flow issuer.Flow, o or
 	solver := v.Solvers[a.Label]
 	for _, c := range o.Challenges {
 		if err := solver.Present(ctx, c); err != nil {
-			return o, v.unplaced(o, c, err)
+			return o, v.unplaced(ctx, a, o, c, err)
 		}
 	}
 	var missing []string
@@ -135,8 +135,13 @@ func (v *Verifier) place(ctx context.Context, a *Account, flow issuer.Flow, o or
 	return o, nil
 }
 
-// unplaced: a challenge cannot be put out.
-func (v *Verifier) unplaced(o order.Order, c order.Challenge, err error) error {
+// unplaced: a challenge cannot be put out. What concerns the account as a whole
+// (a refused key, throttling) is no matter of this order.
+func (v *Verifier) unplaced(ctx context.Context, a *Account, o order.Order, c order.Challenge, err error) error {
+	switch issuer.KindOf(err) {
+	case issuer.Credentials, issuer.Throttled, issuer.Unavailable, issuer.NeverSent:
+		return v.Trouble.Verb(ctx, a, err)
+	}
 	if errors.Is(err, dcv.NoZone) || errors.Is(err, dcv.Conflict) || errors.Is(err, dcv.Denied) {
 		return pipeline.Hold(fmt.Sprintf("cannot place the challenge for %s (%s %s): %v", c.Name, c.Type, c.Host, err),
 			"certmill retry "+o.ID(), "certmill cancel "+o.ID())

@@ -126,9 +126,9 @@ func (s *simulated) submitted(t *testing.T) int {
 	return n
 }
 
-// TestContractInTheSimulator runs the contract against cloudsim, which knows the
+// TestContract runs the contract against cloudsim, which knows the
 // vendor's documents and nothing of this client.
-func TestContractInTheSimulator(t *testing.T) {
+func TestContract(t *testing.T) {
 	for name, flow := range map[string]func(*aliyun.Client) issuer.Flow{
 		"package": (*aliyun.Client).Package, "package with CSR": (*aliyun.Client).Package,
 		"csr": (*aliyun.Client).CSR, "instance": (*aliyun.Client).Instance,

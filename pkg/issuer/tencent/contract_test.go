@@ -17,10 +17,10 @@ import (
 	"github.com/certmill/certmill/pkg/order"
 )
 
-// TestContractAtCloudsim runs the contract against the simulated cloud, which
+// TestContract runs the contract against the simulated cloud, which
 // knows nothing of this package: what both take for granted is in the vendor's
 // documents. Records are written through DNSPod, and really looked up.
-func TestContractAtCloudsim(t *testing.T) {
+func TestContract(t *testing.T) {
 	for name, ours := range map[string]bool{"our key": true, "the cloud's key": false} {
 		for _, record := range []string{"TXT", "CNAME"} {
 			t.Run(name+", "+record, func(t *testing.T) {

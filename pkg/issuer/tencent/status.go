@@ -82,8 +82,12 @@ func (a dvAuth) challenge(domain string) order.Challenge {
 	switch {
 	case kind == "FILE" || kind == "" && a.DvAuthPath != "":
 		host := strings.TrimPrefix(firstOf(a.DvAuthDomain, domain), "*.")
+		file := firstOf(a.DvAuthPath, a.DvAuthKey)
+		if strings.HasSuffix(file, "/") { // some answers give the folder, with the file's name as the key
+			file += a.DvAuthKey
+		}
 		return order.Challenge{Name: firstOf(a.DvAuthDomain, domain), Type: "FILE", Host: strings.ToLower(host),
-			Path: "/" + strings.TrimLeft(firstOf(a.DvAuthPath, a.DvAuthKey), "/"), Value: a.DvAuthValue}
+			Path: "/" + strings.TrimLeft(file, "/"), Value: a.DvAuthValue}
 	case kind == "":
 		kind = "TXT"
 	}

@@ -1,0 +1,58 @@
+package certstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// A submitter makes a pair, seals it and puts it into the key store before it
+// spends anything.
+func Example() {
+	dir, err := os.MkdirTemp("", "keys")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	identity, _ := certstore.NewIdentity() // the operator's; submitters have only its public half
+	recipients, _ := identity.Recipients()
+
+	key, csr, fingerprint, _ := certstore.NewKey("ecdsa-p256", []string{"example.com"}, true)
+	sealed, _ := recipients.Seal(key)
+	store, _ := certstore.OpenKeyStore(dir)
+	stored, won, err := store.Put(context.Background(), "shop-1", order.Key{Fingerprint: fingerprint, CSR: csr, Sealed: sealed})
+	fmt.Println(won, err)
+
+	opened, _ := identity.Open(stored.Sealed) // only a collector can
+	fmt.Println(opened == key, opened)
+	// Output:
+	// true <nil>
+	// true [redacted]
+}
+
+// An attempt's number is there before its money is spent, and only one caller
+// gets it.
+func ExampleKeyStore_Raise() {
+	dir, err := os.MkdirTemp("", "keys")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	store, _ := certstore.OpenKeyStore(dir)
+
+	fmt.Println(store.Raise("shop-1", 2, 1))
+	fmt.Println(errors.Is(store.Raise("shop-1", 2, 1), certstore.ErrExists))
+	fmt.Println(errors.Is(store.Raise("shop-1", 1, 1), certstore.ErrLower))
+	fmt.Println(store.Number("shop-1"))
+	// Output:
+	// <nil>
+	// true
+	// true
+	// 2 1 <nil>
+}
