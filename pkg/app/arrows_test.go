@@ -15,17 +15,17 @@ import (
 var rooms = map[string][]string{
 	"order":     {},
 	"orderfile": {"order"},
-	"ledger":    {"order"},
+	"ledger":    {"order", "gap"},
 	"account":   {"order"},
 	"certstore": {"order"},
 	"permit":    {}, // anybody could import it for limits of their own
 	"cloudsim":  {}, // it must not share the product's mistakes
 	"issuer":    {"order", "permit"},
 	"dcv":       {"order", "issuer"},
-	"pipeline":  {"order"},
-	"stage":     {"order", "ledger", "account", "issuer", "dcv", "certstore", "pipeline"},
+	"pipeline":  {"order", "gap"},
+	"stage":     {"order", "gap", "ledger", "account", "issuer", "dcv", "certstore", "pipeline"},
 	"app":       {"order", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim"},
-	"lab":       {"order", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim", "app"},
+	"lab":       {"order", "gap", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim", "app"},
 	"natstest":  {}, // an embedded server for the tests
 }
 

@@ -49,7 +49,8 @@ func ExampleKeyStore_Raise() {
 	fmt.Println(store.Raise("shop-1", 2, 1))
 	fmt.Println(errors.Is(store.Raise("shop-1", 2, 1), certstore.ErrExists))
 	fmt.Println(errors.Is(store.Raise("shop-1", 1, 1), certstore.ErrLower))
-	fmt.Println(store.Number("shop-1"))
+	raised, err := store.Number("shop-1")
+	fmt.Println(raised.Attempt, raised.Purchase, err)
 	// Output:
 	// <nil>
 	// true

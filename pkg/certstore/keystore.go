@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/certmill/certmill/pkg/order"
 )
@@ -32,7 +33,7 @@ var ErrNoPair = errors.New("there is no key under this id")
 // must outlast a lost JetStream:
 //
 //	<dir>/<2 hex of SHA-256 of the id>/<id>/pair.json        sealed key, fingerprint, CSR
-//	<dir>/<2 hex of SHA-256 of the id>/<id>/attempt-000007   attempt 7; its content is the purchase
+//	<dir>/<2 hex of SHA-256 of the id>/<id>/attempt-000007   attempt 7; its content: the purchase, the time
 //	<dir>/tmp/                                               files being written
 //
 // Files are only ever created, never changed and never removed, so any number
@@ -193,34 +194,50 @@ func (p pair) check(id string) error {
 	return err
 }
 
-// Number is the highest attempt that was raised for an order, with its
-// purchase; 0 if none was.
-func (s *KeyStore) Number(id string) (attempt, purchase int, err error) {
+// Raised is an attempt's number as it rests here.
+type Raised struct {
+	Attempt  int       // 0: none was raised
+	Purchase int       // what it was raised for
+	At       time.Time // when, on the clock of whoever raised it
+}
+
+// Number is the highest attempt that was raised for an order.
+func (s *KeyStore) Number(id string) (Raised, error) {
 	folder, err := s.folder(id)
 	if err != nil {
-		return 0, 0, fmt.Errorf("read attempt number: %w", err)
+		return Raised{}, fmt.Errorf("read attempt number: %w", err)
 	}
 	entries, err := os.ReadDir(folder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, 0, fmt.Errorf("read attempt number of %s: %w", id, err)
+		return Raised{}, fmt.Errorf("read attempt number of %s: %w", id, err)
 	}
-	name := ""
+	highest, name := 0, ""
 	for _, e := range entries {
-		if n, ok := attemptOf(e.Name()); ok && n > attempt {
-			attempt, name = n, e.Name()
+		if n, ok := attemptOf(e.Name()); ok && n > highest {
+			highest, name = n, e.Name()
 		}
 	}
-	if attempt == 0 {
-		return 0, 0, nil
+	if highest == 0 {
+		return Raised{}, nil
 	}
 	content, err := os.ReadFile(filepath.Join(folder, name))
 	if err != nil {
-		return 0, 0, fmt.Errorf("read attempt number of %s: %w", id, err)
+		return Raised{}, fmt.Errorf("read attempt number of %s: %w", id, err)
 	}
-	if purchase, err = strconv.Atoi(strings.TrimSpace(string(content))); err != nil || purchase < 1 {
-		return 0, 0, fmt.Errorf("read attempt number of %s: %s is damaged, restore it from a backup: %.20q is no number of a purchase", id, name, content)
+	r, ok := parseRaised(highest, string(content))
+	if !ok {
+		return Raised{}, fmt.Errorf("read attempt number of %s: %s is damaged, restore it from a backup: %.20q is no number of a purchase and its time", id, name, content)
 	}
-	return attempt, purchase, nil
+	return r, nil
+}
+
+// parseRaised reads the content of an attempt's file: purchase and time. The
+// time stands in the file because a backup may not bring the file's own back.
+func parseRaised(attempt int, content string) (Raised, bool) {
+	first, second, _ := strings.Cut(strings.TrimSpace(content), " ")
+	purchase, err := strconv.Atoi(first)
+	at, terr := time.Parse(time.RFC3339, second)
+	return Raised{Attempt: attempt, Purchase: purchase, At: at}, err == nil && terr == nil && purchase > 0
 }
 
 func attemptOf(file string) (int, bool) {
@@ -229,7 +246,7 @@ func attemptOf(file string) (int, bool) {
 	return n, ok && err == nil && n > 0
 }
 
-// Raise stores an attempt's number with its purchase, durably. It succeeds for
+// Raise stores an attempt's number with its purchase and the time, durably. It succeeds for
 // one caller only: if the number is there, the error wraps ErrExists, and if a
 // higher one is, ErrLower too. Of two callers that raise different numbers at
 // once, the higher one succeeds; the lower one may fail although its number was
@@ -246,7 +263,7 @@ func (s *KeyStore) Raise(id string, attempt, purchase int) error {
 		return err
 	}
 	path := filepath.Join(folder, fmt.Sprintf("%s%06d", attemptPrefix, attempt))
-	err = createFile(s.temp(), path, fmt.Appendf(nil, "%d\n", purchase), 0o600)
+	err = createFile(s.temp(), path, fmt.Appendf(nil, "%d %s\n", purchase, time.Now().UTC().Format(time.RFC3339)), 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("raise attempt number of %s to %d: %w", id, attempt, ErrExists)
 	}
@@ -260,12 +277,12 @@ func (s *KeyStore) Raise(id string, attempt, purchase int) error {
 
 // below returns an error unless the highest number is at most the given one.
 func (s *KeyStore) below(id string, attempt, most int) error {
-	switch highest, _, err := s.Number(id); {
+	switch r, err := s.Number(id); {
 	case err != nil:
 		return err
-	case highest > attempt:
-		return fmt.Errorf("raise attempt number of %s to %d while %d is there: %w", id, attempt, highest, ErrLower)
-	case highest > most:
+	case r.Attempt > attempt:
+		return fmt.Errorf("raise attempt number of %s to %d while %d is there: %w", id, attempt, r.Attempt, ErrLower)
+	case r.Attempt > most:
 		return fmt.Errorf("raise attempt number of %s to %d: %w", id, attempt, ErrExists)
 	}
 	return nil

@@ -102,7 +102,7 @@ func TestIDsAreNoPaths(t *testing.T) {
 		_, _, err := s.Put(t.Context(), id, sealedPair(t, to))
 		_, getErr := s.Get(id)
 		raiseErr := s.Raise(id, 1, 1)
-		_, _, numberErr := s.Number(id)
+		_, numberErr := s.Number(id)
 		_, deliverErr := certstore.Dir{Path: filepath.Join(root, "certs")}.Deliver(t.Context(), certstore.Delivery{ID: id})
 		for _, err := range []error{err, getErr, raiseErr, numberErr, deliverErr} {
 			if err == nil || errors.Is(err, certstore.ErrNoPair) {
@@ -222,8 +222,8 @@ func TestNumbersOnlyRise(t *testing.T) {
 			case !errors.Is(err, certstore.ErrExists) || errors.Is(err, certstore.ErrLower) != (attempt < highest):
 				t.Fatalf("%d with %d there: %v", attempt, highest, err)
 			}
-			if a, p, err := s.Number("a"); a != highest || p != of || err != nil {
-				t.Fatalf("number %d of %d (%v), want %d of %d", a, p, err, highest, of)
+			if r, err := s.Number("a"); r.Attempt != highest || r.Purchase != of || err != nil {
+				t.Fatalf("number %+v (%v), want %d of %d", r, err, highest, of)
 			}
 		}
 	})
@@ -236,11 +236,11 @@ func TestDamagedNumberIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	found, _ := filepath.Glob(filepath.Join(dir, "*", "a", "attempt-*"))
-	for _, text := range []string{"", "x", "0", "-1"} {
+	for _, text := range []string{"", "x", "0", "-1", "1", "1 yesterday", "0 2026-11-25T00:00:00Z"} {
 		if err := os.WriteFile(found[0], []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := s.Number("a"); err == nil || !strings.Contains(err.Error(), "damaged") {
+		if _, err := s.Number("a"); err == nil || !strings.Contains(err.Error(), "damaged") {
 			t.Errorf("%q: %v", text, err)
 		}
 		if err := s.Raise("a", 4, 1); err == nil {
@@ -419,7 +419,7 @@ func TestProcesses(t *testing.T) {
 			t.Errorf("attempt %d was won %d times", n, w)
 		}
 	}
-	if n, _, err := openStore(t, dir).Number("a"); n != 20 || err != nil {
+	if n, err := openStore(t, dir).Number("a"); n.Attempt != 20 || time.Since(n.At) > time.Minute || err != nil {
 		t.Errorf("number %d, %v", n, err)
 	}
 }

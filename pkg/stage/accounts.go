@@ -124,7 +124,8 @@ func (a *Account) MakesKey(op string, r order.Request) bool {
 	case r.CSR != "" || op == DVAudit:
 		return false
 	case op == ForPackage:
-		return len(r.Names) == 1 || a.CSRSANs // the documents bind only the CSR's CN
+		// The documents bind only the CSR's CN, which has at most 64 characters.
+		return a.CSRSANs || len(r.Names) == 1 && len(r.Names[0]) <= 64
 	}
 	return true
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
@@ -67,6 +68,7 @@ func (c *Collector) Handle(ctx context.Context, o order.Order) (order.Order, err
 		return o, pipeline.Retry(err, 0)
 	}
 	// A crash here delivers the same again, to the same place.
+	gap.At(ctx, "collect: delivered")
 	return c.end(ctx, a, o, order.Issued)
 }
 
@@ -104,6 +106,7 @@ func (c *Collector) wrong(ctx context.Context, acct *Account, o order.Order, err
 		}
 		// A crash here leaves the order in collect with a foreign row: the next
 		// visit disowns it again, which does nothing.
+		gap.At(ctx, "collect: disowned")
 		o.Tell(order.Event{At: time.Now().UTC(), State: order.Collect, Note: "cloud order " + o.CloudID + " has another key: not ours"})
 		o.State, o.CloudID, o.CertID, o.Provisional = order.Unsure, "", "", false
 		o.Challenges, o.Placed = nil, false
@@ -176,6 +179,7 @@ func (c *Collector) end(ctx context.Context, a *Account, o order.Order, s order.
 		return o, err
 	}
 	// A crash here cleans up again, which finds nothing.
+	gap.At(ctx, "collect: cleaned up")
 	o.State, o.Placed = s, false
 	return o, nil
 }

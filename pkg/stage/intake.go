@@ -100,7 +100,7 @@ func (in Intake) refuse(ctx context.Context, m pipeline.Message, id string, why 
 	}
 	o := order.Order{
 		V: order.SchemaVersion, Request: order.Request{ID: in.Line.BadID(m.Seq)}, Publisher: m.Publisher,
-		Received: m.Stored.UTC(), State: order.Failed, Original: m.Data,
+		Received: m.Stored.UTC(), State: order.Failed, Original: original(m.Data),
 		Failure: &order.Failure{Class: ClassInvalid, Reason: reason, Advice: "mend the message and publish it again"},
 	}
 	o.Tell(order.Event{At: time.Now().UTC().Truncate(time.Millisecond), State: order.Failed, Note: reason})
@@ -110,4 +110,13 @@ func (in Intake) refuse(ctx context.Context, m pipeline.Message, id string, why 
 		return nil // stored by the delivery before a crash
 	}
 	return err
+}
+
+// original is what is kept of a refused message: all of it, unless somebody put
+// a private key into it.
+func original(data []byte) []byte {
+	if order.HoldsSecret(string(data)) {
+		return []byte("[not kept: it holds a private key]")
+	}
+	return data
 }

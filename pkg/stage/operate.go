@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
@@ -114,6 +115,7 @@ func (p *Operator) Cancel(ctx context.Context, id string) error {
 	}
 	// A crash here leaves an order whose attempt is closed as cancelled: its
 	// next visit follows that ending.
+	gap.At(ctx, "cancel: attempt closed")
 	o := it.Order
 	o.Failure = &order.Failure{Class: ClassCancelled, Reason: "cancelled by " + p.Who}
 	if o.CloudID != "" {
@@ -141,13 +143,13 @@ func (p *Operator) forgo(ctx context.Context, o order.Order) error {
 	if last.Ending == ledger.Open {
 		return refuse("it is unknown whether order %s was bought: wait for the reconciliation, or end it with adopt or not-bought", o.ID())
 	}
-	number, _, err := p.Keys.Number(o.ID())
+	raised, err := p.Keys.Number(o.ID())
 	if err != nil {
 		return err
 	}
 	switch {
-	case number > last.Attempt:
-		return refuse("the key store knows attempt %d of order %s, the ledger does not: retry it, so that it is reconciled", number, o.ID())
+	case raised.Attempt > last.Attempt:
+		return refuse("the key store knows attempt %d of order %s, the ledger does not: retry it, so that it is reconciled", raised.Attempt, o.ID())
 	case !p.States.State(o.Main).Marked(p.Line.Incarnation()):
 		return refuse("account %s was not swept yet, so nobody knows what was bought there", o.Main)
 	case len(e.Unclaimed) > 0:
@@ -196,6 +198,7 @@ func (p *Operator) Adopt(ctx context.Context, id, cloudID string) error {
 		return err
 	}
 	// A crash here leaves the claim: the order's next visit finds it.
+	gap.At(ctx, "adopt: claimed")
 	o := it.Order
 	o.CloudID, o.Failure, o.Challenges = cloudID, nil, nil
 	return p.move(ctx, it, o, order.Verify, "adopted "+cloudID)
@@ -226,6 +229,7 @@ func (p *Operator) NotBought(ctx context.Context, id string) error {
 		return err
 	}
 	// A crash here leaves a held order with a closed attempt: retry it.
+	gap.At(ctx, "not-bought: attempt closed")
 	return p.move(ctx, it, it.Order, order.Submit, "not bought, said "+p.Who)
 }
 

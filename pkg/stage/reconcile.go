@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
@@ -132,6 +133,7 @@ func (r *Reconciler) adopt(ctx context.Context, o order.Order, open ledger.Attem
 		return o, again(err)
 	}
 	// A crash here leaves the order unsure with a claim: Handle finds it.
+	gap.At(ctx, "reconcile: claimed")
 	return bought(o, cloudID), nil
 }
 
@@ -143,6 +145,7 @@ func (r *Reconciler) adoptProvisionally(ctx context.Context, o order.Order, open
 	}
 	// A crash here leaves the order unsure with a provisional row: Handle finds
 	// it.
+	gap.At(ctx, "reconcile: adopted provisionally")
 	o.Provisional = true
 	return bought(o, cloudID), nil
 }
@@ -180,6 +183,7 @@ func (r *Reconciler) notBought(ctx context.Context, a *Account, flow issuer.Flow
 	}
 	// A crash here leaves the order unsure with a closed attempt: Handle sends
 	// it back to submit.
+	gap.At(ctx, "reconcile: not bought")
 	o.State = order.Submit
 	return o, nil
 }

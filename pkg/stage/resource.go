@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"time"
 
+	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
@@ -26,6 +27,7 @@ func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o o
 		return s.notOurs(o, err)
 	}
 	// A crash here leaves a claim of this order, which the next visit repeats.
+	gap.At(ctx, "start: resource claimed")
 	st, err := flow.Look(ctx, o.Resource)
 	if err != nil && issuer.KindOf(err) != issuer.NotFound {
 		return o, s.Trouble.Verb(ctx, a, err)
@@ -56,6 +58,7 @@ func (s *Submitter) sendStart(ctx context.Context, a *Account, flow issuer.Flow,
 			return s.startFailed(ctx, a, o, err)
 		}
 		// A crash here leaves materials that the next Prepare overwrites.
+		gap.At(ctx, "start: materials in")
 	}
 	reserved, release, err := flow.Reserve(ctx)
 	if err != nil {
@@ -68,6 +71,7 @@ func (s *Submitter) sendStart(ctx context.Context, a *Account, flow issuer.Flow,
 		return s.startFailed(ctx, a, o, err)
 	}
 	// A crash here leaves a started resource: the next look shows it.
+	gap.At(ctx, "start: started")
 	o.Tell(order.Event{At: time.Now().UTC(), State: order.Submit, Worker: "cloud", Note: "started " + r.CloudID, RequestID: r.RequestID})
 	o.State, o.CloudID = order.Verify, r.CloudID
 	return o, nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
@@ -20,9 +21,8 @@ type KeyStore interface {
 	// Put stores a pair create-exclusive, fsynced. If there is one under this
 	// id already it MUST be returned, with won false.
 	Put(ctx context.Context, id string, k order.Key) (stored order.Key, won bool, err error)
-	// Number is the highest attempt that was raised, and its purchase; 0 if
-	// none.
-	Number(id string) (attempt, purchase int, err error)
+	// Number is the highest attempt that was raised; zero if none was.
+	Number(id string) (certstore.Raised, error)
 	// Raise stores an attempt's number, create-exclusive, fsynced. It MUST
 	// return an error that wraps certstore.ErrExists if this or a higher number
 	// is there.
@@ -205,18 +205,19 @@ func bought(o order.Order, cloudID string) order.Order {
 // lost looks for a number in the key store that the ledger does not know: a
 // crash before the entry was opened, a worker that is about to open it, or a
 // life before a restore. Its outcome is unknown, so an entry that nobody owns
-// is opened for it and the order is reconciled.
+// is opened for it and the order is reconciled. The waiting time runs from that
+// opening; the look back goes to the number's own time.
 func (s *Submitter) lost(ctx context.Context, o order.Order, e ledger.Entry) (order.Order, error, bool) {
-	number, purchase, err := s.Keys.Number(o.ID())
+	raised, err := s.Keys.Number(o.ID())
 	if err != nil {
 		return o, fmt.Errorf("read attempt number: %w", err), true
 	}
 	last, _ := e.Last(o.ID())
-	if number <= last.Attempt {
+	if raised.Attempt <= last.Attempt {
 		return o, nil, false
 	}
-	err = s.Ledger.BeginOwnerless(ctx, e, ledger.Attempt{Order: o.ID(), Purchase: max(purchase, 1), Attempt: number,
-		Action: o.Operation, Product: o.Product, Fingerprint: fingerprint(o), Sought: o.Received})
+	err = s.Ledger.BeginOwnerless(ctx, e, ledger.Attempt{Order: o.ID(), Purchase: raised.Purchase, Attempt: raised.Attempt,
+		Action: o.Operation, Product: o.Product, Fingerprint: fingerprint(o), Sought: raised.At})
 	if errors.Is(err, ledger.ErrConflict) || errors.Is(err, ledger.ErrNotOpener) {
 		return o, pipeline.Snooze(100 * time.Millisecond), true
 	}
@@ -224,7 +225,8 @@ func (s *Submitter) lost(ctx context.Context, o order.Order, e ledger.Entry) (or
 		return o, err, true
 	}
 	// A crash here leaves the entry open: follow finds it.
-	o.Attempt, o.State = max(o.Attempt, number), order.Unsure
+	gap.At(ctx, "submit: ownerless entry opened")
+	o.Attempt, o.State = max(o.Attempt, raised.Attempt), order.Unsure
 	return o, nil, true
 }
 
@@ -264,6 +266,7 @@ func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o ord
 	}
 	// Waiting for the permit comes before the entry, so that no entry is open
 	// while a worker queues. A crash up to here leaves nothing.
+	gap.At(ctx, "submit: quota read")
 	reserved, release, err := flow.Reserve(ctx)
 	if err != nil {
 		return o, pipeline.Retry(err, 0)
@@ -278,15 +281,18 @@ func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o ord
 	}
 	// A crash here leaves a number that the ledger does not know: the next
 	// visit opens an entry that nobody owns, and reconciles (lost).
+	gap.At(ctx, "submit: number stored")
 	e, open, err := s.Ledger.Begin(ctx, e, ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt,
 		Action: o.Operation, Product: o.Product, Fingerprint: fingerprint(o), Used: used})
 	if err != nil {
 		return s.notOpener(ctx, o, err)
 	}
 	// A crash here leaves an open entry, whose opener is gone: unsure.
+	gap.At(ctx, "submit: entry opened")
 	receipt, err := flow.Submit(reserved, s.application(a, o), issuer.Fence{
 		NotBefore: open.Opened.Add(-a.Waits.Clocks), NotAfter: open.Opened.Add(a.Waits.Entry)})
 	// A crash here may leave a cloud order that only the list shows: unsure.
+	gap.At(ctx, "submit: answered")
 	return s.answered(ctx, a, o, e, open, receipt, err)
 }
 
@@ -319,6 +325,7 @@ func (s *Submitter) answered(ctx context.Context, a *Account, o order.Order, e l
 			return unsure(o, fmt.Errorf("close ledger entry: %w", err)), nil
 		}
 		// A crash here leaves the order in submit: follow finds the claim.
+		gap.At(ctx, "submit: bought")
 		o.Tell(order.Event{At: time.Now().UTC(), State: order.Submit, Worker: "cloud", Note: "bought " + r.CloudID, RequestID: r.RequestID})
 		return bought(o, r.CloudID), nil
 	}
@@ -340,6 +347,7 @@ func (s *Submitter) answered(ctx context.Context, a *Account, o order.Order, e l
 		return unsure(o, fmt.Errorf("close ledger entry: %w", err)), nil
 	}
 	// A crash here leaves the order in submit with a closed attempt: follow.
+	gap.At(ctx, "submit: refused")
 	return s.refused(ctx, a, o, ce)
 }
 
