@@ -26,6 +26,7 @@ var rooms = map[string][]string{
 	"stage":     {"order", "gap", "ledger", "account", "issuer", "dcv", "certstore", "pipeline"},
 	"app":       {"order", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim"},
 	"lab":       {"order", "gap", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim", "app"},
+	"gap":       {},
 	"natstest":  {}, // an embedded server for the tests
 }
 
