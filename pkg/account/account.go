@@ -10,9 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -58,7 +60,13 @@ type Accounts struct {
 	kv jetstream.KeyValue
 
 	mu     sync.RWMutex
-	states map[string]State // by main account
+	states map[string]known // by main account
+}
+
+// known is a state and its revision in the bucket.
+type known struct {
+	State
+	rev uint64
 }
 
 // Open binds to the bucket, making it if it is missing, and follows it until
@@ -73,12 +81,10 @@ func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Accounts,
 	if err != nil {
 		return nil, fmt.Errorf("watch bucket %s: %w", Bucket, err)
 	}
-	a := &Accounts{kv: kv, states: map[string]State{}}
-	for e := range w.Updates() {
-		if e == nil { // all that was there has come
-			break
-		}
-		a.took(e)
+	a := &Accounts{kv: kv, states: map[string]known{}}
+	if err := a.present(ctx, js.Conn(), w); err != nil {
+		_ = w.Stop()
+		return nil, fmt.Errorf("read bucket %s: %w", Bucket, err)
 	}
 	go func() { // ends with the watch, which ends with ctx
 		for e := range w.Updates() {
@@ -91,6 +97,32 @@ func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Accounts,
 	return a, nil
 }
 
+// present reads the states that are there. Without all of them a paused account
+// would look like a free one, so an end before that is an error.
+func (a *Accounts) present(ctx context.Context, nc *nats.Conn, w jetstream.KeyWatcher) error {
+	closed := nc.StatusChanged(nats.CLOSED)
+	defer nc.RemoveStatusListener(closed)
+	if nc.IsClosed() { // before the listener was there
+		return nats.ErrConnectionClosed
+	}
+	for {
+		select {
+		case e, ok := <-w.Updates():
+			if !ok {
+				return errors.New("the watch ended")
+			}
+			if e == nil { // all that was there has come
+				return nil
+			}
+			a.took(e)
+		case <-closed:
+			return nats.ErrConnectionClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 func (a *Accounts) took(e jetstream.KeyValueEntry) {
 	var s State
 	if e.Operation() == jetstream.KeyValuePut {
@@ -98,25 +130,33 @@ func (a *Accounts) took(e jetstream.KeyValueEntry) {
 			return // a newer program's: the last state that we understood stays in force
 		}
 	}
+	a.set(e.Key(), s, e.Revision())
+}
+
+// set keeps the newest revision: the watch and our own writes come in any
+// order.
+func (a *Accounts) set(main string, s State, rev uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.states[e.Key()] = s
+	if rev > a.states[main].rev {
+		a.states[main] = known{s, rev}
+	}
 }
 
 // State returns what is known of a main account.
 func (a *Accounts) State(main string) State {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	return a.states[main]
+	return a.states[main].State
 }
 
 // changeTries bounds how often a change that conflicts is made again.
-const changeTries = 10
+const changeTries = 30
 
 // Change applies f to a main account's present state and stores it, on
 // condition that nobody wrote in between; else it tries again.
 func (a *Accounts) Change(ctx context.Context, main string, f func(*State)) error {
-	for range changeTries {
+	for n := range changeTries {
 		s, rev, err := a.read(ctx, main)
 		if err != nil {
 			return err
@@ -127,17 +167,41 @@ func (a *Accounts) Change(ctx context.Context, main string, f func(*State)) erro
 		if err != nil {
 			return fmt.Errorf("encode state of account %s: %w", main, err)
 		}
-		if _, err = a.kv.Update(ctx, main, data, rev); err == nil {
-			a.mu.Lock()
-			a.states[main] = s // at once for this process; the watch tells the others
-			a.mu.Unlock()
+		if rev, err = a.write(ctx, main, data, rev); err == nil {
+			a.set(main, s, rev) // at once for this process; the watch tells the others
 			return nil
 		}
 		if !errors.Is(err, jetstream.ErrKeyExists) && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 			return fmt.Errorf("write state of account %s: %w", main, err)
 		}
+		// Also a read that came from a server which lags: give it time.
+		if err := pause(ctx, n); err != nil {
+			return err
+		}
 	}
 	return fmt.Errorf("write state of account %s: too many writers", main)
+}
+
+// write stores a state on condition that rev is the last; 0: none, or one that
+// somebody deleted.
+func (a *Accounts) write(ctx context.Context, main string, data []byte, rev uint64) (uint64, error) {
+	if rev == 0 {
+		return a.kv.Create(ctx, main, data)
+	}
+	return a.kv.Update(ctx, main, data, rev)
+}
+
+// pause waits before the n-th further try: rivals that met once should not meet
+// again.
+func pause(ctx context.Context, n int) error {
+	t := time.NewTimer(rand.N(min(time.Millisecond<<n, 250*time.Millisecond)) + time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (a *Accounts) read(ctx context.Context, main string) (State, uint64, error) {

@@ -79,7 +79,7 @@ func (l *Ledger) setClaim(ctx context.Context, main, id string, may func(Resourc
 	if err != nil {
 		return fmt.Errorf("encode claim: %w", err)
 	}
-	for range writes {
+	for n := range writes {
 		r, seq, err := l.readClaim(ctx, main, id)
 		if err != nil {
 			return err
@@ -88,7 +88,13 @@ func (l *Ledger) setClaim(ctx context.Context, main, id string, may func(Resourc
 			return err
 		}
 		_, err = l.js.Publish(ctx, claimSubject(main, id), data, jetstream.WithExpectLastSequencePerSubject(seq))
+		if err == nil {
+			return nil
+		}
 		if !conflict(err) {
+			return fmt.Errorf("write claim of %s: %w", id, err)
+		}
+		if err := pause(ctx, n); err != nil {
 			return err
 		}
 	}

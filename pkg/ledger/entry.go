@@ -74,9 +74,13 @@ type Unclaimed struct {
 	Seen    time.Time `json:"seen"`
 }
 
+// version of the entries that this program writes. It leaves higher ones alone.
+const version = 1
+
 // Entry is what the ledger knows of one set of names. Values are never changed
 // in place: the methods return a new one.
 type Entry struct {
+	V         int         `json:"v,omitempty"`
 	Main      string      `json:"main"`
 	Names     []string    `json:"names"`
 	Attempts  []Attempt   `json:"attempts,omitempty"` // one per order
@@ -106,9 +110,10 @@ func (e Entry) OpenAttempt() (Attempt, bool) {
 	return Attempt{}, false
 }
 
-// Claim returns the outcome of an order's purchase, whatever the attempt.
+// Claim returns the outcome of an order's purchase, whatever the attempt. Of
+// several, which only an operator's word makes, the last one is in force.
 func (e Entry) Claim(order string, purchase int) (Claim, bool) {
-	for _, c := range e.Claims {
+	for _, c := range slices.Backward(e.Claims) {
 		if c.Order == order && c.Purchase == purchase {
 			return c, true
 		}

@@ -2,14 +2,16 @@ package ledger
 
 import (
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/order"
@@ -45,6 +47,7 @@ func Config(replicas int, firstSeq uint64) jetstream.StreamConfig {
 		Replicas:          replicas,
 		MaxMsgsPerSubject: 1,
 		DenyDelete:        true,
+		DenyPurge:         true,
 		FirstSeq:          firstSeq,
 	}
 }
@@ -84,6 +87,10 @@ func decodeEntry(data []byte, seq uint64, stored time.Time) (Entry, error) {
 	if err := json.Unmarshal(data, &e); err != nil {
 		return Entry{}, fmt.Errorf("decode ledger entry %d: %w", seq, err)
 	}
+	if e.V > version {
+		// Writing it back would forget what the newer program keeps here.
+		return Entry{}, fmt.Errorf("ledger entry %d has version %d, this program knows %d: it is left to newer workers", seq, e.V, version)
+	}
 	e.seq = seq
 	for i := range e.Attempts {
 		if e.Attempts[i].Ending == Open && e.Attempts[i].Opened.IsZero() {
@@ -104,6 +111,7 @@ func canonical(names []string) []string {
 
 // write stores the entry on condition that it is still the one that was read.
 func (l *Ledger) write(ctx context.Context, e Entry) (Entry, error) {
+	e.V = version
 	data, err := json.Marshal(e)
 	if err != nil {
 		return Entry{}, fmt.Errorf("encode ledger entry: %w", err)
@@ -126,17 +134,28 @@ func conflict(err error) bool {
 	return ok && (api.ErrorCode == 10071 || api.ErrorCode == 10164)
 }
 
+// noAnswer: the write may have happened, or not.
+func noAnswer(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
+		errors.Is(err, jetstream.ErrNoStreamResponse)
+}
+
 // Begin opens an entry for an attempt. It is the only function that does. On
 // success the caller is the opener, and the only one who may send: the token of
 // this opening was read back. ErrConflict means that nothing was opened (read
 // again and decide); ErrNotOpener that an attempt is open which the caller must
 // not send. Any other error leaves it unknown whether the entry is open: read.
+// A number is never used twice, and a purchase that has a claim is over: both
+// are ErrConflict, because the caller decided on something else than e.
 func (l *Ledger) Begin(ctx context.Context, e Entry, a Attempt) (Entry, Attempt, error) {
 	if open, is := e.OpenAttempt(); is {
 		return e, open, ErrNotOpener
 	}
+	if !mayOpen(e, a) {
+		return e, a, ErrConflict
+	}
 	a = carry(e, a)
-	a.Token = rand.Text()
+	a.Token = crand.Text()
 	_, werr := l.write(ctx, e.with(a))
 	if errors.Is(werr, ErrConflict) {
 		return e, a, werr
@@ -148,7 +167,9 @@ func (l *Ledger) Begin(ctx context.Context, e Entry, a Attempt) (Entry, Attempt,
 		return e, a, errors.Join(werr, err)
 	}
 	last, ok := stored.Last(a.Order)
-	if !ok || last.Token != a.Token {
+	// Ours and closed already: the caller slept between write and read for so
+	// long that somebody else decided.
+	if !ok || last.Token != a.Token || last.Ending != Open || last.Provisional != "" {
 		if werr != nil {
 			return stored, last, werr // nothing shows that it was stored
 		}
@@ -163,8 +184,19 @@ func (l *Ledger) BeginOwnerless(ctx context.Context, e Entry, a Attempt) error {
 	if _, is := e.OpenAttempt(); is {
 		return ErrNotOpener
 	}
+	if last, _ := e.Last(a.Order); a.Attempt <= last.Attempt {
+		return ErrConflict
+	}
 	_, err := l.write(ctx, e.with(carry(e, a)))
 	return err
+}
+
+// mayOpen: an attempt may be sent only under a number that was never used and
+// for a purchase that has no outcome yet.
+func mayOpen(e Entry, a Attempt) bool {
+	last, _ := e.Last(a.Order)
+	_, claimed := e.Claim(a.Order, a.Purchase)
+	return a.Attempt > last.Attempt && !claimed
 }
 
 // carry makes a new open attempt, with what must outlast the order's earlier
@@ -175,13 +207,27 @@ func carry(e Entry, a Attempt) Attempt {
 	return a
 }
 
-// writes bounds how often a close that conflicts reads again.
-const writes = 10
+// writes bounds how often a close that conflicts, or gets no answer, reads
+// again.
+const writes = 20
+
+// pause waits before the n-th further try: rivals that met once should not meet
+// again.
+func pause(ctx context.Context, n int) error {
+	t := time.NewTimer(rand.N(min(time.Millisecond<<n, 250*time.Millisecond)) + time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // change reads, lets f decide, and writes, until the write is not in conflict.
 // f returns false if there is nothing to change.
 func (l *Ledger) change(ctx context.Context, main string, names []string, f func(Entry) (Entry, bool, error)) (Entry, error) {
-	for range writes {
+	for n := range writes {
 		e, err := l.Read(ctx, main, names)
 		if err != nil {
 			return Entry{}, err
@@ -191,8 +237,13 @@ func (l *Ledger) change(ctx context.Context, main string, names []string, f func
 			return e, err
 		}
 		next, err = l.write(ctx, next) // an open attempt carries its time by now (decodeEntry)
-		if !errors.Is(err, ErrConflict) {
+		// No answer: what is read next tells whether it was stored, and every f
+		// finds its own change done.
+		if !errors.Is(err, ErrConflict) && (ctx.Err() != nil || !noAnswer(err)) {
 			return next, err
+		}
+		if err := pause(ctx, n); err != nil {
+			return Entry{}, err
 		}
 	}
 	return Entry{}, ErrConflict
@@ -202,6 +253,9 @@ func (l *Ledger) change(ctx context.Context, main string, names []string, f func
 // is still the open one, or is the claim already; else it returns ErrConflict.
 // Safe to repeat.
 func (l *Ledger) Bought(ctx context.Context, main string, names []string, a Attempt, cloudID, how string) error {
+	if cloudID == "" {
+		return errors.New("close ledger entry: a purchase without a cloud id is none")
+	}
 	_, err := l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
 		if c, ok := e.Claimed(cloudID); ok {
 			if c.Order == a.Order && c.Purchase == a.Purchase {
@@ -253,7 +307,9 @@ func (l *Ledger) Forgo(ctx context.Context, main string, names []string, a Attem
 			switch {
 			case last.Ending == Open:
 				return e, false, ErrNotOpener
-			case last.Attempt >= a.Attempt && last.Ending == how:
+			case last.Attempt >= a.Attempt && (how != Cancelled || last.Purchase == a.Purchase && last.Ending == how):
+				// The number is dead already; that it was not sent takes no
+				// cancellation back.
 				return e, false, nil
 			}
 			a.Attempt = max(a.Attempt, last.Attempt+1)
@@ -292,8 +348,13 @@ func (l *Ledger) Disown(ctx context.Context, main string, names []string, a Atte
 		if !ok || last.Attempt != a.Attempt || last.Ending != Open {
 			return e, false, ErrConflict
 		}
-		if slices.Contains(last.Foreign, cloudID) && last.Provisional == "" {
-			return e, false, nil
+		if last.Provisional != cloudID {
+			// Disowned before, perhaps by another visit; meanwhile another row may
+			// be adopted, which this visit knows nothing about.
+			if slices.Contains(last.Foreign, cloudID) {
+				return e, false, nil
+			}
+			return e, false, ErrConflict
 		}
 		last.Provisional = ""
 		last.Foreign = append(slices.Clone(last.Foreign), cloudID)
@@ -303,7 +364,9 @@ func (l *Ledger) Disown(ctx context.Context, main string, names []string, a Atte
 }
 
 // Assign claims a cloud order for a purchase by an operator's word. It closes
-// the order's open attempt, if there is one.
+// the order's open attempt, if there is one. The error wraps ErrTaken if another
+// order has it, also provisionally, or if its key was seen not to be this
+// order's.
 func (l *Ledger) Assign(ctx context.Context, main string, names []string, c Claim) error {
 	_, err := l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
 		if was, ok := e.Claimed(c.CloudID); ok {
@@ -311,6 +374,9 @@ func (l *Ledger) Assign(ctx context.Context, main string, names []string, c Clai
 				return e, false, nil
 			}
 			return e, false, fmt.Errorf("cloud order %s: %w %q", c.CloudID, ErrTaken, was.Order)
+		}
+		if !e.Free(c.CloudID, c.Order) {
+			return e, false, fmt.Errorf("cloud order %s: %w (adopted without proof), or has another key than %q", c.CloudID, ErrTaken, c.Order)
 		}
 		if last, ok := e.Last(c.Order); ok && last.Ending == Open {
 			last.Ending, last.Provisional = Bought, ""

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -29,12 +30,16 @@ const (
 )
 
 // Publish puts an order message into the inbox, as any NATS client can, and
-// waits until it is stored.
-func Publish(ctx context.Context, js jetstream.JetStream, subject string, data []byte) error {
-	if _, err := js.Publish(ctx, subject, data); err != nil {
-		return fmt.Errorf("publish to %s: %w", subject, err)
+// waits until it is stored. It returns the message's sequence there.
+func Publish(ctx context.Context, js jetstream.JetStream, subject string, data []byte) (uint64, error) {
+	if len(data) > MaxRequestBytes {
+		return 0, fmt.Errorf("the order message has %d bytes, %d are allowed: shorten its labels or CSR", len(data), MaxRequestBytes)
 	}
-	return nil
+	ack, err := js.Publish(ctx, subject, data)
+	if err != nil {
+		return 0, fmt.Errorf("publish to %s: %w", subject, err)
+	}
+	return ack.Sequence, nil
 }
 
 // Intake takes order messages until ctx ends. accept must make the order's
@@ -47,29 +52,40 @@ func (l *Line) Intake(ctx context.Context, urgent bool, accept func(context.Cont
 	if urgent {
 		cfg.Durable, cfg.FilterSubjects = "intake-urgent", []string{UrgentSubject, UrgentSubject + ".*"}
 	}
-	cons, err := l.js.CreateOrUpdateConsumer(ctx, IntakeStream, cfg)
-	if err != nil {
-		return fmt.Errorf("consumer %s: %w", cfg.Durable, err)
-	}
-	return l.pull(ctx, cons, cfg.Durable, 8, func(m jetstream.Msg) {
+	return l.pull(ctx, IntakeStream, cfg, intakeHands, func(m jetstream.Msg) {
 		l.acceptOne(ctx, m, urgent, accept)
 	})
 }
+
+// intakeHands is how many messages one replica accepts at a time.
+const intakeHands = 8
+
+// intakeRest is how long a message that was not accepted rests. A variable for
+// the tests only.
+var intakeRest = 2 * time.Second
 
 func (l *Line) acceptOne(ctx context.Context, m jetstream.Msg, urgent bool, accept func(context.Context, Message) error) {
 	md, err := m.Metadata()
 	if err != nil {
 		return
 	}
+	_ = m.InProgress() // a new leader knows only when the message was stored
 	msg := Message{Data: m.Data(), Urgent: urgent, Seq: md.Sequence.Stream, Stored: md.Timestamp}
 	if parts := strings.Split(m.Subject(), "."); len(parts) == 3 {
 		msg.Publisher = parts[2]
 	}
-	work, cancel := drained(ctx, drainTime)
+	work, cancel := l.drained(ctx, drainTime)
 	defer cancel()
-	if err := accept(work, msg); err != nil {
+	_, err = underHeartbeat(work, m, func() (struct{}, error) {
+		err := unpanicked(work, l.log, func() error { return accept(work, msg) })
+		if p := (*panicked)(nil); errors.As(err, &p) && md.NumDelivered > maxDeliveries {
+			err = l.refusePoison(work, msg, p)
+		}
+		return struct{}{}, err
+	})
+	if err != nil {
 		l.log.WarnContext(ctx, "order message not taken yet", "seq", msg.Seq, "err", err)
-		_ = m.NakWithDelay(2 * time.Second)
+		_ = m.NakWithDelay(intakeRest)
 		return
 	}
 	// The order exists now. A crash here hands the message out again; the
@@ -77,6 +93,21 @@ func (l *Line) acceptOne(ctx context.Context, m jetstream.Msg, urgent bool, acce
 	if err := m.DoubleAck(work); err != nil {
 		l.log.WarnContext(ctx, "order message taken but not acknowledged", "seq", msg.Seq, "err", err)
 	}
+}
+
+// refusePoison stores a message that makes its worker panic every time as a
+// failed order, so that it does not come again for ever.
+func (l *Line) refusePoison(ctx context.Context, m Message, why error) error {
+	o := order.Order{V: order.SchemaVersion, Request: order.Request{ID: l.BadID(m.Seq)}, Publisher: m.Publisher,
+		Urgent: m.Urgent, Received: m.Stored.UTC(), State: order.Failed, Original: m.Data,
+		Failure: &order.Failure{Class: "fault", Reason: "the message cannot be taken: " + why.Error(),
+			Advice: "report it as a fault in certmill; publish the order again when it is mended"}}
+	o.Tell(l.event(order.Failed, o.Failure.Reason))
+	_, err := l.Create(ctx, o)
+	if errors.Is(err, ErrMoved) {
+		return nil // stored by the delivery before a crash
+	}
+	return err
 }
 
 // BadID is the id of the order that stands for a message which cannot be read
@@ -106,33 +137,83 @@ func (l *Line) EachOrder(ctx context.Context, f func(Item) error) error {
 }
 
 func (l *Line) each(ctx context.Context, filter string, f func(Item) error) error {
+	r := reading{filter: filter, next: 1, left: math.MaxInt}
+	for r.left > 0 {
+		if err := l.readOn(ctx, &r, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reading is how far Each has come.
+type reading struct {
+	filter string
+	next   uint64 // sequence of the stream to go on at
+	left   int    // at most so many orders are read, or what f moves would come for ever
+}
+
+// Of a reading: orders per page, how long the server may take for one, and how
+// long it keeps the consumer while f works on a page.
+const (
+	pageSize = 500
+	pageWait = 2 * time.Second
+	readIdle = 30 * time.Second
+)
+
+// readOn reads with one throw-away consumer, until everything is read or the
+// server dropped the consumer because f took long.
+func (l *Line) readOn(ctx context.Context, r *reading, f func(Item) error) error {
 	cons, err := l.orders.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy,
-		DeliverPolicy: jetstream.DeliverAllPolicy, MemoryStorage: true, InactiveThreshold: 30 * time.Second,
+		FilterSubject: r.filter, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: readIdle,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.next,
 	})
 	if err != nil {
-		return fmt.Errorf("read %s: %w", filter, err)
+		return fmt.Errorf("read %s: %w", r.filter, err)
 	}
 	name := cons.CachedInfo().Name
 	defer func() { _ = l.orders.DeleteConsumer(context.WithoutCancel(ctx), name) }()
-	for left := cons.CachedInfo().NumPending; left > 0; {
-		batch, err := cons.Fetch(int(min(left, 500)), jetstream.FetchMaxWait(2*time.Second))
-		if err != nil {
-			return fmt.Errorf("read %s: %w", filter, err)
-		}
-		got := uint64(0)
-		for m := range batch.Messages() {
-			got++
-			if err := visit(m, f); err != nil {
+	r.left = min(r.left, int(cons.CachedInfo().NumPending))
+	for r.left > 0 && ctx.Err() == nil {
+		got, err := r.page(cons, f)
+		if err != nil || got > 0 {
+			if err != nil {
 				return err
 			}
+			continue
 		}
-		if got == 0 { // the rest was removed meanwhile
-			return batch.Error()
+		if _, err := cons.Info(ctx); errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return nil // with another consumer
+		} else if err != nil {
+			return fmt.Errorf("read %s: %w", r.filter, err)
 		}
-		left -= min(got, left)
+		r.left = 0 // the rest was removed meanwhile
 	}
-	return nil
+	return ctx.Err()
+}
+
+// page reads one page and then visits it.
+func (r *reading) page(cons jetstream.Consumer, f func(Item) error) (got int, err error) {
+	batch, err := cons.Fetch(min(r.left, pageSize), jetstream.FetchMaxWait(pageWait))
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", r.filter, err)
+	}
+	for m := range batch.Messages() {
+		md, err := m.Metadata()
+		if err != nil {
+			return got, fmt.Errorf("read %s: %w", m.Subject(), err)
+		}
+		got, r.next = got+1, md.Sequence.Stream+1
+		r.left--
+		if err := visit(m, f); err != nil {
+			return got, err
+		}
+		if md.NumPending == 0 { // the last one there is: do not wait for those that were removed
+			r.left = 0
+			break
+		}
+	}
+	return got, nil
 }
 
 func visit(m jetstream.Msg, f func(Item) error) error {
@@ -167,27 +248,52 @@ func (l *Line) Counts(ctx context.Context) (map[order.State]int, error) {
 	return counts, nil
 }
 
+// ticketSilence is after how long without a ticket it is made again. A variable
+// for the tests only.
+var ticketSilence = time.Minute
+
 // Ticket runs f every interval, in one replica at a time where it can be had:
 // whoever pulls the ticket gives it back with the interval first, and works
-// then. Two at once do no harm, so no proof is owed.
+// then. Two at once do no harm, so no proof is owed. It returns when ctx ends,
+// or with an error that wraps ErrLost when the connection does.
 func (l *Line) Ticket(ctx context.Context, name string, interval func() time.Duration, f func(context.Context)) error {
 	cons, err := l.ticketConsumer(ctx, name)
 	if err != nil {
 		return err
 	}
+	heard := time.Now()
 	for ctx.Err() == nil {
-		m, err := cons.Next(jetstream.FetchMaxWait(5*time.Second), jetstream.FetchContext(ctx))
-		if err != nil {
-			if !errors.Is(err, nats.ErrTimeout) && sleep(ctx, time.Second) != nil {
-				return nil
-			}
+		m, err := nextTicket(ctx, cons)
+		switch {
+		case err == nil:
+			heard = time.Now()
+			// A crash after this costs nothing: the ticket comes again by itself.
+			_ = m.NakWithDelay(max(interval(), time.Millisecond))
+			_ = unpanicked(ctx, l.log, func() error { f(ctx); return nil })
 			continue
+		case l.lost.Err() != nil:
+			return fmt.Errorf("ticket %s: %w", name, ErrLost)
 		}
-		// A crash after this costs nothing: the ticket comes again by itself.
-		_ = m.NakWithDelay(interval())
-		f(ctx)
+		// Tickets lie in memory and may be lost with a server: whoever misses
+		// one makes it again, which does nothing if it is there.
+		if time.Since(heard) > max(ticketSilence, interval()+ackWait) || errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, nats.ErrNoResponders) {
+			heard = time.Now()
+			if again, err := l.ticketConsumer(ctx, name); err == nil {
+				cons = again
+			}
+		}
+		if !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, context.DeadlineExceeded) {
+			_ = sleep(ctx, time.Second)
+		}
 	}
 	return nil
+}
+
+// nextTicket waits a few seconds for the ticket.
+func nextTicket(ctx context.Context, cons jetstream.Consumer) (jetstream.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return cons.Next(jetstream.FetchContext(ctx))
 }
 
 func (l *Line) ticketConsumer(ctx context.Context, name string) (jetstream.Consumer, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,6 +29,7 @@ type Line struct {
 	worker string
 	token  string
 	log    *slog.Logger
+	lost   context.Context // ends with the connection, its cause is ErrLost
 }
 
 // Item is an order as it lies in the stream: Seq is what a transition is
@@ -49,7 +51,23 @@ func Open(ctx context.Context, js jetstream.JetStream, worker string, log *slog.
 	if err != nil {
 		return nil, wrapStream(OrdersStream, err)
 	}
-	return &Line{js: js, orders: orders, worker: worker, token: token, log: log}, nil
+	return &Line{js: js, orders: orders, worker: worker, token: token, log: log, lost: lostWith(js.Conn())}, nil
+}
+
+// lostWith returns a context that ends when the connection is closed. Its
+// goroutine ends then, too.
+func lostWith(nc *nats.Conn) context.Context {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	closed := nc.StatusChanged(nats.CLOSED)
+	if nc.IsClosed() { // before the listener was there
+		cancel(ErrLost)
+		return ctx
+	}
+	go func() {
+		<-closed
+		cancel(ErrLost)
+	}()
+	return ctx
 }
 
 // Incarnation is the token of the streams this line was opened on.
@@ -101,6 +119,11 @@ const moveHeader = "Certmill-Move"
 // seq. A conflict is ErrMoved. "A condition is in flight" (10164) and no answer
 // mean: read, compare, decide.
 func (l *Line) publish(ctx context.Context, seq uint64, o order.Order) (Item, error) {
+	if !order.ValidID(o.ID()) {
+		// It would be more than one token of a subject, or a wildcard in the
+		// filter of a purge.
+		return Item{}, fmt.Errorf("store order %q: %w", o.ID(), errBadID)
+	}
 	body, err := o.Encode()
 	if err != nil {
 		return Item{}, err
@@ -120,7 +143,8 @@ func (l *Line) publish(ctx context.Context, seq uint64, o order.Order) (Item, er
 		switch {
 		case lerr == nil && last.Header.Get(moveHeader) == msg.Header.Get(moveHeader):
 			return Item{Order: o, Seq: last.Sequence}, nil // the answer was lost, not the publish
-		case lerr == nil && last.Sequence != seq:
+		case lerr == nil && last.Sequence > seq:
+			// A lower one is a stale read: it decides nothing.
 			return Item{}, fmt.Errorf("move order %q to %s: %w", o.ID(), o.State, ErrMoved)
 		case permanent(err):
 			return Item{}, fmt.Errorf("move order %q to %s: %w", o.ID(), o.State, err)
@@ -132,9 +156,14 @@ func (l *Line) publish(ctx context.Context, seq uint64, o order.Order) (Item, er
 	return Item{}, fmt.Errorf("move order %q to %s: the server gave no clear answer", o.ID(), o.State)
 }
 
-// permanent tells whether asking again is useless: the server refused the
-// message itself.
+var errBadID = errors.New("an id is lower-case letters, digits, '-' and '_', at most 63 of them, and begins with a letter or digit")
+
+// permanent tells whether asking again is useless: the message itself was
+// refused, by the server or before it was sent.
 func permanent(err error) bool {
+	if errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) || errors.Is(err, nats.ErrConnectionClosed) {
+		return true
+	}
 	api, ok := errors.AsType[*jetstream.APIError](err)
 	return ok && api.Code == 400 && api.ErrorCode != codeWrongSequence && api.ErrorCode != codeSequenceInFlight
 }
@@ -157,6 +186,9 @@ func (l *Line) Last(ctx context.Context, id string) (Item, error) {
 }
 
 func (l *Line) lastRaw(ctx context.Context, id string) (*jetstream.RawStreamMsg, error) {
+	if !order.ValidID(id) {
+		return nil, fmt.Errorf("%w: %w", ErrNoOrder, errBadID)
+	}
 	raw, err := l.orders.GetLastMsgForSubject(ctx, order.AllOf(id))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, ErrNoOrder
@@ -165,11 +197,15 @@ func (l *Line) lastRaw(ctx context.Context, id string) (*jetstream.RawStreamMsg,
 }
 
 // decodeItem reads an order from the stream. An archived order has no body:
-// its subject says all that is left of it.
+// its subject says all that is left of it. A record that lies under another
+// order's subject was not put there by a transition.
 func decodeItem(subject string, data []byte, seq uint64, stored time.Time) (Item, error) {
 	o, err := order.Decode(data)
 	if err != nil {
 		return Item{Seq: seq, Stored: stored}, fmt.Errorf("order at %s: %w", subject, err)
+	}
+	if !strings.HasPrefix(subject, order.Subject(o.State, o.ID(), "")) {
+		return Item{Seq: seq, Stored: stored}, fmt.Errorf("order at %s: the record is of order %q in state %s", subject, o.ID(), o.State)
 	}
 	return Item{Order: o, Seq: seq, Stored: stored}, nil
 }
@@ -186,8 +222,10 @@ func (l *Line) Settle(ctx context.Context, it Item) (last bool, err error) {
 		return false, fmt.Errorf("read order %q: %w", it.ID(), err)
 	case raw.Sequence > it.Seq:
 		return false, l.remove(ctx, it.Seq)
+	case raw.Sequence < it.Seq:
+		return false, fmt.Errorf("read order %q: the read is older than what is to be judged (%d < %d): ask again", it.ID(), raw.Sequence, it.Seq)
 	}
-	return raw.Sequence == it.Seq, nil
+	return true, nil
 }
 
 // remove deletes one message. One that is gone already is no error.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,67 +35,86 @@ const (
 	ackWait   = 60 * time.Second // a dead worker's orders come back after this
 	heartbeat = 20 * time.Second
 	drainTime = 30 * time.Second // what a stopped worker's handlers may still take
+	// Longer than any nak may delay a message, or one would be forgotten with
+	// its consumer and handed out early.
+	urgentIdle = 2 * maxSnooze
 )
 
 // Work handles the orders of one state and lane until ctx ends, at most
 // parallel at a time. Then it stops fetching, lets the handlers finish and
 // gives the rest back. It returns an error only when the consumer cannot be
-// had.
+// had at first, or, wrapping ErrLost, when the connection was lost.
 func (l *Line) Work(ctx context.Context, state order.State, lane string, parallel int, h Handler) error {
-	cfg := stageConsumer(state, lane)
-	cons, err := l.orders.CreateOrUpdateConsumer(ctx, cfg)
-	if err != nil {
-		return fmt.Errorf("consumer %s: %w", cfg.Durable, err)
-	}
-	return l.pull(ctx, cons, cfg.Durable, parallel, func(m jetstream.Msg) { l.one(ctx, m, h) })
+	return l.pull(ctx, OrdersStream, stageConsumer(state, lane), parallel, func(m jetstream.Msg) { l.one(ctx, m, h) })
 }
 
 // pull is the loop that all workers share: it takes messages, hands at most
 // parallel of them to work at a time, and when ctx ends gives back what was not
-// begun and waits for what was.
-func (l *Line) pull(ctx context.Context, cons jetstream.Consumer, name string, parallel int, work func(jetstream.Msg)) error {
-	// As many in reserve as there are hands, so that none of them waits for the
-	// next pull; not more, because nobody sends heartbeats for those.
-	msgs, err := cons.Messages(jetstream.PullMaxMessages(parallel), jetstream.PullHeartbeat(5*time.Second))
-	if err != nil {
-		return fmt.Errorf("pull from %s: %w", name, err)
-	}
-	stop := context.AfterFunc(ctx, msgs.Drain)
-	defer stop()
+// begun and waits for what was. A consumer that is lost is made again.
+func (l *Line) pull(ctx context.Context, stream string, cfg jetstream.ConsumerConfig, parallel int, work func(jetstream.Msg)) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	hands := make(chan struct{}, parallel)
-	for {
-		m, err := msgs.Next()
-		switch {
-		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
-			return nil
-		case err != nil:
-			l.log.DebugContext(ctx, "pull failed", "consumer", name, "err", err)
-			if sleep(ctx, time.Second) != nil {
-				return nil
-			}
-			continue
-		case ctx.Err() != nil:
-			_ = m.Nak() // not begun: another worker has it at once
-			continue
+	for begun := false; ctx.Err() == nil; {
+		cons, err := l.js.CreateOrUpdateConsumer(ctx, stream, cfg)
+		if err == nil {
+			begun = true
+			err = l.pullFrom(ctx, cons, hands, &running, work)
 		}
-		select {
-		case hands <- struct{}{}:
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case l.lost.Err() != nil:
+			return fmt.Errorf("consumer %s: %w", cfg.Durable, ErrLost)
+		case err != nil && !begun:
+			return fmt.Errorf("consumer %s: %w", cfg.Durable, err)
+		}
+		l.log.WarnContext(ctx, "consumer lost; it is made again", "consumer", cfg.Durable, "err", err)
+		if !errors.Is(err, jetstream.ErrConsumerDeleted) {
+			_ = sleep(ctx, time.Second)
+		}
+	}
+	return nil
+}
+
+// pullFrom serves one consumer until ctx ends or the consumer does not answer.
+//
+// Nothing is fetched in reserve: a message is asked for when a hand is free for
+// it. One that lay here unbegun would get no heartbeats, and would be counted
+// as another delivery without a result.
+func (l *Line) pullFrom(ctx context.Context, cons jetstream.Consumer, hands chan struct{}, running *sync.WaitGroup, work func(jetstream.Msg)) error {
+	msgs, err := cons.Messages(jetstream.PullMaxMessages(1), jetstream.PullHeartbeat(5*time.Second))
+	if err != nil {
+		return err
+	}
+	defer msgs.Stop()
+	stop := context.AfterFunc(ctx, msgs.Drain)
+	defer stop()
+	for {
+		hands <- struct{}{}
+		m, err := msgs.Next()
+		if err == nil && ctx.Err() == nil {
 			running.Go(func() {
 				defer func() { <-hands }()
 				work(m)
 			})
-		case <-ctx.Done():
-			_ = m.Nak()
+			continue
 		}
+		<-hands
+		if err != nil {
+			return err
+		}
+		_ = m.Nak() // not begun: another worker has it at once
 	}
 }
 
 // stageConsumer is in memory, also in a cluster: losing it costs a redelivery,
 // which is harmless, and the line is three times faster (measured).
+//
+// That of an urgent lane goes when nobody pulls from it: few are in use at a
+// time, and a stream bears some hundreds.
 func stageConsumer(state order.State, lane string) jetstream.ConsumerConfig {
-	return jetstream.ConsumerConfig{
+	cfg := jetstream.ConsumerConfig{
 		Durable:       string(state) + "-" + lane,
 		FilterSubject: order.Subject(state, "*", lane),
 		AckPolicy:     jetstream.AckExplicitPolicy,
@@ -103,6 +123,10 @@ func stageConsumer(state order.State, lane string) jetstream.ConsumerConfig {
 		MaxAckPending: 1000,
 		MemoryStorage: true,
 	}
+	if strings.HasSuffix(lane, order.UrgentSuffix) {
+		cfg.InactiveThreshold = urgentIdle
+	}
+	return cfg
 }
 
 // one handles one delivery.
@@ -122,11 +146,14 @@ func (l *Line) one(ctx context.Context, m jetstream.Msg, h Handler) {
 		return
 	}
 	deliveries := int(md.NumDelivered)
-	if deliveries > 1 {
-		if last, err := l.Settle(ctx, it); err != nil || !last {
-			logIf(ctx, log, "cannot tell whether this is the order's last state", err)
-			return
-		}
+	// Also on the first delivery: a consumer that was made again, or a verb that
+	// died half way, hands an old state out for the first time.
+	if last, err := l.Settle(ctx, it); err != nil {
+		log.WarnContext(ctx, "cannot tell whether this is the order's last state", "err", err)
+		_ = m.NakWithDelay(rest(deliveries))
+		return
+	} else if !last {
+		return // removed, which is the acknowledgement
 	}
 	if until := time.Until(it.NotBefore); until > 0 {
 		_ = m.NakWithDelay(until)
@@ -139,13 +166,13 @@ func (l *Line) one(ctx context.Context, m jetstream.Msg, h Handler) {
 // context outlives ctx by drainTime, so that a stopped worker finishes what it
 // began.
 func (l *Line) handle(ctx context.Context, log *slog.Logger, m jetstream.Msg, it Item, deliveries int, h Handler) {
-	work, cancel := drained(ctx, drainTime)
+	work, cancel := l.drained(ctx, drainTime)
 	defer cancel()
 	var out outcome
-	if deliveries > maxDeliveries && it.NotBefore.IsZero() {
+	if deliveries > maxDeliveries {
 		out = held(it.Order, it.Order, order.Hold{
 			Reason:   fmt.Sprintf("handed out %d times without a result: it stops or stalls its worker", deliveries),
-			Commands: []string{"certmill retry " + it.ID(), "certmill cancel " + it.ID()}})
+			Commands: orRetry(it.ID())})
 	} else {
 		next, err := underHeartbeat(work, m, func() (order.Order, error) { return protect(work, log, h, it.Order) })
 		if work.Err() != nil {
@@ -158,15 +185,18 @@ func (l *Line) handle(ctx context.Context, log *slog.Logger, m jetstream.Msg, it
 		_ = m.NakWithDelay(out.nak)
 		return
 	}
-	l.carryOut(work, log, m, it, out)
-}
-
-func (l *Line) carryOut(ctx context.Context, log *slog.Logger, m jetstream.Msg, it Item, out outcome) {
-	if !l.store(ctx, log, it, out) {
+	if !l.store(work, log, it, out) {
 		// Nothing was stored, or we do not know: the order is handed out again
 		// and begins from what is stored.
-		_ = m.NakWithDelay(2 * time.Second)
+		_ = m.NakWithDelay(rest(deliveries))
 	}
+}
+
+// rest is how long a message rests that NATS would not let us deal with. It
+// grows, because each delivery counts towards maxDeliveries, and a stream that
+// takes no messages for minutes must not get its orders held.
+func rest(deliveries int) time.Duration {
+	return min(2*time.Second<<min(max(deliveries-1, 0), 10), ackWait)
 }
 
 // store makes the transition, and tells whether the item is dealt with.
@@ -178,6 +208,7 @@ func (l *Line) store(ctx context.Context, log *slog.Logger, it Item, out outcome
 		// Somebody else moved it: what we were handed is not the last.
 		_, err = l.Settle(ctx, it)
 		logIf(ctx, log, "cannot remove an old state", err)
+		return err == nil
 	case err != nil:
 		log.WarnContext(ctx, "transition failed", "order", it.ID(), "to", out.next.State, "err", err)
 		return false
@@ -255,30 +286,48 @@ func underHeartbeat[T any](ctx context.Context, m jetstream.Msg, f func() (T, er
 
 // protect turns a panic into an error: one bad order never stops a worker.
 func protect(ctx context.Context, log *slog.Logger, h Handler, o order.Order) (next order.Order, err error) {
+	next = o // a handler that panics returns nothing
+	err = unpanicked(ctx, log, func() (err error) {
+		next, err = h.Handle(ctx, o)
+		return err
+	})
+	return next, err
+}
+
+// panicked is the error that a panic becomes.
+type panicked struct{ value any }
+
+func (p *panicked) Error() string { return fmt.Sprintf("panic in the handler: %v", p.value) }
+
+// unpanicked runs f and returns a panic as an error.
+func unpanicked(ctx context.Context, log *slog.Logger, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			log.ErrorContext(ctx, "handler panicked", "panic", p, "stack", string(debug.Stack()))
-			next, err = o, fmt.Errorf("panic in the handler: %v", p)
+			err = &panicked{p}
 		}
 	}()
-	return h.Handle(ctx, o)
+	return f()
 }
 
 // drained returns a context that is cancelled grace after ctx ends, or at once
-// when the connection under the worker is lost (Lost).
-func drained(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+// when the connection under the worker is lost.
+func (l *Line) drained(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
 	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	dropped := context.AfterFunc(l.lost, func() { cancel(ErrLost) })
 	stop := context.AfterFunc(ctx, func() {
 		if errors.Is(context.Cause(ctx), ErrLost) {
 			cancel(ErrLost)
 			return
 		}
-		time.AfterFunc(grace, func() { cancel(context.Canceled) })
+		end := time.AfterFunc(grace, func() { cancel(context.Canceled) })
+		context.AfterFunc(work, func() { end.Stop() })
 	})
-	return work, func() { stop(); cancel(context.Canceled) }
+	return work, func() { stop(); dropped(); cancel(context.Canceled) }
 }
 
-// ErrLost is the cause with which the composition cancels a worker whose
-// connection dropped: its handlers are cancelled at once, because nothing may
-// be published on another connection before the incarnation was checked.
+// ErrLost is why a worker ends whose connection dropped: its handlers are
+// cancelled at once, because nothing may be published on another connection
+// before the incarnation was checked. The composition may also cancel a worker
+// with it as the cause.
 var ErrLost = errors.New("connection to NATS lost")

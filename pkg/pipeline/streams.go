@@ -37,7 +37,7 @@ const (
 // replicas is 1 for a single server and 3 in a cluster. Safe to repeat and to
 // run from several processes at once.
 func Provision(ctx context.Context, js jetstream.JetStream, replicas int) error {
-	for _, cfg := range []jetstream.StreamConfig{ordersConfig(replicas), intakeConfig(replicas), ticketConfig()} {
+	for _, cfg := range []jetstream.StreamConfig{ordersConfig(replicas), intakeConfig(replicas), ticketConfig(replicas)} {
 		if err := EnsureStream(ctx, js, cfg); err != nil {
 			return err
 		}
@@ -100,12 +100,15 @@ func intakeConfig(replicas int) jetstream.StreamConfig {
 	}
 }
 
-func ticketConfig() jetstream.StreamConfig {
+// ticketConfig: in memory, because a lost ticket is made again (Ticket), but on
+// as many servers as the rest, or losing one would stop the sweeps.
+func ticketConfig(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              TicketStream,
 		Description:       "work that one replica at a time should do",
 		Subjects:          []string{"ticket.*"},
 		Storage:           jetstream.MemoryStorage,
+		Replicas:          replicas,
 		MaxMsgsPerSubject: 1,
 	}
 }

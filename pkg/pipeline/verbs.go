@@ -49,13 +49,19 @@ func (v *verb) Unwrap() error { return v.err }
 
 // Snooze: not yet. No attempt is counted and nothing is stored, so what the
 // handler changed in the order is lost; only the fifth time, or for more than
-// five minutes, the order goes to state waiting.
+// five minutes, an order that was delivered goes to state waiting. One that a
+// sweep visits stays: the next sweep comes anyway.
 func Snooze(d time.Duration) error { return &verb{kind: snooze, after: d} }
 
 // Retry: an error that may pass. The attempt is counted and the order, as the
 // handler returned it, is stored. after is the cloud's retry-after; 0 means
 // backoff.
-func Retry(err error, after time.Duration) error { return &verb{kind: retry, after: after, err: err} }
+func Retry(err error, after time.Duration) error {
+	if err == nil {
+		err = errors.New("no reason was given")
+	}
+	return &verb{kind: retry, after: after, err: err}
+}
 
 // Wait parks the order, as the handler returned it, in state waiting.
 func Wait(w order.Wait) error { return &verb{kind: wait, wait: w} }
@@ -104,8 +110,25 @@ type outcome struct {
 }
 
 // decide turns a handler's answer into the next record. It is arithmetic only:
-// before is the order as it was delivered, after as the handler returned it.
+// before is the order as it was delivered, after as the handler returned it;
+// deliveries is 0 when a sweep read it. What is stored is always a transition
+// that the state machine has: a handler that asks for another would be asked
+// again for ever.
 func decide(before, after order.Order, err error, deliveries int, now time.Time) outcome {
+	out := verdict(before, after, err, deliveries, now)
+	if out.nak > 0 {
+		return out
+	}
+	if bad := order.Check(before.State, out.next.State); bad != nil {
+		return held(before, before, order.Hold{Reason: "a fault in certmill, please report it: " + bad.Error(), Commands: orRetry(before.ID())})
+	}
+	return out
+}
+
+// orRetry are the commands that end a hold without an open question.
+func orRetry(id string) []string { return []string{"certmill retry " + id, "certmill cancel " + id} }
+
+func verdict(before, after order.Order, err error, deliveries int, now time.Time) outcome {
 	if err == nil {
 		return moved(before, after)
 	}
@@ -115,23 +138,28 @@ func decide(before, after order.Order, err error, deliveries int, now time.Time)
 	}
 	switch v.kind {
 	case snooze:
-		if v.after <= maxSnooze && deliveries < maxSnoozes {
+		if deliveries == 0 || v.after <= maxSnooze && deliveries < maxSnoozes {
 			return outcome{nak: max(v.after, time.Millisecond)}
 		}
 		return parked(before, before, order.Wait{For: order.WaitForTime, Till: now.Add(v.after)}, "")
 	case wait:
 		return parked(before, after, v.wait, "")
 	case fail:
-		return failed(after, v.failure)
+		return failed(before, after, v.failure)
 	case hold:
 		return held(before, after, v.hold)
 	}
 	return retried(before, after, v, now)
 }
 
+// moved: a new stage begins counting anew. To come back from a pause is no new
+// stage, or an error that comes with every visit would never end in a hold.
 func moved(before, after order.Order) outcome {
-	if after.State != before.State {
+	if after.State != before.State && after.State != stageOf(before) {
 		after.Retries = 0
+	}
+	if after.State == order.Waiting { // what it waits for and where it goes must stay known
+		return parked(before, after, after.Wait, "")
 	}
 	after.NotBefore, after.Wait = time.Time{}, order.Wait{}
 	return outcome{next: after}
@@ -140,6 +168,9 @@ func moved(before, after order.Order) outcome {
 func parked(before, after order.Order, w order.Wait, note string) outcome {
 	if w.Then == "" {
 		w.Then = stageOf(before)
+	}
+	if w.Then == order.Issuing {
+		w.Then = order.Verify // which looks, and sends it on to issuing
 	}
 	after.State, after.Wait, after.NotBefore = order.Waiting, w, time.Time{}
 	if note == "" {
@@ -160,11 +191,14 @@ func stageOf(o order.Order) order.State {
 	return o.State
 }
 
-func failed(o order.Order, f order.Failure) outcome {
+func failed(before, o order.Order, f order.Failure) outcome {
 	o.Failure, o.Wait, o.NotBefore = &f, order.Wait{}, time.Time{}
 	o.State = order.Failed
 	if o.Placed {
 		o.State = order.Collect // its records must go first
+	}
+	if o.State != before.State {
+		o.Retries = 0
 	}
 	return outcome{next: o, note: f.Reason}
 }
@@ -181,10 +215,10 @@ func retried(before, after order.Order, v *verb, now time.Time) outcome {
 	if after.Retries > maxRetries {
 		return held(before, after, order.Hold{
 			Reason:   fmt.Sprintf("tried %d times; the last error was: %v", maxRetries, v.err),
-			Commands: []string{"certmill retry " + after.ID(), "certmill cancel " + after.ID()}})
+			Commands: orRetry(after.ID())})
 	}
 	d := max(v.after, Backoff(before.Retries))
-	if d > maxInPlace || before.State == order.Waiting {
+	if d > maxInPlace && !swept(before.State) || before.State == order.Waiting {
 		w := order.Wait{For: order.WaitForTime}
 		if before.State == order.Waiting {
 			w = before.Wait
@@ -195,3 +229,7 @@ func retried(before, after order.Order, v *verb, now time.Time) outcome {
 	after.NotBefore, after.Wait = now.Add(d), order.Wait{}
 	return outcome{next: after, note: v.err.Error()}
 }
+
+// swept: no consumer hands these out, so an order that rests there occupies no
+// delivery slot and need not leave.
+func swept(s order.State) bool { return s == order.Issuing || s == order.Unsure }

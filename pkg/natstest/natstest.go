@@ -1,0 +1,116 @@
+// Package natstest runs real NATS servers inside tests: one, or a cluster of
+// three, with JetStream on files in a temporary directory.
+package natstest
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// startTime is how long a server or a cluster may take to become ready.
+const startTime = 20 * time.Second
+
+// Server starts one server, which is shut down when the test ends.
+func Server(t testing.TB) *server.Server {
+	t.Helper()
+	return start(t, options(t, "single"))
+}
+
+// Cluster starts three servers that have elected a leader.
+func Cluster(t testing.TB) []*server.Server {
+	t.Helper()
+	var routes []*url.URL
+	var ports []int
+	for range 3 {
+		port := freePort(t)
+		ports = append(ports, port)
+		routes = append(routes, &url.URL{Scheme: "nats-route", Host: fmt.Sprintf("127.0.0.1:%d", port)})
+	}
+	var all []*server.Server
+	for i, port := range ports {
+		o := options(t, fmt.Sprintf("n%d", i))
+		o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port}
+		o.Routes = routes
+		all = append(all, start(t, o))
+	}
+	await(t, "the cluster has a leader and three peers", func() bool {
+		for _, s := range all {
+			if s.JetStreamIsLeader() {
+				return len(s.JetStreamClusterPeers()) == len(all)
+			}
+		}
+		return false
+	})
+	return all
+}
+
+// Connect opens a connection as the workers have it: one that never reconnects
+// by itself. It is closed when the test ends.
+func Connect(t testing.TB, s *server.Server) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect(s.ClientURL(), nats.NoReconnect(), nats.ReconnectBufSize(-1))
+	if err != nil {
+		t.Fatalf("connect to the test server: %v", err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+func options(t testing.TB, name string) *server.Options {
+	return &server.Options{
+		ServerName: name, Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
+		JetStream: true, StoreDir: filepath.Join(t.TempDir(), name),
+		JetStreamMaxMemory: 256 << 20, JetStreamMaxStore: 8 << 30, // more than the inbox reserves
+	}
+}
+
+func start(t testing.TB, o *server.Options) *server.Server {
+	t.Helper()
+	s, err := server.NewServer(o)
+	if err != nil {
+		t.Fatalf("make the test server: %v", err)
+	}
+	s.Start()
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	if !s.ReadyForConnections(startTime) {
+		t.Fatal("the test server does not become ready")
+	}
+	return s
+}
+
+// freePort is a port that was free a moment ago. Routes must be known before
+// the servers start.
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func await(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(startTime); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if is() {
+			return
+		}
+	}
+	t.Fatalf("timed out: %s", what)
+}
