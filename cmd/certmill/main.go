@@ -58,10 +58,15 @@ func main() {
 		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
 	k, err := parser.Parse(os.Args[1:])
 	parser.FatalIfErrorf(err)
-	if err := k.Run(); err != nil {
-		if !errors.Is(err, errNotAll) {
-			fmt.Fprintf(os.Stderr, "certmill: %v\n", err)
-		}
+	switch err := k.Run(); {
+	case err == nil:
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(os.Stderr, "certmill: stopped; started again, it goes on where it was")
+		os.Exit(1)
+	case errors.Is(err, errNotAll): // everything was said
+		os.Exit(1)
+	default:
+		fmt.Fprintf(os.Stderr, "certmill: %v\n", err)
 		os.Exit(1)
 	}
 }

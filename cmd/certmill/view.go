@@ -194,8 +194,10 @@ func summaryTable(s app.Summary) string {
 	if len(s.Bad) > 0 {
 		t.AppendRow(table.Row{"bad lines", len(s.Bad)})
 	}
-	t.AppendRow(table.Row{"calls per certificate", fmt.Sprintf("%.2f", s.PerCert)})
-	t.AppendRow(table.Row{"peak calls per second", s.PeakPerSec})
+	if s.Calls > 0 { // who only watches counts none
+		t.AppendRow(table.Row{"calls per certificate", fmt.Sprintf("%.2f", s.PerCert)})
+		t.AppendRow(table.Row{"peak calls per second", s.PeakPerSec})
+	}
 	t.AppendRow(table.Row{"time", fmt.Sprintf("%.1f s", s.Seconds)})
 	t.AppendRow(table.Row{"certificates", s.Certificates})
 	return t.Render()

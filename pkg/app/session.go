@@ -200,7 +200,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.ledger, err = ledger.New(start, s.js); err != nil {
 		return err
 	}
-	s.sinks = []stage.Sink{certstore.Dir{Path: s.cfg.Deliver.Directory}}
+	s.sinks = []stage.Sink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}
 	// The states are followed for as long as the session lives.
 	s.states, err = account.Open(ctx, s.js, s.cfg.NATS.Replicas)
 	return err

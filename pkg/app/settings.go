@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/certmill/certmill/pkg/order"
 )
 
 // Example is a commented config that works against `certmill sim`.
@@ -55,4 +57,21 @@ func logLevel(s string) (slog.Level, error) {
 		return 0, fmt.Errorf("%q is no log level: write debug, info, warn or error", s)
 	}
 	return l, nil
+}
+
+// Fields renders the fields of an order message as a Markdown table.
+func Fields() string {
+	var b strings.Builder
+	b.WriteString("| field | meaning |\n|---|---|\n")
+	for _, t := range []struct {
+		prefix string
+		of     reflect.Type
+	}{{"", reflect.TypeFor[order.Request]()}, {"contact.", reflect.TypeFor[order.Contact]()}} {
+		for i := range t.of.NumField() {
+			f := t.of.Field(i)
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			fmt.Fprintf(&b, "| `%s%s` | %s |\n", t.prefix, name, f.Tag.Get("jsonschema_description"))
+		}
+	}
+	return b.String()
 }
