@@ -420,7 +420,7 @@ func TestProcesses(t *testing.T) {
 		}
 	}
 	if n, err := openStore(t, dir).Number("a"); n.Attempt != 20 || time.Since(n.At) > time.Minute || err != nil {
-		t.Errorf("number %d, %v", n, err)
+		t.Errorf("number %+v, %v", n, err)
 	}
 }
 
