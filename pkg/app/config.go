@@ -41,6 +41,7 @@ type Config struct {
 // NATS is the way to the server.
 type NATS struct {
 	URL         string `yaml:"url" doc:"server or servers, comma-separated; empty: certmill run embeds one"`
+	Listen      string `yaml:"listen" doc:"host:port of the embedded server; empty: 127.0.0.1:4222, or another port if that is taken"`
 	User        string `yaml:"user" doc:"user name, where the server asks for one"`
 	Password    Ref    `yaml:"password" doc:"its password, as env:NAME or file:PATH"`
 	Credentials string `yaml:"credentials" doc:"path of a .creds file, in place of user and password"`

@@ -16,12 +16,17 @@ import (
 // Embedded is a nats-server in this process, for a single machine.
 type Embedded struct{ server *server.Server }
 
-// StartEmbedded starts a server on the loopback with file storage below dir and
-// an fsync on every write: an acknowledged order survives a power cut. It takes
-// NATS's usual port if that is free, so that the stock nats command finds it.
-func StartEmbedded(dir string) (*Embedded, error) {
+// StartEmbedded starts a server with file storage below dir and an fsync on
+// every write: an acknowledged order survives a power cut. listen is host:port;
+// empty means the loopback and NATS's usual port if that is free, so that the
+// stock nats command finds it.
+func StartEmbedded(dir, listen string) (*Embedded, error) {
+	host, port, err := listenAt(listen)
+	if err != nil {
+		return nil, err
+	}
 	s, err := server.NewServer(&server.Options{
-		ServerName: "certmill", Host: "127.0.0.1", Port: usualPort(),
+		ServerName: "certmill", Host: host, Port: port,
 		JetStream: true, StoreDir: filepath.Join(dir, "nats"), SyncAlways: true,
 		NoSigs: true, NoLog: true, MaxPayload: 1 << 20,
 	})
@@ -34,6 +39,23 @@ func StartEmbedded(dir string) (*Embedded, error) {
 		return nil, errors.New("embedded nats-server did not become ready within 30 s; is another one running on the same state folder?")
 	}
 	return &Embedded{server: s}, nil
+}
+
+func listenAt(listen string) (host string, port int, err error) {
+	if listen == "" {
+		return "127.0.0.1", usualPort(), nil
+	}
+	host, text, err := net.SplitHostPort(listen)
+	if err == nil {
+		port, err = strconv.Atoi(text)
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("nats.listen is %q: write host:port", listen)
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT
+	}
+	return host, port, nil
 }
 
 func usualPort() int {

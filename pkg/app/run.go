@@ -104,7 +104,7 @@ func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) 
 	h := &house{cfg: c}
 	var err error
 	if c.NATS.URL == "" {
-		if h.nats, err = StartEmbedded(c.State); err != nil {
+		if h.nats, err = StartEmbedded(c.State, c.NATS.Listen); err != nil {
 			return nil, err
 		}
 		h.cfg.NATS.URL = h.nats.URL()

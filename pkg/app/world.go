@@ -16,6 +16,7 @@ import (
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/dcv/file"
+	"github.com/certmill/certmill/pkg/order"
 )
 
 // world is the simulated clouds, their DNS and the web servers of the names, in
@@ -61,7 +62,7 @@ func (w *world) accounts(state string) (map[string]Account, error) {
 			return nil, fmt.Errorf("secrets of the simulated accounts: %w", err)
 		}
 		at := map[string]string{"aliyun": w.sim.AliyunURL(), "tencent": w.sim.TencentURL()}[a.Cloud]
-		all[a.Label] = Account{Cloud: a.Cloud, Main: a.UID, Endpoint: at, DNSEndpoint: at, Product: simProducts[a.Cloud],
+		all[a.Label] = Account{Cloud: a.Cloud, Main: a.UID, Endpoint: at, DNSEndpoint: at, Product: simProducts[a.Cloud], Contact: simContact,
 			KeyID: Ref("file:" + id), Secret: Ref("file:" + secret)}
 	}
 	return all, nil
@@ -69,6 +70,9 @@ func (w *world) accounts(state string) (map[string]Account, error) {
 
 // simProducts are what orders that name no product take in the simulated world.
 var simProducts = map[string]string{"aliyun": "symantec-dv-1-starter"}
+
+// simContact is what orders that name no contact take there.
+var simContact = order.Contact{Name: "certmill", Email: "pki@example.com", Phone: "13800000000", Province: "zhejiang", City: "hangzhou"}
 
 // ConfigName is the file in the state folder that certmill run leaves for the
 // other commands, so that they find its server and accounts.

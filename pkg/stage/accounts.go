@@ -102,7 +102,9 @@ func (a *Account) Takes(r order.Request) (string, error) {
 			missing = append(missing, field)
 		}
 	}
-	need("email", c.Email)
+	if op != ForPackage { // which takes the account's own contact
+		need("email", c.Email)
+	}
 	if op == WithCSR || op == DVAudit {
 		need("name", c.Name)
 		need("phone", c.Phone)
