@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -108,9 +107,7 @@ func consumerName(k Key, shard int) string {
 	return name
 }
 
-// streamStore is the JetStream side of all rings of a Set. All pulls share one
-// subscription, so that what comes after its pull was given up still finds its
-// ring, which alone knows that it was not used.
+// streamStore is the JetStream side of all rings of a Set.
 type streamStore struct {
 	js  jetstream.JetStream
 	nc  *nats.Conn
@@ -119,8 +116,6 @@ type streamStore struct {
 
 	mu      sync.Mutex
 	sources []*streamSource
-	inbox   string
-	sub     *nats.Subscription
 	status  chan nats.Status
 	lost    chan struct{} // closed and made anew when the connection drops
 }
@@ -128,39 +123,32 @@ type streamStore struct {
 func newStreamStore(js jetstream.JetStream, opt Options) *streamStore {
 	api := js.Options().APIPrefix
 	if d := js.Options().Domain; d != "" {
-		api = "$JS." + d + ".API."
+		api = "$JS." + d + ".API"
 	}
 	if api == "" {
-		api = "$JS.API."
+		api = "$JS.API"
 	}
-	return &streamStore{js: js, nc: js.Conn(), opt: opt, api: api, lost: make(chan struct{})}
+	return &streamStore{js: js, nc: js.Conn(), opt: opt, api: strings.TrimSuffix(api, ".") + ".", lost: make(chan struct{})}
 }
 
 func (st *streamStore) source(k Key, shard int, stray func(int, delivery)) source {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	s := &streamSource{store: st, index: len(st.sources), shard: shard, stray: stray, name: consumerName(k, shard),
+	s := &streamSource{store: st, shard: shard, stray: stray, name: consumerName(k, shard),
 		subject: st.opt.Prefix + "." + token(k.Account) + "." + token(k.Action) + "."}
 	st.sources = append(st.sources, s)
 	return s
 }
 
-// subscribe makes the one subscription and watches the connection.
-func (st *streamStore) subscribe() error {
+// dropped is closed when the connection drops.
+func (st *streamStore) dropped() <-chan struct{} {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.sub != nil {
-		return nil
+	if st.status == nil {
+		st.status = st.nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
+		go st.watch(st.status)
 	}
-	st.inbox = st.nc.NewInbox()
-	sub, err := st.nc.Subscribe(st.inbox+".*.*", st.got)
-	if err != nil {
-		return fmt.Errorf("subscribe to permits: %w", err)
-	}
-	_ = sub.SetPendingLimits(-1, -1) // as many as there are pulls
-	st.sub, st.status = sub, st.nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
-	go st.watch(st.status)
-	return nil
+	return st.lost
 }
 
 // watch ends with the connection or with close.
@@ -176,47 +164,36 @@ func (st *streamStore) watch(status <-chan nats.Status) {
 func (st *streamStore) close() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.sub == nil {
-		return
+	if st.status != nil {
+		st.nc.RemoveStatusListener(st.status) // closes it
 	}
-	_ = st.sub.Unsubscribe()
-	st.nc.RemoveStatusListener(st.status) // closes it
-}
-
-func (st *streamStore) dropped() <-chan struct{} {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return st.lost
-}
-
-// got takes an answer to a pull. Its subject is inbox.<source>.<pull>.
-func (st *streamStore) got(m *nats.Msg) {
-	rest, _ := strings.CutPrefix(m.Subject, st.inbox+".")
-	number, pull, _ := strings.Cut(rest, ".")
-	index, err := strconv.Atoi(number)
-	st.mu.Lock()
-	var s *streamSource
-	if err == nil && index < len(st.sources) {
-		s = st.sources[index]
-	}
-	st.mu.Unlock()
-	if s != nil {
-		s.got(pull, m)
+	for _, s := range st.sources {
+		s.giveUp(0)
 	}
 }
 
 // streamSource is one consumer.
 type streamSource struct {
 	store   *streamStore
-	index   int
 	shard   int
 	stray   func(int, delivery)
 	name    string // of the consumer
 	subject string // prefix.account.action.
 
+	mu   sync.Mutex
+	line *line
+}
+
+// line is a subscription that one pull after another is answered on. A
+// permit's message does not say which pull it answers, so once a pull is given
+// up without an answer its line is not used again: what still comes on it is a
+// stray, which this process alone knows was not used.
+type line struct {
+	sub   *nats.Subscription
+	inbox string
+
 	mu    sync.Mutex
-	pulls uint64
-	asked chan *nats.Msg // of the pull under way, whose number is pulls; nil if none
+	asked chan *nats.Msg // of the pull under way; nil if none
 }
 
 // open finds the consumer or makes it, and the stream if need be.
@@ -320,75 +297,88 @@ func (s *streamSource) retune(ctx context.Context, cfg jetstream.ConsumerConfig,
 // pull asks for one permit. The server is told to give up a little before E, so
 // that little comes too late.
 func (s *streamSource) pull(ctx context.Context, l Limit) (delivery, error) {
-	if err := s.store.subscribe(); err != nil {
-		return delivery{}, s.failure("pull from", err)
-	}
 	dropped := s.store.dropped()
 	if !s.store.nc.IsConnected() {
 		return delivery{}, s.failure("pull from", nats.ErrDisconnected)
 	}
-	number, asked := s.begin()
-	defer s.end()
-	body, err := json.Marshal(map[string]any{"batch": 1, "expires": (l.Pull - l.Pull/20).Nanoseconds()})
-	if err == nil {
-		err = s.store.nc.PublishRequest(s.store.api+"CONSUMER.MSG.NEXT."+s.store.opt.Stream+"."+s.name,
-			fmt.Sprintf("%s.%d.%d", s.store.inbox, s.index, number), body)
-	}
+	line, asked, err := s.begin()
 	if err != nil {
 		return delivery{}, s.failure("pull from", err)
 	}
+	body := fmt.Appendf(nil, `{"batch":1,"expires":%d}`, (l.Pull - l.Pull/20).Nanoseconds())
+	err = s.store.nc.PublishRequest(s.store.api+"CONSUMER.MSG.NEXT."+s.store.opt.Stream+"."+s.name, line.inbox, body)
 	expired := time.NewTimer(l.Pull)
 	defer expired.Stop()
-	select {
-	case m := <-asked:
-		return s.answer(m)
-	case <-expired.C:
-		return delivery{}, errNothing
-	case <-dropped:
-		return delivery{}, s.failure("pull from", nats.ErrDisconnected)
-	case <-ctx.Done():
-		return delivery{}, ctx.Err()
-	}
-}
-
-func (s *streamSource) begin() (number uint64, asked <-chan *nats.Msg) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pulls++
-	s.asked = make(chan *nats.Msg, 1)
-	return s.pulls, s.asked
-}
-
-// end gives the pull up. What came for it in the same moment is a stray.
-func (s *streamSource) end() {
-	s.mu.Lock()
-	asked := s.asked
-	s.asked = nil
-	s.mu.Unlock()
-	select {
-	case m := <-asked:
-		s.strayed(m)
-	default:
-	}
-}
-
-func (s *streamSource) got(pull string, m *nats.Msg) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.asked != nil && pull == strconv.FormatUint(s.pulls, 10) {
+	if err == nil {
 		select {
-		case s.asked <- m:
-			return
-		default: // a second answer
+		case m := <-asked:
+			return s.answer(m)
+		case <-expired.C:
+			err = errNothing
+		case <-dropped:
+			err = nats.ErrDisconnected
+		case <-ctx.Done():
+			err = ctx.Err()
 		}
 	}
-	s.strayed(m)
+	s.giveUp(2 * l.Pull)
+	select {
+	case m := <-asked: // at the last moment
+		return s.answer(m)
+	default:
+		return delivery{}, s.failure("pull from", err)
+	}
 }
 
-func (s *streamSource) strayed(m *nats.Msg) {
+// begin makes ready for the answer to one pull.
+func (s *streamSource) begin() (*line, <-chan *nats.Msg, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.line == nil {
+		l := &line{inbox: s.store.nc.NewInbox()}
+		sub, err := s.store.nc.Subscribe(l.inbox, func(m *nats.Msg) { s.got(l, m) })
+		if err != nil {
+			return nil, nil, fmt.Errorf("subscribe: %w", err)
+		}
+		l.sub, s.line = sub, l
+	}
+	asked := make(chan *nats.Msg, 1)
+	s.line.mu.Lock()
+	defer s.line.mu.Unlock()
+	s.line.asked = asked
+	return s.line, asked, nil
+}
+
+// got takes what came on a line.
+func (s *streamSource) got(l *line, m *nats.Msg) {
+	l.mu.Lock()
+	asked := l.asked
+	l.asked = nil
+	if asked != nil {
+		asked <- m
+	}
+	l.mu.Unlock()
+	if asked != nil {
+		return
+	}
 	if d, err := s.answer(m); err == nil {
 		s.stray(s.shard, d)
 	}
+}
+
+// giveUp leaves the line, which goes on taking strays for a while.
+func (s *streamSource) giveUp(strays time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.line
+	if l == nil {
+		return
+	}
+	s.line = nil
+	time.AfterFunc(strays, func() { _ = l.sub.Unsubscribe() })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked = nil
 }
 
 // answer reads a permit, or a status: the server's word that there is none.

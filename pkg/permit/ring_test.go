@@ -202,7 +202,7 @@ func TestBack(t *testing.T) {
 			}
 			p.Give(Unused, 0)
 		}, E + D + T, E + D + T},
-		{"throttled", 0, func(p *Permit) { p.Give(Throttled, 0) }, T + 6*time.Second, T + 10*time.Second},
+		{"throttled", 0, func(p *Permit) { p.Give(Throttled, 0) }, T + 4500*time.Millisecond, T + 7500*time.Millisecond},
 		{"throttled, told when", 0, func(p *Permit) { p.Give(Throttled, time.Minute) }, time.Minute, time.Minute},
 		{"answered, told to rest", 0, func(p *Permit) { p.Give(Answered, 3*time.Second) }, 3 * time.Second, 3 * time.Second},
 	}
@@ -421,7 +421,7 @@ func TestSetLimit(t *testing.T) {
 				}
 			}
 		}
-		time.Sleep(l.quiet() + 2*time.Second)
+		time.Sleep(l.quiet() + 2*time.Second + 7*time.Millisecond) // between two slots
 		if r := rate(10 * time.Second); r < 5.9 || r > 6.1 {
 			t.Errorf("%.1f calls/s, want 6", r)
 		}
@@ -440,7 +440,7 @@ func TestSetLimit(t *testing.T) {
 			s.mu.Unlock()
 		}
 		set(6)
-		if r := rate(l.quiet() - time.Millisecond); r > 2.1 {
+		if r := rate(l.quiet() - time.Millisecond); r > 2.2 {
 			t.Errorf("%.1f calls/s before Q was over", r)
 		}
 		time.Sleep(2 * time.Second)
