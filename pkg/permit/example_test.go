@@ -6,6 +6,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -91,7 +92,11 @@ func ExampleTransport() {
 
 // natsConnection stands for nats.Connect to your server.
 func natsConnection() (*nats.Conn, func()) {
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, DontListen: true, NoSigs: true, NoLog: true})
+	dir, err := os.MkdirTemp("", "permit")
+	if err != nil {
+		log.Fatal(err)
+	}
+	s, err := server.NewServer(&server.Options{JetStream: true, StoreDir: dir, DontListen: true, NoSigs: true, NoLog: true})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -100,5 +105,5 @@ func natsConnection() (*nats.Conn, func()) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	return nc, func() { nc.Close(); s.Shutdown() }
+	return nc, func() { nc.Close(); s.Shutdown(); os.RemoveAll(dir) }
 }
