@@ -1,33 +1,14 @@
-// Package permit keeps a provider's call limit: at most L calls in any sliding
-// period T, for one account and API action, as counted at the provider.
-//
-// The limit is a ring of L permits. To call, take one; T after the response it
-// is put back. Any L+1 calls use one permit twice, and two uses of one permit
-// are counted at least T apart, because the second leaves only T after the
-// answer to the first came back. So no sliding period sees more than L calls,
-// whatever the jitter of the network: a proof, not a margin.
-//
-// The permit is taken before the provider's SDK is called (waiting inside a
-// transport would eat the SDK's timeout and age the signature) and travels in
-// the request's context. Transport refuses every request that carries no live
-// permit for its account and action, so that no call can miss the limit.
-//
-// The rings of this version live in one process. The package imports nothing
-// of certmill.
 package permit
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
-// Key names one limit: calls are counted per main account and API action.
+// Key names one limit: calls are counted per account and API action.
 type Key struct {
 	Account string
 	Action  string
@@ -35,96 +16,82 @@ type Key struct {
 
 func (k Key) String() string { return k.Account + "/" + k.Action }
 
-// Limit is what the provider allows for one Key.
+// Limit is what the provider allows for one Key and how its calls are made. All
+// processes must agree on it. Zero values stand for the defaults.
 type Limit struct {
-	Calls    int           // L: calls per period
-	Period   time.Duration // T
-	Deadline time.Duration // D: a request is given up after this long
+	Calls    int           // L: calls per period; 10
+	Period   time.Duration // T; 1 s
+	Deadline time.Duration // D: a request is given up after this long; 3 s
+	Pull     time.Duration // E: a permit that took longer to come is not used; 2 s
 }
+
+func (l Limit) withDefaults() Limit {
+	if l.Calls <= 0 {
+		l.Calls = 10
+	}
+	if l.Period <= 0 {
+		l.Period = time.Second
+	}
+	if l.Deadline <= 0 {
+		l.Deadline = 3 * time.Second
+	}
+	if l.Pull <= 0 {
+		l.Pull = 2 * time.Second
+	}
+	return l
+}
+
+// quiet is Q: a permit whose fate is not known is safe to put back this long
+// after its pull began.
+func (l Limit) quiet() time.Duration { return l.Pull + l.Deadline + l.Period }
+
+// perSecond is the ring's rate when no call takes any time.
+func (l Limit) perSecond() float64 { return float64(l.Calls) / l.Period.Seconds() }
 
 // Outcome says how a call ended, which decides when its permit is back.
 type Outcome int
 
 const (
-	Unused   Outcome = iota // the request never left: back at once
-	Answered                // the provider answered: back after T
-	Unknown                 // no answer, it may still arrive: back after D + T
+	Unused    Outcome = iota // the request never left: back at once
+	Answered                 // the provider answered: back after T
+	Unknown                  // no answer, it may still arrive: back Q after the pull
+	Throttled                // the provider's limit was met: back after T and 4.5 to 7.5 s
 )
 
-// ErrNoPermit is returned, wrapped, by Transport for a request that carries no
-// live permit for its account and action. Such a request was never sent.
-var ErrNoPermit = errors.New("no live permit")
+var (
+	// ErrNoPermit is returned, wrapped, by Transport for a request that carries
+	// no live permit for its account and action. Such a request was never sent.
+	ErrNoPermit = errors.New("no live permit")
+	// ErrSettings is returned, wrapped, when another process runs this ring with
+	// other settings. Nothing but a change of configuration mends it.
+	ErrSettings = errors.New("the ring's settings differ")
+	// ErrClosed is returned, wrapped, after Close, and when the connection to
+	// NATS was closed for good.
+	ErrClosed = errors.New("the permits are closed")
+)
 
-// Set holds the rings of one process, made on first use.
-type Set struct {
-	limit func(Key) Limit
-
-	mu    sync.Mutex
-	rings map[Key]*ring
-}
-
-// NewSet returns rings whose sizes are what limit says. It is asked once for
-// each Key.
-func NewSet(limit func(Key) Limit) *Set {
-	return &Set{limit: limit, rings: map[Key]*ring{}}
-}
-
-// ring is the limit of one Key: a channel that holds the permits at hand.
-type ring struct {
-	Limit
-	free  chan struct{}
-	fence *rate.Limiter // evens out a burst after an idle time; never what keeps the limit
-}
-
-func (s *Set) ring(k Key) *ring {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r := s.rings[k]; r != nil {
-		return r
-	}
-	l := s.limit(k)
-	r := &ring{Limit: l, free: make(chan struct{}, l.Calls),
-		fence: rate.NewLimiter(rate.Every(l.Period/time.Duration(l.Calls)), l.Calls)}
-	for range l.Calls {
-		r.free <- struct{}{}
-	}
-	s.rings[k] = r
-	return r
-}
-
-// Permit allows one call. Give must be called exactly once; further calls do
-// nothing.
+// Permit allows one call. Give should be called exactly once; further calls do
+// nothing, and without any the permit counts as Unknown.
 type Permit struct {
-	key   Key
-	ring  *ring
-	since time.Time
+	key     Key
+	ring    *ring
+	began   time.Time      // t0: before the pull was sent
+	expires time.Time      // t0 + E + D: no request may be under way after this
+	back    chan time.Time // buffered: Give tells the lease when to put it back
 
 	mu    sync.Mutex
 	used  bool
 	given bool
 }
 
-// Deadline is how long the call may take, counted from when it starts.
-func (p *Permit) Deadline() time.Duration { return p.ring.Deadline }
-
-// Wait takes a permit. The context it returns carries the permit: the request
-// must be sent with it. The error is ctx's.
-func (s *Set) Wait(ctx context.Context, k Key) (context.Context, *Permit, error) {
-	r := s.ring(k)
-	if err := r.fence.Wait(ctx); err != nil {
-		return nil, nil, fmt.Errorf("wait for a permit for %v: %w", k, err)
-	}
-	select {
-	case <-r.free:
-	case <-ctx.Done():
-		return nil, nil, fmt.Errorf("wait for a permit for %v: %w", k, ctx.Err())
-	}
-	p := &Permit{key: k, ring: r, since: time.Now()}
-	return context.WithValue(ctx, permitKey{}, p), p, nil
+// Deadline is how long the call may take from now on: D, or less if the permit
+// was kept for a while. Not above zero means that it is too late to call.
+func (p *Permit) Deadline() time.Duration {
+	return min(p.ring.settings().Deadline, time.Until(p.expires))
 }
 
-// Give puts the permit back when its outcome allows; rest, if longer, is how
-// long the provider asked to be left alone.
+// Give tells how the call ended. The permit is back when that allows it, but
+// not before rest is over, counted from now: what the provider asked for.
 func (p *Permit) Give(o Outcome, rest time.Duration) {
 	p.mu.Lock()
 	given := p.given
@@ -136,18 +103,7 @@ func (p *Permit) Give(o Outcome, rest time.Duration) {
 	if given {
 		return
 	}
-	after := time.Duration(0)
-	switch o {
-	case Answered:
-		after = p.ring.Period
-	case Unknown:
-		after = p.ring.Deadline + p.ring.Period
-	}
-	if after = max(after, rest); after == 0 {
-		p.ring.free <- struct{}{}
-		return
-	}
-	time.AfterFunc(after, func() { p.ring.free <- struct{}{} })
+	p.back <- p.ring.ended(o, p.began, rest)
 }
 
 // use marks the permit as spent on one request.
@@ -159,12 +115,21 @@ func (p *Permit) use(k Key) error {
 		return fmt.Errorf("the permit is for %v, the request is %v: %w", p.key, k, ErrNoPermit)
 	case p.used || p.given:
 		return fmt.Errorf("the permit for %v was used already: %w", k, ErrNoPermit)
+	case !time.Now().Before(p.expires):
+		return fmt.Errorf("the permit for %v is %v old: %w", k, time.Since(p.began).Round(time.Millisecond), ErrNoPermit)
 	}
 	p.used = true
 	return nil
 }
 
-type permitKey struct{}
+type (
+	permitKey struct{}
+	urgentKey struct{}
+)
+
+// Urgent marks the waiting below ctx: inside one process it is served before
+// what is not urgent.
+func Urgent(ctx context.Context) context.Context { return context.WithValue(ctx, urgentKey{}, true) }
 
 // FromContext returns the permit that ctx carries, or nil.
 func FromContext(ctx context.Context) *Permit {
@@ -172,7 +137,8 @@ func FromContext(ctx context.Context) *Permit {
 	return p
 }
 
-// For tells whether ctx carries a permit for k that was not used yet.
+// For returns the permit for k that ctx carries, if it can still be used, else
+// nil.
 func For(ctx context.Context, k Key) *Permit {
 	p := FromContext(ctx)
 	if p == nil || p.key != k {
@@ -180,34 +146,8 @@ func For(ctx context.Context, k Key) *Permit {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.used || p.given {
+	if p.used || p.given || !time.Now().Before(p.expires) {
 		return nil
 	}
 	return p
-}
-
-// Transport is the http.RoundTripper under a provider's SDK. It refuses, before
-// anything is sent, every request that carries no live permit for its account
-// and action.
-type Transport struct {
-	Next     http.RoundTripper
-	Identify func(*http.Request) (Key, error) // finds account and action of a request
-}
-
-func (t Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	k, err := t.Identify(r)
-	if err == nil {
-		if p := FromContext(r.Context()); p == nil {
-			err = fmt.Errorf("request %v: %w", k, ErrNoPermit)
-		} else {
-			err = p.use(k)
-		}
-	}
-	if err != nil {
-		if r.Body != nil {
-			r.Body.Close()
-		}
-		return nil, err
-	}
-	return t.Next.RoundTrip(r)
 }
