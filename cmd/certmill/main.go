@@ -41,6 +41,7 @@ type cli struct {
 
 	Pause    pauseCmd    `cmd:"" help:"Rest an account label."`
 	Resume   resumeCmd   `cmd:"" help:"End the rest of an account label, or of a product without quota."`
+	Limit    limitCmd    `cmd:"" help:"Change how many calls a second an account may make to an API action, while it works."`
 	FirstUse firstUseCmd `cmd:"" help:"Say that no earlier installation bought on this account: the first sweep need not wait."`
 
 	Sim     simCmd     `cmd:"" help:"Both clouds, simulated, with their DNS and a control port."`

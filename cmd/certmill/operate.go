@@ -113,6 +113,19 @@ func (a *resumeCmd) Run(ctx context.Context, c *cli) error {
 	return c.account(ctx, a.Account+" works", func(k *app.Console) error { return k.Resume(ctx, a.Account, a.Product) })
 }
 
+type limitCmd struct {
+	Account string `arg:"" help:"Account label; the limit holds for its main account."`
+	Action  string `arg:"" help:"API action, such as CreateCertificateForPackageRequest."`
+	Calls   int    `arg:"" help:"Calls a second; 0 for what the config says."`
+}
+
+// Run is certmill limit.
+func (a *limitCmd) Run(ctx context.Context, c *cli) error {
+	return c.account(ctx, fmt.Sprintf("%s: %s at %d a second", a.Account, a.Action, a.Calls), func(k *app.Console) error {
+		return k.Limit(ctx, a.Account, a.Action, a.Calls)
+	})
+}
+
 type firstUseCmd struct {
 	Account string `arg:"" help:"Account label."`
 }

@@ -28,6 +28,8 @@ type State struct {
 	Paused map[string]Pause `json:"paused,omitempty"`
 	// Products of which no quota is left.
 	Exhausted map[string]Pause `json:"exhausted,omitempty"`
+	// Limits in force, calls a second by API action, where a command changed them.
+	Limits map[string]int `json:"limits,omitempty"`
 	// Mark of the first complete list sweep of this incarnation of the streams.
 	// Before it nothing is bought, and nothing is declared not bought.
 	Mark Mark `json:"mark,omitzero"`
@@ -161,7 +163,7 @@ func (a *Accounts) Change(ctx context.Context, main string, f func(*State)) erro
 		if err != nil {
 			return err
 		}
-		s.Paused, s.Exhausted = maps.Clone(s.Paused), maps.Clone(s.Exhausted)
+		s.Paused, s.Exhausted, s.Limits = maps.Clone(s.Paused), maps.Clone(s.Exhausted), maps.Clone(s.Limits)
 		f(&s)
 		data, err := json.Marshal(s)
 		if err != nil {

@@ -1,9 +1,11 @@
 package app
 
 import (
+	"context"
 	"fmt"
 	"time"
 
+	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/alidns"
 	"github.com/certmill/certmill/pkg/dcv/dnspod"
@@ -97,26 +99,40 @@ const (
 // spending are the actions whose unknown outcome is dear.
 var spending = map[string]bool{stage.ForPackage: true, stage.WithCSR: true, stage.DVAudit: true, stage.OrderSubmit: true, "CertificateInfoSubmit": true}
 
-// limits tells the size of each ring: the account's own setting, else the
-// documented one.
-func (c Config) limits() func(permit.Key) permit.Limit {
+// limits tells the size of each ring: what was set by command, else the
+// account's own setting, else the documented one.
+func (c Config) limits(states *account.Accounts) func(permit.Key) permit.Limit {
 	own := map[string]map[string]int{}
 	for _, a := range c.Accounts {
 		own[a.Main] = a.Limits
 	}
 	return func(k permit.Key) permit.Limit {
 		l := permit.Limit{Calls: usualLimit, Period: period, Deadline: requestDeadline}
-		if n := documented[k.Action]; n > 0 {
-			l.Calls = n
-		}
-		if n := own[k.Account][k.Action]; n > 0 {
-			l.Calls = n
+		for _, n := range []int{documented[k.Action], own[k.Account][k.Action], states.State(k.Account).Limits[k.Action]} {
+			if n > 0 {
+				l.Calls = n
+			}
 		}
 		if spending[k.Action] {
 			l.Deadline = spendingDeadline
 		}
 		return l
 	}
+}
+
+// openRings joins the rings that matter most at once, so that a process whose
+// settings differ from the others' refuses to start instead of failing later.
+func (c Config) openRings(ctx context.Context, set *permit.Set, accounts stage.Accounts) error {
+	var keys []permit.Key
+	for _, a := range accounts.Mains() {
+		for action := range a.Flows {
+			keys = append(keys, permit.Key{Account: a.Main, Action: action})
+		}
+		for action := range c.Accounts[a.Label].Limits {
+			keys = append(keys, permit.Key{Account: a.Main, Action: action})
+		}
+	}
+	return set.Open(ctx, keys...)
 }
 
 // newSolver proves by records in the account's own DNS, and by files.

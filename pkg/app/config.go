@@ -35,6 +35,7 @@ type Config struct {
 	Listen   string             `yaml:"listen" doc:"host:port of the probes /healthz and /readyz; empty: none"`
 	Log      string             `yaml:"log" doc:"debug, info, warn or error"`
 	Parallel int                `yaml:"parallel" doc:"orders that one worker handles at the same time, for each stage and lane"`
+	AckWait  time.Duration      `yaml:"ack_wait" doc:"the orders of a worker that died are handed out again after this"`
 	Accounts map[string]Account `yaml:"accounts" doc:"by label, [a-z0-9-]; a label is a queue of its own, what concerns money or limits goes by main account"`
 }
 
@@ -122,7 +123,7 @@ func (r Ref) read() (order.Secret, error) {
 func Defaults() Config {
 	return Config{
 		NATS: NATS{Replicas: 1}, State: "state", Deliver: Deliver{Directory: "certs"}, DCV: DCV{FilePort: 80},
-		Log: "info", Parallel: 16,
+		Log: "info", Parallel: 16, AckWait: time.Minute,
 	}
 }
 
@@ -223,6 +224,9 @@ func (c Config) check() error {
 	}
 	if c.Parallel < 1 || c.Parallel > 500 {
 		bad("parallel is %d: write 1 to 500", c.Parallel)
+	}
+	if c.AckWait < time.Second {
+		bad("ack_wait is %v: write at least 1s; a call to a cloud alone may take 15s", c.AckWait)
 	}
 	if len(c.Keys.Recipients) > 0 {
 		if _, err := certstore.ParseRecipients(c.Keys.Recipients...); err != nil {

@@ -242,6 +242,25 @@ func (c *Console) Resume(ctx context.Context, label, product string) error {
 	return c.states.Resume(ctx, a.Main, label)
 }
 
+// Limit changes how many calls a second a main account may make to an API
+// action; 0 means what the config says. A lower one holds at once, a higher one
+// a few seconds later.
+func (c *Console) Limit(ctx context.Context, label, action string, calls int) error {
+	a, err := c.accounts.Find(label)
+	if err != nil {
+		return err
+	}
+	if calls < 0 {
+		return fmt.Errorf("%d calls a second cannot be; certmill pause %s stops the account", calls, label)
+	}
+	return c.states.Change(ctx, a.Main, func(s *account.State) {
+		if s.Limits == nil {
+			s.Limits = map[string]int{}
+		}
+		s.Limits[action] = calls
+	})
+}
+
 // FirstUse says, for this incarnation of the streams, that nothing can have
 // been bought on the account by an earlier installation.
 func (c *Console) FirstUse(ctx context.Context, label string) error {

@@ -171,15 +171,24 @@ func (h *house) issue(ctx context.Context, p *Process, b Batch, view View, began
 	return sum, err
 }
 
-// calls are those of this run, as the clouds counted them.
+// calls are those of this run: as the clouds counted them where they are
+// simulated here, else as permits that were used.
 func (h *house) calls(p *Process) (total, peak int) {
-	if h.world == nil {
-		return 0, 0
+	if h.world != nil {
+		for _, c := range h.world.sim.Report().Calls {
+			total += c.Calls
+			if c.Limit <= usualLimit { // the DNS APIs allow more
+				peak = max(peak, c.PeakSliding)
+			}
+		}
+		return total, peak
 	}
-	for _, c := range h.world.sim.Report().Calls {
-		total += c.Calls
-		if c.Limit <= usualLimit { // the DNS APIs allow more
-			peak = max(peak, c.PeakSliding)
+	if set := p.working.Load(); set != nil {
+		for _, r := range set.Stats() {
+			total += r.Granted - r.Unused
+			if r.Calls <= usualLimit {
+				peak = max(peak, r.Peak)
+			}
 		}
 	}
 	return total, peak

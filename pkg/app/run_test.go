@@ -59,6 +59,7 @@ func inDir(dir string) Config {
 	c.Rest(filepath.Join(dir, "state"))
 	c.fill()
 	c.NATS.Listen = "127.0.0.1:0"
+	c.AckWait = 2 * time.Second // handlers send heartbeats
 	c.Deliver.Directory = filepath.Join(dir, "certs")
 	return c
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -29,8 +30,6 @@ type Process struct {
 	simulated bool   // the clouds are simulated by this very process
 	log       *slog.Logger
 
-	permits    *permit.Set
-	clouds     clouds
 	keys       *certstore.KeyStore
 	recipients certstore.Recipients
 	identities *certstore.Identities // nil: this process cannot open keys
@@ -38,6 +37,7 @@ type Process struct {
 
 	incarnation string // of the streams that this process belongs to
 	ready       health
+	working     atomic.Pointer[permit.Set] // of the session that works now
 }
 
 // session is one connection to NATS and what stands on it.
@@ -48,6 +48,7 @@ type session struct {
 	line     *pipeline.Line
 	ledger   *ledger.Ledger
 	states   *account.Accounts
+	permits  *permit.Set
 	sinks    []stage.Sink
 	accounts stage.Accounts
 	solvers  map[string]dcv.Solver
@@ -56,9 +57,11 @@ type session struct {
 // NewProcess opens what needs no connection: keys, clients, permits. Whoever
 // buys or delivers needs the key store or the identity; roles tell which.
 func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles ...Role) (*Process, error) {
-	p := &Process{cfg: c, name: name, simulated: simulated, log: log, permits: permit.NewSet(c.limits())}
-	var err error
-	if p.clouds, err = openClouds(c, p.permits, simulated); err != nil {
+	p := &Process{cfg: c, name: name, simulated: simulated, log: log}
+	// Once without permits, so that bad credentials are told before anything
+	// connects.
+	_, err := openClouds(c, permit.NewSet(c.limits(nil)), simulated)
+	if err != nil {
 		return nil, err
 	}
 	if p.looker, err = newLooker(c.DCV); err != nil {
@@ -120,7 +123,7 @@ func (p *Process) Run(ctx context.Context, roles ...Role) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, errOtherStreams):
+		case errors.Is(err, errOtherStreams), errors.Is(err, permit.ErrSettings):
 			return err
 		}
 		p.log.WarnContext(ctx, "connection to NATS ended; connecting again", "err", err)
@@ -139,6 +142,7 @@ func (p *Process) serve(ctx context.Context, roles []Role) error {
 		return err
 	}
 	defer s.close()
+	p.working.Store(s.permits)
 	p.ready.set(true)
 	defer p.ready.set(false)
 	p.log.InfoContext(ctx, "working", "roles", roles, "accounts", s.accounts.Labels())
@@ -164,10 +168,10 @@ func (p *Process) connect(ctx context.Context) (*session, context.Context, error
 		cancel(err)
 		return nil, nil, err
 	}
-	s := &session{Process: p, nc: nc, accounts: p.clouds.accounts, solvers: p.clouds.solvers}
+	s := &session{Process: p, nc: nc}
 	if err := s.open(ctx); err != nil {
 		cancel(err)
-		nc.Close()
+		s.close()
 		return nil, nil, err
 	}
 	return s, ctx, nil
@@ -187,7 +191,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	if err := pipeline.EnsureStream(start, s.js, ledger.Config(s.cfg.NATS.Replicas, pipeline.FirstSeq())); err != nil {
 		return err
 	}
-	if s.line, err = pipeline.Open(start, s.js, s.name, s.log); err != nil {
+	if s.line, err = pipeline.Open(start, s.js, s.name, s.log, pipeline.AckWait(s.cfg.AckWait)); err != nil {
 		return err
 	}
 	switch token := s.line.Incarnation(); s.incarnation {
@@ -202,11 +206,35 @@ func (s *session) open(ctx context.Context) (err error) {
 	}
 	s.sinks = []stage.Sink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}
 	// The states are followed for as long as the session lives.
-	s.states, err = account.Open(ctx, s.js, s.cfg.NATS.Replicas)
-	return err
+	if s.states, err = account.Open(ctx, s.js, s.cfg.NATS.Replicas); err != nil {
+		return err
+	}
+	return s.openAccounts(start)
 }
 
-func (s *session) close() { s.nc.Close() }
+// openAccounts makes the clients on this connection's permits.
+func (s *session) openAccounts(ctx context.Context) error {
+	s.permits = permit.New(s.js, s.cfg.limits(s.states), permit.Options{Replicas: s.cfg.NATS.Replicas, SkipWait: s.simulated, Log: s.log})
+	c, err := openClouds(s.cfg, s.permits, s.simulated)
+	if err != nil {
+		return err
+	}
+	s.accounts, s.solvers = c.accounts, c.solvers
+	return s.cfg.openRings(ctx, s.permits, s.accounts)
+}
+
+// restTime is what a session that ends gives its resting permits to be put
+// back; the others would wait longer for those that are not.
+const restTime = 3 * time.Second
+
+func (s *session) close() {
+	if s.permits != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), restTime)
+		defer cancel()
+		_ = s.permits.Close(ctx) // what is not put back now comes back by itself
+	}
+	s.nc.Close()
+}
 
 // hostName is a worker's name: host, role and process, so that two replicas on
 // one machine differ.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
 )
@@ -29,6 +30,7 @@ var Roles = []Role{Submitter, Verifier, Collector}
 // lets its handlers finish and gives the rest back.
 func (s *session) work(ctx context.Context, r Role) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.govern(ctx) })
 	switch r {
 	case Submitter:
 		s.submitter(ctx, g)
@@ -97,7 +99,10 @@ func (s *session) lanes(ctx context.Context, g *errgroup.Group, state order.Stat
 				any, err := s.line.Any(ctx, state, lane)
 				return s.active(a)(ctx) && (any || err != nil)
 			}
-			return s.while(ctx, busy, func(ctx context.Context) error { return s.line.Work(ctx, state, lane, s.cfg.Parallel, h) })
+			urgent := pipeline.HandlerFunc(func(ctx context.Context, o order.Order) (order.Order, error) {
+				return h.Handle(permit.Urgent(ctx), o) // its calls pass the others of this process
+			})
+			return s.while(ctx, busy, func(ctx context.Context) error { return s.line.Work(ctx, state, lane, s.cfg.Parallel, urgent) })
 		})
 	}
 }
@@ -109,6 +114,45 @@ func (s *session) active(a *stage.Account) func(context.Context) bool {
 		p, paused := s.states.State(a.Main).Paused[a.Label]
 		return !paused || p.Over(time.Now())
 	}
+}
+
+// govern carries what commands changed over to the permits: a main account all
+// of whose labels rest hands out none, and a changed limit is in force at once.
+func (s *session) govern(ctx context.Context) error {
+	limit, told := s.cfg.limits(s.states), map[permit.Key]int{}
+	for ; ctx.Err() == nil; _ = sleep(ctx, look) {
+		for _, a := range s.accounts.Mains() {
+			if s.resting(ctx, a.Main) {
+				s.permits.Pause(a.Main)
+			} else {
+				s.permits.Resume(a.Main)
+			}
+			for action := range s.states.State(a.Main).Limits {
+				told[permit.Key{Account: a.Main, Action: action}] += 0 // looked after from now on
+			}
+		}
+		for k, was := range told {
+			want := limit(k).Calls
+			if was == want {
+				continue
+			}
+			if err := s.permits.SetLimit(ctx, k, want); err != nil {
+				s.log.WarnContext(ctx, "limit not changed yet", "ring", k, "err", err)
+				continue
+			}
+			told[k] = want
+		}
+	}
+	return nil
+}
+
+func (s *session) resting(ctx context.Context, main string) bool {
+	for _, a := range s.accounts {
+		if a.Main == main && s.active(a)(ctx) {
+			return false
+		}
+	}
+	return true
 }
 
 // look is how often a lane's condition is looked at.

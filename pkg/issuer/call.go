@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"time"
 
@@ -74,7 +73,11 @@ func (c Caller) Do(ctx context.Context, action string, send func(context.Context
 	if failed.RetryAfter == 0 {
 		failed.RetryAfter = trip.retryAfter
 	}
-	p.Give(trip.outcome(), rest(failed))
+	if failed.Kind == Throttled { // the permit rests longer, or as long as the cloud asked for
+		p.Give(permit.Throttled, failed.RetryAfter)
+		return failed
+	}
+	p.Give(trip.outcome(), 0)
 	return failed
 }
 
@@ -103,19 +106,6 @@ func guard(ctx context.Context, send func(context.Context) error) (err error) {
 		}
 	}()
 	return send(ctx)
-}
-
-// rest is how long a throttled permit is left alone beyond its period: what the
-// cloud asked for, else 6 to 10 s on top of T, which finds a fair share with
-// programs that know nothing of our permits.
-func rest(e *Error) time.Duration {
-	if e.Kind != Throttled {
-		return 0
-	}
-	if e.RetryAfter > 0 {
-		return e.RetryAfter
-	}
-	return 7*time.Second + rand.N(4*time.Second)
 }
 
 // trip is what the Transport saw of one call. Only the goroutine that makes the

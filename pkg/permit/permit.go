@@ -55,7 +55,7 @@ const (
 	Unused    Outcome = iota // the request never left: back at once
 	Answered                 // the provider answered: back after T
 	Unknown                  // no answer, it may still arrive: back Q after the pull
-	Throttled                // the provider's limit was met: back after T and 4.5 to 7.5 s
+	Throttled                // the provider's limit was met: back after T, and what it asked for or else 4.5 to 7.5 s
 )
 
 var (

@@ -240,7 +240,9 @@ func (r *ring) ended(o Outcome, began time.Time, rest time.Duration) time.Time {
 	case Answered:
 		back = now.Add(l.Period)
 	case Throttled:
-		back = now.Add(l.Period + throttleRest())
+		if back = now.Add(l.Period); rest == 0 {
+			back = back.Add(throttleRest())
+		}
 	default:
 		r.stats.Unknown++
 		back = began.Add(l.quiet())

@@ -239,10 +239,19 @@ type Stats struct {
 	Out         int           // permits this process has now: in calls, or resting
 	Waited      time.Duration // by all granted callers together
 	LongestWait time.Duration
+	Peak        int // most permits that this process handed out within one second
+
+	recent []time.Time // when it handed them out
 }
 
 func (s *Stats) granted(wait time.Duration) {
 	s.Granted++
+	now := time.Now()
+	s.recent = append(s.recent, now)
+	for now.Sub(s.recent[0]) >= time.Second {
+		s.recent = s.recent[1:]
+	}
+	s.Peak = max(s.Peak, len(s.recent))
 	s.Waited += wait
 	s.LongestWait = max(s.LongestWait, wait)
 }
@@ -253,7 +262,7 @@ func (s *Set) Stats() []Stats {
 	for _, r := range s.all() {
 		r.mu.Lock()
 		one := r.stats
-		one.Waiting, one.Calls = r.waiters.len(), r.limit.Calls
+		one.Waiting, one.Calls, one.recent = r.waiters.len(), r.limit.Calls, nil
 		r.mu.Unlock()
 		all = append(all, one)
 	}

@@ -47,7 +47,7 @@ func Publish(ctx context.Context, js jetstream.JetStream, subject string, data [
 // between it and the ack hands the message out once more, and the second
 // creation finds the id taken.
 func (l *Line) Intake(ctx context.Context, urgent bool, accept func(context.Context, Message) error) error {
-	cfg := jetstream.ConsumerConfig{Durable: "intake", AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
+	cfg := jetstream.ConsumerConfig{Durable: "intake", AckPolicy: jetstream.AckExplicitPolicy, AckWait: l.ackWait,
 		MaxDeliver: -1, MaxAckPending: 1000, FilterSubjects: []string{NewSubject, NewSubject + ".*"}}
 	if urgent {
 		cfg.Durable, cfg.FilterSubjects = "intake-urgent", []string{UrgentSubject, UrgentSubject + ".*"}
@@ -76,7 +76,7 @@ func (l *Line) acceptOne(ctx context.Context, m jetstream.Msg, urgent bool, acce
 	}
 	work, cancel := l.drained(ctx, drainTime)
 	defer cancel()
-	_, err = underHeartbeat(work, m, func() (struct{}, error) {
+	_, err = underHeartbeat(work, m, l.ackWait/3, func() (struct{}, error) {
 		err := unpanicked(work, l.log, func() error { return accept(work, msg) })
 		if p := (*panicked)(nil); errors.As(err, &p) && md.NumDelivered > maxDeliveries {
 			err = l.refusePoison(work, msg, p)
@@ -276,7 +276,7 @@ func (l *Line) Ticket(ctx context.Context, name string, interval func() time.Dur
 		}
 		// Tickets lie in memory and may be lost with a server: whoever misses
 		// one makes it again, which does nothing if it is there.
-		if time.Since(heard) > max(ticketSilence, interval()+ackWait) || errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, nats.ErrNoResponders) {
+		if time.Since(heard) > max(ticketSilence, interval()+l.ackWait) || errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, nats.ErrNoResponders) {
 			heard = time.Now()
 			if again, err := l.ticketConsumer(ctx, name); err == nil {
 				cons = again
@@ -304,7 +304,7 @@ func (l *Line) ticketConsumer(ctx context.Context, name string) (jetstream.Consu
 	}
 	cons, err := l.js.CreateOrUpdateConsumer(ctx, TicketStream, jetstream.ConsumerConfig{
 		Durable: name, FilterSubject: subject, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: ackWait, MaxDeliver: -1, MemoryStorage: true})
+		AckWait: l.ackWait, MaxDeliver: -1, MemoryStorage: true})
 	if err != nil {
 		return nil, fmt.Errorf("ticket %s: %w", name, err)
 	}

@@ -30,6 +30,8 @@ type Line struct {
 	token  string
 	log    *slog.Logger
 	lost   context.Context // ends with the connection, its cause is ErrLost
+
+	ackWait time.Duration
 }
 
 // Item is an order as it lies in the stream: Seq is what a transition is
@@ -40,9 +42,16 @@ type Item struct {
 	Stored time.Time // server's clock
 }
 
+// Option changes how a Line works.
+type Option func(*Line)
+
+// AckWait is after how long without a heartbeat a worker's orders are handed
+// out again. All workers of an installation should have the same. Default 60 s.
+func AckWait(d time.Duration) Option { return func(l *Line) { l.ackWait = d } }
+
 // Open binds to the streams of one incarnation. worker is the name that
 // appears in the orders' timelines.
-func Open(ctx context.Context, js jetstream.JetStream, worker string, log *slog.Logger) (*Line, error) {
+func Open(ctx context.Context, js jetstream.JetStream, worker string, log *slog.Logger, options ...Option) (*Line, error) {
 	token, err := Incarnation(ctx, js)
 	if err != nil {
 		return nil, err
@@ -51,7 +60,11 @@ func Open(ctx context.Context, js jetstream.JetStream, worker string, log *slog.
 	if err != nil {
 		return nil, wrapStream(OrdersStream, err)
 	}
-	return &Line{js: js, orders: orders, worker: worker, token: token, log: log, lost: lostWith(js.Conn())}, nil
+	l := &Line{js: js, orders: orders, worker: worker, token: token, log: log, lost: lostWith(js.Conn()), ackWait: standardAckWait}
+	for _, o := range options {
+		o(l)
+	}
+	return l, nil
 }
 
 // lostWith returns a context that ends when the connection is closed. Its

@@ -32,9 +32,8 @@ func (f HandlerFunc) Handle(ctx context.Context, o order.Order) (order.Order, er
 
 // Times of the loop.
 const (
-	ackWait   = 60 * time.Second // a dead worker's orders come back after this
-	heartbeat = 20 * time.Second
-	drainTime = 30 * time.Second // what a stopped worker's handlers may still take
+	standardAckWait = 60 * time.Second // a dead worker's orders come back after this; heartbeats go at a third of it
+	drainTime       = 30 * time.Second // what a stopped worker's handlers may still take
 	// Longer than any nak may delay a message, or one would be forgotten with
 	// its consumer and handed out early.
 	urgentIdle = 2 * maxSnooze
@@ -45,7 +44,7 @@ const (
 // gives the rest back. It returns an error only when the consumer cannot be
 // had at first, or, wrapping ErrLost, when the connection was lost.
 func (l *Line) Work(ctx context.Context, state order.State, lane string, parallel int, h Handler) error {
-	return l.pull(ctx, OrdersStream, stageConsumer(state, lane), parallel, func(m jetstream.Msg) { l.one(ctx, m, h) })
+	return l.pull(ctx, OrdersStream, l.stageConsumer(state, lane), parallel, func(m jetstream.Msg) { l.one(ctx, m, h) })
 }
 
 // pull is the loop that all workers share: it takes messages, hands at most
@@ -113,12 +112,12 @@ func (l *Line) pullFrom(ctx context.Context, cons jetstream.Consumer, hands chan
 //
 // That of an urgent lane goes when nobody pulls from it: few are in use at a
 // time, and a stream bears some hundreds.
-func stageConsumer(state order.State, lane string) jetstream.ConsumerConfig {
+func (l *Line) stageConsumer(state order.State, lane string) jetstream.ConsumerConfig {
 	cfg := jetstream.ConsumerConfig{
 		Durable:       string(state) + "-" + lane,
 		FilterSubject: order.Subject(state, "*", lane),
 		AckPolicy:     jetstream.AckExplicitPolicy,
-		AckWait:       ackWait,
+		AckWait:       l.ackWait,
 		MaxDeliver:    -1,
 		MaxAckPending: 1000,
 		MemoryStorage: true,
@@ -142,7 +141,7 @@ func (l *Line) one(ctx context.Context, m jetstream.Msg, h Handler) {
 		// A record of a newer program is left to newer workers; a broken one can
 		// only come from a foreign publisher on our own subject.
 		log.ErrorContext(ctx, "cannot read an order's record", "err", err)
-		_ = m.NakWithDelay(ackWait)
+		_ = m.NakWithDelay(l.ackWait)
 		return
 	}
 	deliveries := int(md.NumDelivered)
@@ -174,7 +173,7 @@ func (l *Line) handle(ctx context.Context, log *slog.Logger, m jetstream.Msg, it
 			Reason:   fmt.Sprintf("handed out %d times without a result: it stops or stalls its worker", deliveries),
 			Commands: orRetry(it.ID())})
 	} else {
-		next, err := underHeartbeat(work, m, func() (order.Order, error) { return protect(work, log, h, it.Order) })
+		next, err := underHeartbeat(work, m, l.ackWait/3, func() (order.Order, error) { return protect(work, log, h, it.Order) })
 		if work.Err() != nil {
 			_ = m.Nak() // interrupted: another worker begins again from the stored order
 			return
@@ -196,7 +195,7 @@ func (l *Line) handle(ctx context.Context, log *slog.Logger, m jetstream.Msg, it
 // grows, because each delivery counts towards maxDeliveries, and a stream that
 // takes no messages for minutes must not get its orders held.
 func rest(deliveries int) time.Duration {
-	return min(2*time.Second<<min(max(deliveries-1, 0), 10), ackWait)
+	return min(2*time.Second<<min(max(deliveries-1, 0), 10), standardAckWait)
 }
 
 // store makes the transition, and tells whether the item is dealt with.
@@ -271,7 +270,7 @@ func logIf(ctx context.Context, log *slog.Logger, msg string, err error) {
 
 // underHeartbeat runs f and tells the server every heartbeat that the message
 // is being worked on.
-func underHeartbeat[T any](ctx context.Context, m jetstream.Msg, f func() (T, error)) (T, error) {
+func underHeartbeat[T any](ctx context.Context, m jetstream.Msg, heartbeat time.Duration, f func() (T, error)) (T, error) {
 	beat, stop := context.WithCancel(ctx)
 	var done sync.WaitGroup
 	done.Go(func() {

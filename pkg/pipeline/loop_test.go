@@ -184,7 +184,7 @@ func TestAnOrderThatKillsItsWorkerIsHeld(t *testing.T) {
 // deliver hands everything of the lane out n times without a result.
 func deliver(t testing.TB, l *Line, n int) {
 	t.Helper()
-	cons, err := l.orders.CreateOrUpdateConsumer(t.Context(), stageConsumer(order.Submit, "acme"))
+	cons, err := l.orders.CreateOrUpdateConsumer(t.Context(), l.stageConsumer(order.Submit, "acme"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,10 +312,10 @@ func TestRecordsThatCannotBeReadStay(t *testing.T) {
 
 // Urgent lanes have consumers that go when nobody pulls from them.
 func TestUrgentLanesGoWhenIdle(t *testing.T) {
-	if c := stageConsumer(order.Submit, "acme-urgent"); c.InactiveThreshold == 0 {
+	if c := new(Line).stageConsumer(order.Submit, "acme-urgent"); c.InactiveThreshold == 0 {
 		t.Error("the consumer of an urgent lane stays for ever")
 	}
-	if c := stageConsumer(order.Submit, "acme"); c.InactiveThreshold != 0 || c.MaxDeliver != -1 {
+	if c := new(Line).stageConsumer(order.Submit, "acme"); c.InactiveThreshold != 0 || c.MaxDeliver != -1 {
 		t.Errorf("the consumer of a usual lane: %+v", c)
 	}
 	l := openLine(t)

@@ -162,7 +162,9 @@ func (as Accounts) Mains() []*Account {
 
 // Choose picks the account of a request that leaves it open. The choice depends
 // on the names alone, so that two orders for the same names meet in one ledger;
-// an account whose ledger already knows the names comes first.
+// an account whose ledger already knows the names comes first. The error is an
+// *order.Invalid if no account can take it; any other means that the ledger
+// could not be read.
 func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request) (*Account, error) {
 	var fit []*Account
 	var why error
@@ -174,7 +176,7 @@ func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request
 		fit = append(fit, as[label])
 	}
 	if len(fit) == 0 {
-		return nil, fmt.Errorf("no account of the config can take it: %w", why)
+		return nil, &order.Invalid{Field: "account", Reason: "no account of the config can take it: " + why.Error()}
 	}
 	for _, a := range fit {
 		e, err := l.Read(ctx, a.Main, r.Names)

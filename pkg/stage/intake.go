@@ -50,7 +50,7 @@ func (in Intake) Place(ctx context.Context, r order.Request) (*Account, string, 
 	var err error
 	if r.Account == order.AnyAccount {
 		if a, err = in.Accounts.Choose(ctx, in.Ledger, r); err != nil {
-			return nil, "", invalid(err)
+			return nil, "", err
 		}
 	} else if a, err = in.Accounts.Find(r.Account); err != nil {
 		return nil, "", invalid(err)
