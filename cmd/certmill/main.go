@@ -23,6 +23,7 @@ type cli struct {
 	Output string `short:"o" enum:"text,json" default:"text" help:"text for people, json for machines."`
 
 	Run   runCmd   `cmd:"" help:"Everything in one process: server, workers, and simulated clouds if no account is configured."`
+	Work  workCmd  `cmd:"" help:"One worker, as the binary of its name."`
 	Order orderCmd `cmd:"" help:"Hand order files in to a running installation."`
 	Plan  planCmd  `cmd:"" help:"Show which operation each order would take, and where. Nothing is handed in."`
 	Check checkCmd `cmd:"" help:"Check order files, without a server."`

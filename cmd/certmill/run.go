@@ -41,6 +41,19 @@ func (r *runCmd) Run(ctx context.Context, c *cli) error {
 	return nil
 }
 
+type workCmd struct {
+	Role string `arg:"" enum:"submitter,verifier,collector" help:"submitter, verifier or collector."`
+}
+
+// Run is certmill work: what the worker's own binary does.
+func (w *workCmd) Run(ctx context.Context, c *cli) error {
+	cfg, err := c.load()
+	if err != nil {
+		return err
+	}
+	return app.Work(ctx, cfg, app.Role(w.Role))
+}
+
 // config: a run takes no config that an earlier run left, because that names
 // the earlier one's server.
 func (r *runCmd) config(c *cli) string {

@@ -90,10 +90,8 @@ var documented = map[string]int{
 }
 
 const (
-	usualLimit       = 10 // CAS and Tencent SSL: each API action of a main account
-	requestDeadline  = 3 * time.Second
-	spendingDeadline = 15 * time.Second // a paid call is given every chance to answer
-	period           = time.Second
+	usualLimit = 10 // CAS and Tencent SSL: each API action of a main account
+	period     = time.Second
 )
 
 // spending are the actions whose unknown outcome is dear.
@@ -102,19 +100,20 @@ var spending = map[string]bool{stage.ForPackage: true, stage.WithCSR: true, stag
 // limits tells the size of each ring: what was set by command, else the
 // account's own setting, else the documented one.
 func (c Config) limits(states *account.Accounts) func(permit.Key) permit.Limit {
-	own := map[string]map[string]int{}
+	own := map[string]Account{}
 	for _, a := range c.Accounts {
-		own[a.Main] = a.Limits
+		own[a.Main] = a
 	}
 	return func(k permit.Key) permit.Limit {
-		l := permit.Limit{Calls: usualLimit, Period: period, Deadline: requestDeadline}
-		for _, n := range []int{documented[k.Action], own[k.Account][k.Action], states.State(k.Account).Limits[k.Action]} {
+		a := own[k.Account]
+		l := permit.Limit{Calls: usualLimit, Period: period, Deadline: a.Deadline}
+		for _, n := range []int{documented[k.Action], a.Limits[k.Action], states.State(k.Account).Limits[k.Action]} {
 			if n > 0 {
 				l.Calls = n
 			}
 		}
 		if spending[k.Action] {
-			l.Deadline = spendingDeadline
+			l.Deadline = a.SpendDeadline
 		}
 		return l
 	}

@@ -85,6 +85,8 @@ type Account struct {
 	Company       string         `yaml:"company" doc:"of orders that leave it out; OV products only"`
 	CSRSANs       bool           `yaml:"csr_sans" doc:"it was proved that this account's product honours the SANs of a CSR"`
 	Limits        map[string]int `yaml:"limits" doc:"calls a second by API action, where they differ from the documented ones"`
+	Deadline      time.Duration  `yaml:"deadline" doc:"how long a call may take (3s)"`
+	SpendDeadline time.Duration  `yaml:"spend_deadline" doc:"how long a call that starts an order may take (15s)"`
 	SignatureLife time.Duration  `yaml:"signature_life" doc:"how old a signature the cloud takes: 15m at Alibaba, 5m at Tencent"`
 	EntryLife     time.Duration  `yaml:"entry_life" doc:"a spending call is signed at most this long after its ledger entry (30s)"`
 	Clocks        time.Duration  `yaml:"clocks" doc:"how far the clocks of cloud, NATS and workers may be apart (60s)"`
@@ -193,6 +195,8 @@ func (c *Config) fill() {
 		if a.SignatureLife == 0 {
 			a.SignatureLife = map[string]time.Duration{stage.Aliyun: 15 * time.Minute, stage.Tencent: 5 * time.Minute}[a.Cloud]
 		}
+		setIfZero(&a.Deadline, 3*time.Second)
+		setIfZero(&a.SpendDeadline, 15*time.Second) // a paid call is given every chance to answer
 		setIfZero(&a.EntryLife, 30*time.Second)
 		setIfZero(&a.Clocks, time.Minute)
 		setIfZero(&a.ListLag, time.Minute)
@@ -265,7 +269,7 @@ func (a Account) check(at, label string) (all []error) {
 			bad(".limits.%s is %d: write how many calls a second are allowed, at least 1", action, n)
 		}
 	}
-	for name, d := range map[string]time.Duration{"signature_life": a.SignatureLife, "entry_life": a.EntryLife, "clocks": a.Clocks, "list_lag": a.ListLag} {
+	for name, d := range map[string]time.Duration{"deadline": a.Deadline, "spend_deadline": a.SpendDeadline, "signature_life": a.SignatureLife, "entry_life": a.EntryLife, "clocks": a.Clocks, "list_lag": a.ListLag} {
 		if d < 0 {
 			bad(".%s is %v: it cannot be negative", name, d)
 		}
@@ -285,8 +289,8 @@ func (c Config) sharedMains() (all []error) {
 			continue
 		}
 		b := c.Accounts[other]
-		if a.Cloud != b.Cloud || a.Endpoint != b.Endpoint || !equal(a.Limits, b.Limits) {
-			all = append(all, fmt.Errorf("accounts.%s and accounts.%s are on one main account (%s) but differ in cloud, endpoint or limits: write the same for both", other, label, a.Main))
+		if a.Cloud != b.Cloud || a.Endpoint != b.Endpoint || !equal(a.Limits, b.Limits) || a.Deadline != b.Deadline || a.SpendDeadline != b.SpendDeadline {
+			all = append(all, fmt.Errorf("accounts.%s and accounts.%s are on one main account (%s) but differ in cloud, endpoint, limits or deadlines: write the same for both", other, label, a.Main))
 		}
 	}
 	return all

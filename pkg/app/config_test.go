@@ -28,7 +28,7 @@ func TestExampleWorks(t *testing.T) {
 func TestExampleNamesEverySetting(t *testing.T) {
 	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)`").FindAllStringSubmatch(Table(), -1) {
 		name := row[1][strings.LastIndex(row[1], ".")+1:]
-		if optional := []string{"token", "region", "company", "csr_sans", "listen", "entry_life", "clocks", "list_lag", "resolvers"}; contains(optional, name) {
+		if optional := []string{"token", "region", "company", "csr_sans", "listen", "deadline", "spend_deadline", "entry_life", "clocks", "list_lag", "resolvers"}; contains(optional, name) {
 			continue
 		}
 		if !strings.Contains(Example, name+":") {

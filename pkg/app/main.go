@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -25,23 +26,24 @@ func Main(role Role, args []string) int {
 	}
 	ctx, stop := Signals()
 	defer stop()
-	if err := runWorker(ctx, *path, role); err != nil {
+	c, err := Load(*path)
+	if err == nil {
+		err = Work(ctx, c, role)
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
 		return 1
 	}
 	return 0
 }
 
-func runWorker(ctx context.Context, path string, role Role) error {
-	c, err := Load(path)
-	if err != nil {
-		return err
-	}
+// Work is one worker: it works as role until ctx ends, and then drains.
+func Work(ctx context.Context, c Config, role Role) error {
 	if c.NATS.URL == "" {
-		return fmt.Errorf("nats.url is empty: a worker needs a server; certmill run has one of its own")
+		return errors.New("nats.url is empty: a worker needs a server; certmill run has one of its own")
 	}
 	if len(c.Accounts) == 0 {
-		return fmt.Errorf("accounts is empty: there is nothing to work for")
+		return errors.New("accounts is empty: there is nothing to work for")
 	}
 	log := NewLogger(os.Stderr, c.Log)
 	p, err := NewProcess(c, hostName(string(role)), false, log, role)
@@ -59,7 +61,7 @@ func runWorker(ctx context.Context, path string, role Role) error {
 		}
 		return context.Canceled // ends the probes
 	})
-	if err := g.Wait(); err != nil && ctx.Err() == nil || err != nil && err != context.Canceled {
+	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil
