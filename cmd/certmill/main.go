@@ -45,6 +45,8 @@ type cli struct {
 	Limit    limitCmd    `cmd:"" help:"Change how many calls a second an account may make to an API action, while it works."`
 	FirstUse firstUseCmd `cmd:"" help:"Say that no earlier installation bought on this account: the first sweep need not wait."`
 
+	Restored restoredCmd `cmd:"" help:"After a restore of the streams, before the workers start: sweep again before anything is bought."`
+
 	Sim     simCmd     `cmd:"" help:"Both clouds, simulated, with their DNS and a control port."`
 	Setting settingCmd `cmd:"" name:"config" help:"Print a commented example config, or the table of settings."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of the order message."`

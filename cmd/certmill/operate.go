@@ -148,3 +148,18 @@ func (c *cli) account(ctx context.Context, done string, f func(*app.Console) err
 	fmt.Println(done)
 	return nil
 }
+
+type restoredCmd struct{}
+
+// Run is certmill restored.
+func (restoredCmd) Run(ctx context.Context, c *cli) error {
+	cfg, err := c.load()
+	if err != nil {
+		return err
+	}
+	if err := app.Restored(ctx, cfg, app.NewLogger(os.Stderr, "warn")); err != nil {
+		return err
+	}
+	fmt.Println("a new incarnation began: nothing is bought until each account's list was swept; start the workers, and hand the order files in again")
+	return nil
+}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/order"
@@ -269,6 +271,21 @@ func (c *Console) FirstUse(ctx context.Context, label string) error {
 		return err
 	}
 	return c.states.Change(ctx, a.Main, func(s *account.State) { s.FirstUse = c.line.Incarnation() })
+}
+
+// Restored begins a new incarnation of the streams, after they were put back
+// from a copy. See pipeline.Renew.
+func Restored(ctx context.Context, c Config, log *slog.Logger) error {
+	nc, err := dial(c.NATS, hostName("console"), log, func(error) {})
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("JetStream: %w", err)
+	}
+	return pipeline.Renew(ctx, js)
 }
 
 // Names are an order's names in one line.

@@ -185,10 +185,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	}
 	start, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if err := pipeline.Provision(start, s.js, s.cfg.NATS.Replicas); err != nil {
-		return err
-	}
-	if err := pipeline.EnsureStream(start, s.js, ledger.Config(s.cfg.NATS.Replicas, pipeline.FirstSeq())); err != nil {
+	if err := provision(start, s.js, s.cfg.NATS.Replicas); err != nil {
 		return err
 	}
 	if s.line, err = pipeline.Open(start, s.js, s.name, s.log, pipeline.AckWait(s.cfg.AckWait)); err != nil {
@@ -210,6 +207,28 @@ func (s *session) open(ctx context.Context) (err error) {
 		return err
 	}
 	return s.openAccounts(start)
+}
+
+// provision makes the streams that are missing. The ledger comes first, so that
+// orders without a ledger mean that it was lost: then a new incarnation begins,
+// in which nothing is bought before the accounts were swept again.
+func provision(ctx context.Context, js jetstream.JetStream, replicas int) error {
+	_, err := js.Stream(ctx, pipeline.OrdersStream)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("stream %s: %w", pipeline.OrdersStream, err)
+	}
+	orders := err == nil
+	_, err = js.Stream(ctx, ledger.StreamName)
+	lost := orders && errors.Is(err, jetstream.ErrStreamNotFound)
+	if err := pipeline.EnsureStream(ctx, js, ledger.Config(replicas, pipeline.FirstSeq())); err != nil {
+		return err
+	}
+	if err := pipeline.Provision(ctx, js, replicas); err != nil || !lost {
+		return err
+	}
+	// A crash here leaves a ledger that is younger than its incarnation: Began
+	// tells, and FirstSweep goes by the later of the two.
+	return pipeline.Renew(ctx, js)
 }
 
 // openAccounts makes the clients on this connection's permits.

@@ -413,3 +413,47 @@ func (l *Ledger) Report(ctx context.Context, main string, names []string, u Uncl
 	})
 	return err
 }
+
+// Each reads the entries of a main account and calls f for each, until f
+// returns an error. Entries that are written meanwhile may be left out or come
+// as they were: act on one only through the methods that read again.
+func (l *Ledger) Each(ctx context.Context, main string, f func(Entry) error) error {
+	cons, err := l.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		FilterSubject: "spend." + main + ".*", AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
+		MemoryStorage: true, InactiveThreshold: 30 * time.Second})
+	if err != nil {
+		return fmt.Errorf("read ledger of %s: %w", main, err)
+	}
+	info := cons.CachedInfo()
+	defer func() { _ = l.stream.DeleteConsumer(context.WithoutCancel(ctx), info.Name) }()
+	for left := int(info.NumPending); left > 0; {
+		batch, err := cons.Fetch(min(left, 500), jetstream.FetchMaxWait(2*time.Second))
+		if err != nil {
+			return fmt.Errorf("read ledger of %s: %w", main, err)
+		}
+		n := 0
+		for m := range batch.Messages() {
+			n++
+			if err := visit(m, f); err != nil {
+				return err
+			}
+		}
+		if err := batch.Error(); err != nil || n == 0 { // none: they were rewritten, and lie further on
+			return err
+		}
+		left -= n
+	}
+	return nil
+}
+
+func visit(m jetstream.Msg, f func(Entry) error) error {
+	md, err := m.Metadata()
+	if err != nil {
+		return fmt.Errorf("read %s: %w", m.Subject(), err)
+	}
+	e, err := decodeEntry(m.Data(), md.Sequence.Stream, md.Timestamp)
+	if err != nil {
+		return err
+	}
+	return f(e)
+}

@@ -458,3 +458,25 @@ func FuzzDecodeEntry(f *testing.F) {
 		}
 	})
 }
+
+func TestEach(t *testing.T) {
+	l := openLedger(t)
+	want := map[string]bool{}
+	for i := range 1203 { // more than two pages
+		name := fmt.Sprintf("n%d.example.com", i)
+		if err := l.Report(t.Context(), "m1", []string{name}, Unclaimed{CloudID: name, Status: "CHECKING"}); err != nil {
+			t.Fatal(err)
+		}
+		want[name] = true
+	}
+	if err := l.Report(t.Context(), "m2", []string{"other.example.com"}, Unclaimed{CloudID: "1"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Each(t.Context(), "m1", func(e Entry) error { delete(want, e.Names[0]); return nil }); err != nil || len(want) > 0 {
+		t.Errorf("%d entries did not come: %v", len(want), err)
+	}
+	stop := errors.New("stop")
+	if err := l.Each(t.Context(), "m1", func(Entry) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("%v", err)
+	}
+}

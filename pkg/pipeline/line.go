@@ -28,6 +28,7 @@ type Line struct {
 	orders jetstream.Stream
 	worker string
 	token  string
+	since  time.Time
 	log    *slog.Logger
 	lost   context.Context // ends with the connection, its cause is ErrLost
 
@@ -52,7 +53,7 @@ func AckWait(d time.Duration) Option { return func(l *Line) { l.ackWait = d } }
 // Open binds to the streams of one incarnation. worker is the name that
 // appears in the orders' timelines.
 func Open(ctx context.Context, js jetstream.JetStream, worker string, log *slog.Logger, options ...Option) (*Line, error) {
-	token, err := Incarnation(ctx, js)
+	token, since, err := readIncarnation(ctx, js)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +61,7 @@ func Open(ctx context.Context, js jetstream.JetStream, worker string, log *slog.
 	if err != nil {
 		return nil, wrapStream(OrdersStream, err)
 	}
-	l := &Line{js: js, orders: orders, worker: worker, token: token, log: log, lost: lostWith(js.Conn()), ackWait: standardAckWait}
+	l := &Line{js: js, orders: orders, worker: worker, token: token, since: since, log: log, lost: lostWith(js.Conn()), ackWait: standardAckWait}
 	for _, o := range options {
 		o(l)
 	}
@@ -85,6 +86,9 @@ func lostWith(nc *nats.Conn) context.Context {
 
 // Incarnation is the token of the streams this line was opened on.
 func (l *Line) Incarnation() string { return l.token }
+
+// Since is when this incarnation began.
+func (l *Line) Since() time.Time { return l.since }
 
 // Create makes the first transition of an order, from sequence 0: the same id
 // never runs twice. The error wraps ErrMoved if the id exists.

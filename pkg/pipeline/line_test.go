@@ -527,3 +527,16 @@ func consumers(t testing.TB, l *Line) []string {
 	}
 	return names
 }
+
+// TestRenew: after a restore the incarnation is another one and begins now.
+func TestRenew(t *testing.T) {
+	server := natstest.Server(t)
+	l := lineOn(t, server)
+	if err := Renew(t.Context(), l.js); err != nil {
+		t.Fatal(err)
+	}
+	again := lineOn(t, server)
+	if again.Incarnation() == l.Incarnation() || again.Since().Before(l.Since()) || time.Since(again.Since()) > time.Minute {
+		t.Errorf("incarnation %q since %v, it was %q since %v", again.Incarnation(), again.Since(), l.Incarnation(), l.Since())
+	}
+}

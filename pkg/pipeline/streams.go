@@ -14,6 +14,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -25,6 +26,7 @@ const (
 	IntakeStream  = "INTAKE"
 	TicketStream  = "TICKETS"
 	incarnationIn = "certmill-incarnation"
+	sinceIn       = "certmill-since" // when this incarnation began, RFC 3339
 )
 
 // Limits of the inbox.
@@ -79,7 +81,7 @@ func ordersConfig(replicas int) jetstream.StreamConfig {
 		Replicas:          replicas,
 		MaxMsgsPerSubject: 1,
 		FirstSeq:          FirstSeq(),
-		Metadata:          map[string]string{incarnationIn: rand.Text()},
+		Metadata:          incarnation(),
 	}
 }
 
@@ -117,16 +119,48 @@ func ticketConfig(replicas int) jetstream.StreamConfig {
 // that no sequence of an earlier life of the stream is ever valid again.
 func FirstSeq() uint64 { return uint64(time.Now().UnixMicro()) }
 
+// incarnation is the metadata of a new life of the streams.
+func incarnation() map[string]string {
+	return map[string]string{incarnationIn: rand.Text(), sinceIn: time.Now().UTC().Format(time.RFC3339)}
+}
+
 // Incarnation returns the token of this life of the streams. A worker belongs
 // to one incarnation and stops when it finds another.
 func Incarnation(ctx context.Context, js jetstream.JetStream) (string, error) {
+	token, _, err := readIncarnation(ctx, js)
+	return token, err
+}
+
+// readIncarnation also returns when it began. That of a restored stream is
+// older than its restoration: Renew.
+func readIncarnation(ctx context.Context, js jetstream.JetStream) (token string, since time.Time, err error) {
 	s, err := js.Stream(ctx, OrdersStream)
 	if err != nil {
-		return "", wrapStream(OrdersStream, err)
+		return "", time.Time{}, wrapStream(OrdersStream, err)
 	}
-	token := s.CachedInfo().Config.Metadata[incarnationIn]
-	if token == "" {
-		return "", fmt.Errorf("stream %s was not made by certmill: its metadata lacks %s", OrdersStream, incarnationIn)
+	info := s.CachedInfo()
+	if token = info.Config.Metadata[incarnationIn]; token == "" {
+		return "", time.Time{}, fmt.Errorf("stream %s was not made by certmill: its metadata lacks %s", OrdersStream, incarnationIn)
 	}
-	return token, nil
+	since, err = time.Parse(time.RFC3339, info.Config.Metadata[sinceIn])
+	if err != nil || since.Before(info.Created) {
+		since = info.Created
+	}
+	return token, since, nil
+}
+
+// Renew begins a new incarnation of streams that were restored from a copy:
+// nothing is bought until the accounts' lists were swept again, begun no earlier
+// than the waiting time from now, because calls that the copy does not know of
+// may still land. Workers must be stopped before a restore; those that were not
+// stop themselves. Safe to repeat.
+func Renew(ctx context.Context, js jetstream.JetStream) error {
+	s, err := js.Stream(ctx, OrdersStream)
+	if err != nil {
+		return wrapStream(OrdersStream, err)
+	}
+	cfg := s.CachedInfo().Config
+	maps.Copy(cfg.Metadata, incarnation())
+	_, err = js.UpdateStream(ctx, cfg)
+	return wrapStream(OrdersStream, err)
 }
