@@ -28,6 +28,9 @@ type State struct {
 	Paused map[string]Pause `json:"paused,omitempty"`
 	// Products of which no quota is left.
 	Exhausted map[string]Pause `json:"exhausted,omitempty"`
+	// Purchases counted towards a budget, by period: a day (2026-11-25), or
+	// "all" for a batch.
+	Bought map[string]int `json:"bought,omitempty"`
 	// Limits in force, calls a second by API action, where a command changed them.
 	Limits map[string]int `json:"limits,omitempty"`
 	// Mark of the first complete list sweep of this incarnation of the streams.

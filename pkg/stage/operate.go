@@ -110,13 +110,13 @@ func (p *Operator) Cancel(ctx context.Context, id string) error {
 	if it.State.Final() || it.State == order.Collect {
 		return refuse("order %s is in state %s", id, it.State)
 	}
-	if err := p.forgo(ctx, it.Order); err != nil {
+	o := it.Order
+	if err := p.forgo(ctx, &o); err != nil {
 		return err
 	}
 	// A crash here leaves an order whose attempt is closed as cancelled: its
 	// next visit follows that ending.
 	gap.At(ctx, "cancel: attempt closed")
-	o := it.Order
 	o.Failure = &order.Failure{Class: ClassCancelled, Reason: "cancelled by " + p.Who}
 	if o.CloudID != "" {
 		o.Failure.Advice = "cloud order " + o.CloudID + " still exists; cancel it in the cloud's console if it is not wanted"
@@ -127,8 +127,8 @@ func (p *Operator) Cancel(ctx context.Context, id string) error {
 // forgo closes the purchase in the ledger first. Nobody says "never bought"
 // before the first sweep, with an unclaimed row, or while the key store has a
 // number above the ledger's last attempt.
-func (p *Operator) forgo(ctx context.Context, o order.Order) error {
-	a, e, err := p.entry(ctx, o)
+func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
+	a, e, err := p.entry(ctx, *o)
 	if err != nil {
 		return err
 	}
@@ -147,13 +147,17 @@ func (p *Operator) forgo(ctx context.Context, o order.Order) error {
 	if err != nil {
 		return err
 	}
+	u, stops, err := unclaimed(ctx, f, e, time.Now())
+	if err != nil {
+		return err
+	}
 	switch {
 	case raised.Attempt > last.Attempt:
 		return refuse("the key store knows attempt %d of order %s, the ledger does not: retry it, so that it is reconciled", raised.Attempt, o.ID())
 	case !p.States.State(o.Main).Marked(p.Line.Incarnation()):
 		return refuse("account %s was not swept yet, so nobody knows what was bought there", o.Main)
-	case len(e.Unclaimed) > 0:
-		return refuse("cloud order %s for the same names is claimed by nobody: adopt it first (certmill adopt %s %s)", e.Unclaimed[0].CloudID, o.ID(), e.Unclaimed[0].CloudID)
+	case stops:
+		return refuse("cloud order %s for the same names is claimed by nobody: adopt it first (certmill adopt %s %s)", u.CloudID, o.ID(), u.CloudID)
 	}
 	err = p.Ledger.Forgo(ctx, o.Main, o.Request.Names, ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt},
 		ledger.Cancelled, "by "+p.Who)
@@ -166,7 +170,7 @@ func (p *Operator) forgo(ctx context.Context, o order.Order) error {
 // giveBack releases the instance or certificate of an order that is given up,
 // if a look shows that it was not started. A started one stays claimed: it is
 // this order's for good.
-func (p *Operator) giveBack(ctx context.Context, f issuer.Flow, o order.Order) error {
+func (p *Operator) giveBack(ctx context.Context, f issuer.Flow, o *order.Order) error {
 	if o.Resource == "" {
 		return nil
 	}
@@ -177,7 +181,11 @@ func (p *Operator) giveBack(ctx context.Context, f issuer.Flow, o order.Order) e
 	if err == nil && st.Phase != issuer.Unstarted {
 		return nil
 	}
-	return p.Ledger.Release(ctx, o.Main, o.Resource, o.ID())
+	if err := p.Ledger.Release(ctx, o.Main, o.Resource, o.ID()); err != nil {
+		return err
+	}
+	o.Resource = "" // by the time of a retry it may be somebody else's
+	return nil
 }
 
 // Adopt says that a cloud order is this order's purchase.
@@ -246,12 +254,12 @@ func (p *Operator) surelyNot(ctx context.Context, a *Account, o order.Order, ope
 		return nil
 	}
 	r := Reconciler{Accounts: p.Accounts, Ledger: p.Ledger, States: p.States, Line: p.Line, Now: time.Now}
-	n, err := r.unexplained(ctx, a, a.Flows[o.Operation], c, open)
+	n, err := r.unexplained(ctx, a.Flows[o.Operation], c, open)
 	if err != nil {
 		return err
 	}
 	if n > 0 {
-		return refuse("the quota of %s fell by %d that no listed order explains: find that order and adopt it, or certmill buy-again %s", open.Product, n, o.ID())
+		return refuse("the quota of %s fell by %d that no listed order explains: find that order in the cloud's console; if it is for these names: certmill adopt %s <cloud id>; else again when the list shows it", open.Product, n, o.ID())
 	}
 	return nil
 }

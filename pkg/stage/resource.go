@@ -95,6 +95,7 @@ func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.
 	if named == "" {
 		named = o.Request.Certificate
 	}
+	o.Attempt = 0 // nothing was sent for what is chosen now
 	if named != "" && named != order.AnyResource {
 		o.Resource = named
 		return o, nil
@@ -152,5 +153,6 @@ func (s *Submitter) giveBack(ctx context.Context, o order.Order, f order.Failure
 	if err := s.Ledger.Release(ctx, o.Main, o.Resource, o.ID()); err != nil {
 		return o, err
 	}
+	o.Resource = "" // by the time of a retry it may be somebody else's
 	return o, pipeline.Fail(f)
 }

@@ -153,7 +153,7 @@ func (s *Submitter) purchase(ctx context.Context, a *Account, flow issuer.Flow, 
 	if next, verb, done := s.lost(ctx, o, e); done {
 		return next, verb
 	}
-	if err := s.mayBuy(o, e); err != nil {
+	if err := s.mayBuy(ctx, flow, o, e); err != nil {
 		return o, err
 	}
 	last, _ := e.Last(o.ID())
@@ -231,7 +231,7 @@ func (s *Submitter) lost(ctx context.Context, o order.Order, e ledger.Entry) (or
 }
 
 // mayBuy are the reasons not to spend now.
-func (s *Submitter) mayBuy(o order.Order, e ledger.Entry) error {
+func (s *Submitter) mayBuy(ctx context.Context, flow issuer.Flow, o order.Order, e ledger.Entry) error {
 	if past(o) {
 		return tooLate(o)
 	}
@@ -242,12 +242,43 @@ func (s *Submitter) mayBuy(o order.Order, e ledger.Entry) error {
 	if _, none := st.Exhausted[o.Product]; none {
 		return pipeline.Wait(order.Wait{For: order.WaitForQuota, What: o.Product, Till: time.Now().UTC().Add(30 * time.Second)})
 	}
-	if len(e.Unclaimed) > 0 {
-		u := e.Unclaimed[0]
-		return pipeline.Hold(fmt.Sprintf("cloud order %s (%s) exists for these names and no ledger entry claims it", u.CloudID, u.Status),
-			"certmill adopt "+o.ID()+" "+u.CloudID, "certmill cancel "+o.ID())
+	u, stops, err := unclaimed(ctx, flow, e, time.Now())
+	if err != nil {
+		return pipeline.Retry(err, 0)
+	}
+	if stops {
+		// Not "cancel": nobody says "never bought" with such a row.
+		return pipeline.Hold(fmt.Sprintf("cloud order %s (%s) exists for these names and no ledger entry claims it: adopt it; if it then shows another key, buy-again orders anew", u.CloudID, u.Status),
+			"certmill adopt "+o.ID()+" "+u.CloudID)
 	}
 	return nil
+}
+
+// unclaimed returns a cloud order for the entry's names that nobody claims and
+// that stops a purchase, if there is one. The ledger forgets none that was ever
+// seen, so the list is asked what became of them; what it does not show stops.
+func unclaimed(ctx context.Context, flow issuer.Flow, e ledger.Entry, now time.Time) (u ledger.Unclaimed, stops bool, err error) {
+	if len(e.Unclaimed) == 0 {
+		return ledger.Unclaimed{}, false, nil
+	}
+	finder, ok := flow.(issuer.Finder)
+	if !ok {
+		return e.Unclaimed[0], true, nil
+	}
+	rows, err := finder.Find(ctx, e.Names)
+	if err != nil {
+		return ledger.Unclaimed{}, false, err
+	}
+	over := map[string]bool{}
+	for _, row := range rows {
+		over[row.CloudID] = !inTheWay(row, now)
+	}
+	for _, u := range e.Unclaimed {
+		if !over[u.CloudID] {
+			return u, true, nil
+		}
+	}
+	return ledger.Unclaimed{}, false, nil
 }
 
 func fingerprint(o order.Order) string {
@@ -261,6 +292,9 @@ func fingerprint(o order.Order) string {
 // permit, number, entry, call, closing, transition.
 func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (order.Order, error) {
 	used, err := s.Usages.Before(ctx, a, flow, o.Product)
+	if e, ok := errorAs(err); ok && e.Kind == issuer.QuotaExhausted {
+		return s.refused(ctx, a, o, e) // there is no plan of the product
+	}
 	if err != nil {
 		return o, s.Trouble.Verb(ctx, a, err)
 	}

@@ -119,7 +119,7 @@ func (v *Verifier) place(ctx context.Context, a *Account, flow issuer.Flow, o or
 		}
 	}
 	if len(missing) > 0 {
-		if o.Retries > 5 {
+		if o.Retries >= 5 { // the next backoff could be too long to rest in place
 			o.Retries = 0
 			return o, pipeline.Wait(order.Wait{For: order.WaitForChallenge, What: strings.Join(missing, "; "), Till: time.Now().UTC().Add(time.Minute)})
 		}

@@ -137,13 +137,17 @@ func (w *Waiter) FirstSweep(ctx context.Context, a *Account) (time.Duration, err
 // in the way of a new purchase.
 const renewalDue = 30 * 24 * time.Hour
 
+// inTheWay tells whether a row would stop a purchase: it is open, or issued and
+// not yet due for renewal.
+func inTheWay(row issuer.Row, now time.Time) bool {
+	due := row.Phase == issuer.IssuedPhase && !row.Expires.IsZero() && row.Expires.Sub(now) < renewalDue
+	return row.Phase != issuer.Refused && !due
+}
+
 // report writes a row that no entry claims under its names, if it would stop a
-// purchase: it is open, or issued and not yet due for renewal.
+// purchase.
 func (w *Waiter) report(ctx context.Context, a *Account, row issuer.Row) error {
-	if row.Phase == issuer.Refused || len(row.Names) == 0 {
-		return nil
-	}
-	if row.Phase == issuer.IssuedPhase && !row.Expires.IsZero() && row.Expires.Sub(w.Now()) < renewalDue {
+	if len(row.Names) == 0 || !inTheWay(row, w.Now()) {
 		return nil
 	}
 	e, err := w.Ledger.Read(ctx, a.Main, row.Names)

@@ -1,0 +1,177 @@
+package stage_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"testing"
+
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// crash is one gap: how a worker comes there, and how the order ends when
+// another takes over. Every gap of the package has a line in the table.
+type crash struct {
+	gap  string
+	make func(w *world)            // makes order "a", and brings it near the gap
+	do   func(p *worker)           // what the worker dies over; nil: driving the order
+	ends order.State               // how the order ends
+	paid int                       // by orders of certmill
+	then func(w *world, p *worker) // what a person does after the crash, if anything
+}
+
+const crashName = "a.example.com"
+
+func purchase(w *world) { w.order("a", crashName) }
+
+// after makes an order whose purchase was lost, and lets the waiting time pass.
+func after(fault string) func(*world) {
+	return func(w *world) {
+		w.order("a", crashName)
+		w.loses(fault)
+		w.worker().drive("a", order.Unsure)
+		w.later()
+	}
+}
+
+func resource(r order.Request) func(*world) {
+	return func(w *world) {
+		r.ID, r.Names = "a", []string{crashName}
+		w.publish(r)
+	}
+}
+
+// twoCandidates leaves an order held with an open entry.
+func twoCandidates(w *world) {
+	w.order("a", crashName)
+	w.loses("reset_before_commit")
+	w.worker().drive("a", order.Unsure)
+	w.stranger(crashName)
+	w.stranger(crashName)
+	w.worker().drive("a", order.Held)
+}
+
+var crashes = []crash{
+	{gap: "submit: quota read", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "submit: number stored", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "submit: entry opened", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "submit: answered", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "submit: bought", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "submit: ownerless entry opened", ends: order.Issued, paid: 1, make: func(w *world) {
+		w.order("a", crashName)
+		w.must(w.keys.Raise("a", 1, 1))
+	}},
+	{gap: "submit: refused", make: func(w *world) { w.order("a", "*."+crashName) }, ends: order.Failed},
+	{gap: "reconcile: adopted provisionally", make: after("reset_after_commit"), ends: order.Issued, paid: 1},
+	{gap: "reconcile: claimed", make: func(w *world) { w.showTags("a"); after("reset_after_commit")(w) }, ends: order.Issued, paid: 1},
+	{gap: "reconcile: not bought", make: after("reset_before_commit"), ends: order.Issued, paid: 1},
+	{gap: "start: resource claimed", make: resource(order.Request{Account: "ali", Instance: "any"}), ends: order.Issued, paid: 1},
+	{gap: "start: started", make: resource(order.Request{Account: "ali", Instance: "cas-cn-stage1"}), ends: order.Issued, paid: 1},
+	{gap: "start: materials in", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
+	{gap: "start: started", make: resource(order.Request{Account: "ten", Certificate: "stage2"}), ends: order.Issued, paid: 1},
+	{gap: "collect: delivered", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "collect: cleaned up", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "collect: disowned", ends: order.Issued, paid: 2, make: func(w *world) { // one of them is the stranger's
+		w.order("a", crashName)
+		w.loses("reset_before_commit")
+		w.worker().drive("a", order.Unsure)
+		w.stranger(crashName)
+		w.later()
+	}},
+	{gap: "cancel: attempt closed", make: purchase, ends: order.Failed,
+		do: func(p *worker) { _ = p.by.Cancel(p.ctx, "a") }},
+	{gap: "cancel: attempt closed", make: purchase, ends: order.Failed,
+		do:   func(p *worker) { _ = p.by.Cancel(p.ctx, "a") },
+		then: func(_ *world, p *worker) { _ = p.by.Cancel(p.ctx, "a") }},
+	{gap: "adopt: claimed", make: twoCandidates, ends: order.Verify, paid: 2, // whose key is wrong is another test's matter
+		do:   func(p *worker) { _ = p.by.Adopt(p.ctx, "a", p.anyRow()) },
+		then: func(w *world, p *worker) { w.must(p.by.Retry(p.ctx, "a")) }},
+	{gap: "not-bought: attempt closed", ends: order.Issued, paid: 1, make: func(w *world) { heldOpen(w, "a", crashName) },
+		do:   func(p *worker) { _ = p.by.NotBought(p.ctx, "a") },
+		then: func(w *world, p *worker) { w.must(p.by.Retry(p.ctx, "a")) }},
+}
+
+// anyRow is a cloud order for the crash table's name.
+func (w *world) anyRow() string {
+	rows, err := w.accounts["ali"].Flows[stage.ForPackage].(finder).Find(w.t.Context(), []string{crashName})
+	w.must(err)
+	return rows[0].CloudID
+}
+
+// Every gap once: the worker ends there, another takes over. The order has one
+// final state, nothing is bought twice and nothing is lost.
+func TestCrashAtEveryGap(t *testing.T) {
+	t.Parallel()
+	for _, c := range crashes {
+		t.Run(c.gap, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, setup{})
+			c.make(w)
+			names := w.last("a").Request.Names
+			p, died := w.dying(c.gap)
+			if c.do != nil {
+				p.survive(func() { c.do(p) })
+			} else {
+				p.drive("a", order.Issued, order.Failed)
+			}
+			if !died() {
+				t.Fatalf("the worker did not come to the gap: %s", w.tell("a"))
+			}
+			w.later()
+			next := w.worker()
+			if c.then != nil {
+				c.then(w, next)
+			}
+			next.drive("a", c.ends)
+			if c.ends == order.Issued {
+				w.wantIssued("a")
+			}
+			w.wantPaid(c.paid, names...)
+			w.wantAtRest("a")
+		})
+	}
+}
+
+// Every gap that the package names has a line in the table.
+func TestCrashTableIsComplete(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile(`gap\.At\(ctx, "([^"]+)"\)`)
+	found := 0
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range named.FindAllStringSubmatch(string(text), -1) {
+			found++
+			if !slices.ContainsFunc(crashes, func(c crash) bool { return c.gap == m[1] }) {
+				t.Errorf("%s: no worker dies at %q", f, m[1])
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no gap was found")
+	}
+}
+
+// wantAtRest checks that one message of the order is left, and that no attempt
+// of a final order is open.
+func (w *world) wantAtRest(id string) {
+	w.t.Helper()
+	s, err := w.js.Stream(w.t.Context(), "ORDERS")
+	w.must(err)
+	info, err := s.Info(w.t.Context(), withSubject(order.AllOf(id)))
+	w.must(err)
+	if len(info.State.Subjects) != 1 {
+		w.t.Errorf("order %s lies at %v", id, info.State.Subjects)
+	}
+	if o := w.last(id); o.State.Final() && w.attempt(id).Ending == ledger.Open {
+		w.t.Errorf("order %s is %s with an open attempt", id, o.State)
+	}
+}

@@ -1,0 +1,298 @@
+package stage_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// lost makes an order whose purchase got no answer, in state unsure.
+func (w *world) lost(id, fault string, names ...string) *worker {
+	w.t.Helper()
+	w.order(id, names...)
+	w.loses(fault)
+	p := w.worker()
+	p.drive(id, order.Unsure)
+	return p
+}
+
+// A single candidate is adopted without proof: the entry stays open until the
+// key was compared at collection.
+func TestProvisionalAdoptionWithTheRightKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("a", "reset_after_commit", "a.example.com")
+	w.must(p.unsure.Sweep(t.Context(), w.accounts["ali"]))
+	o := p.drive("a", order.Verify)
+	a := w.attempt("a")
+	if !o.Provisional || a.Ending != ledger.Open || a.Provisional != o.CloudID {
+		t.Fatalf("order %s, attempt %+v", w.tell("a"), a)
+	}
+	p.drive("a", order.Collect)
+	if a := w.attempt("a"); a.Ending != ledger.Open {
+		t.Errorf("before the key is compared: %+v", a)
+	}
+	p.drive("a", order.Issued)
+	if o := w.wantIssued("a"); o.Provisional {
+		t.Error("it is still provisional")
+	}
+	if a := w.attempt("a"); a.Ending != ledger.Bought || a.Provisional != "" {
+		t.Errorf("attempt %+v", a)
+	}
+	w.wantPaid(1, "a.example.com")
+}
+
+// A row that shows our tag is proved: it is claimed at once, whatever else is
+// listed.
+func TestAdoptionByTag(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.showTags("a")
+	p := w.lost("a", "reset_after_commit", "a.example.com")
+	o := p.drive("a", order.Verify)
+	if a := w.attempt("a"); o.Provisional || a.Ending != ledger.Bought {
+		t.Errorf("order %s, attempt %+v", w.tell("a"), a)
+	}
+	p.drive("a", order.Issued)
+	w.wantPaid(1, "a.example.com")
+}
+
+// A wrong key (mutations X_PROV, M_NOFOREIGN): the row is foreign for this
+// order, the attempt is open again with its old intent, and the order goes on.
+func TestProvisionalAdoptionOfAStrangersOrder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("a", "reset_before_commit", "a.example.com")
+	opened := w.attempt("a").Opened
+	foreign := w.stranger("a.example.com")
+	if o := p.drive("a", order.Collect); o.CloudID != foreign {
+		t.Fatalf("it adopted %s", o.CloudID)
+	}
+	o := p.drive("a", order.Unsure)
+	a, e := w.attempt("a"), w.entry(aliUID, "a.example.com")
+	if a.Ending != ledger.Open || !a.Opened.Equal(opened) || !slices.Equal(a.Foreign, []string{foreign}) || e.Free(foreign, "a") || !e.Free(foreign, "b") {
+		t.Errorf("attempt %+v", a)
+	}
+	if o.CloudID != "" || o.Provisional || o.Placed || len(o.Challenges) != 0 {
+		t.Errorf("the order keeps what was the stranger's: %+v", o)
+	}
+	p.visit("a")
+	if o := w.last("a"); o.State != order.Unsure {
+		t.Errorf("it tried the foreign row again, or did not wait: %s", w.tell("a"))
+	}
+	w.later()
+	p.drive("a", order.Issued)
+	if o := w.wantIssued("a"); o.CloudID == foreign || o.Attempt != 2 {
+		t.Errorf("order %s", w.tell("a"))
+	}
+	w.wantPaid(2, "a.example.com") // one is the stranger's
+}
+
+// Two orders of the same names after a wipe (mutation X_FORALL): the row that is
+// foreign for one is the other's purchase.
+func TestForeignIsRecordedPerOrder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.order("a", "same.example.com")
+	w.must(w.keys.Raise("a", 1, 1)) // a number without a purchase
+	w.order("b", "same.example.com")
+	w.must(w.keys.Raise("b", 1, 1))
+	k, err := w.keys.Get("b")
+	w.must(err)
+	theirs := w.buyWith(k.CSR, "same.example.com")
+	n := w.afterWipe()
+	n.sweepFirst()
+	n.publish(request("a", "same.example.com"))
+	n.publish(request("b", "same.example.com"))
+	p := n.worker()
+	p.drive("a", order.Collect) // with b's row
+	p.drive("a", order.Unsure)
+	n.later()
+	p.driveTo("b", "waiting for a, or issued", func(o order.Order) bool { return o.State == order.Waiting || o.State == order.Issued })
+	p.driveTo("a", "not bought", func(order.Order) bool { return n.attempt("a").Ending != ledger.Open })
+	p.drive("b", order.Issued)
+	if o := n.wantIssued("b"); o.CloudID != theirs {
+		t.Errorf("b has %s, its purchase was %s", o.CloudID, theirs)
+	}
+	p.drive("a", order.Issued)
+	n.wantIssued("a")
+	n.wantPaid(2, "same.example.com")
+}
+
+// Several candidates and nothing that tells which: a person must.
+func TestSeveralCandidatesAreHeld(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("a", "reset_after_commit", "a.example.com")
+	foreign := w.stranger("a.example.com")
+	p.drive("a", order.Held)
+	o := w.wantHeld("a", foreign, "certmill adopt a")
+	if !o.Hold.Open || w.attempt("a").Ending != ledger.Open {
+		t.Errorf("hold %+v, attempt %+v", o.Hold, w.attempt("a"))
+	}
+}
+
+// A provisional row that ends without a certificate has no key to compare: held
+// with an open entry (model: DEADROW).
+func TestProvisionalRowThatIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("a", "reset_after_commit", "a.refused.example")
+	p.drive("a", order.Held)
+	o := w.wantHeld("a", "without proof", "certmill not-bought a")
+	if !o.Hold.Open || w.attempt("a").Ending != ledger.Open {
+		t.Errorf("hold %+v, attempt %+v", o.Hold, w.attempt("a"))
+	}
+}
+
+// "Not bought" needs a list that was read after the waiting time (mutations
+// M_NOSIGLIFE, M_NOLAG) and the mark (M_NOMARK).
+func TestNotBoughtNeedsTheWaitingTimeAndTheMark(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("a", "reset_before_commit", "a.example.com")
+	still := func(why string) {
+		t.Helper()
+		p.visit("a")
+		if o := w.last("a"); o.State != order.Unsure || w.attempt("a").Ending != ledger.Open {
+			t.Errorf("%s: %s", why, w.tell("a"))
+		}
+	}
+	still("at once")
+	w.late.Store(int64(waits.Total() - 2*time.Second))
+	still("shortly before the waiting time is over")
+	w.later()
+	mark := w.states.State(aliUID).Mark
+	w.must(w.states.Change(t.Context(), aliUID, func(s *account.State) { s.Mark = account.Mark{} }))
+	still("without the mark")
+	w.must(w.states.Change(t.Context(), aliUID, func(s *account.State) { s.Mark = mark }))
+	p.drive("a", order.Submit)
+	if a := w.attempt("a"); a.Ending != ledger.NotBought {
+		t.Errorf("attempt %+v", a)
+	}
+}
+
+// The second witness (mutation M_NOUSED with LAGLONG): a list that lags longer
+// than was allowed for does not lead to a second purchase. The order is held,
+// and a person who finds the row ends it.
+func TestUsedCountStopsNotBought(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.order("before", "before.example.com")
+	w.worker().drive("before", order.Verify) // is listed, and was counted before the reading
+	w.order("a", "a.example.com")
+	w.must(w.sim.SetConfig(func(c *cloudsim.Config) { c.ListLag = cloudsim.Exactly(time.Hour) }))
+	w.loses("reset_after_commit")
+	p := w.worker()
+	p.drive("a", order.Unsure)
+	w.later()
+	p.visit("a")
+	if o := w.last("a"); o.State != order.Unsure {
+		t.Fatalf("with a use that no row explains: %s", w.tell("a"))
+	}
+	w.late.Store(int64(4 * waits.Total()))
+	p.drive("a", order.Held)
+	w.wantHeld("a", "fell by 1", "certmill adopt a")
+	w.wantPaid(1, "a.example.com")
+}
+
+// Growth that other orders' rows explain is no obstacle.
+func TestExplainedUsedCount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("a", "reset_before_commit", "a.example.com")
+	w.order("b", "b.example.com")
+	p.drive("b", order.Verify)
+	w.stranger("c.example.com")
+	w.later()
+	p.drive("a", order.Issued)
+	w.wantIssued("a")
+	w.wantPaid(1, "a.example.com")
+}
+
+// What the first sweep of a new ledger finds: open orders and certificates that
+// are good for a while stop a purchase; what is due for renewal, or came to
+// nothing, does not.
+func TestFirstSweepReportsOnlyWhatStops(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{cloud: func(c *cloudsim.Config) { c.ValidityDays = 20 }})
+	p := w.worker()
+	w.order("due", "due.example.com")
+	p.drive("due", order.Issued)
+	w.must(w.sim.SetConfig(func(c *cloudsim.Config) { c.ValidityDays = 90 }))
+	w.order("fresh", "fresh.example.com")
+	p.drive("fresh", order.Issued)
+	w.order("refused", "a.refused.example")
+	p.drive("refused", order.Failed)
+	w.order("open", "open.example.com")
+	p.drive("open", order.Verify)
+	n := w.afterWipe()
+	n.sweepFirst()
+	for name, want := range map[string]int{"due.example.com": 0, "fresh.example.com": 1, "a.refused.example": 0, "open.example.com": 1} {
+		if e := n.entry(aliUID, name); len(e.Unclaimed) != want {
+			t.Errorf("%s: %+v, want %d", name, e.Unclaimed, want)
+		}
+	}
+}
+
+// A row that the first sweep reported and that came to nothing since then no
+// longer stands in the way: nothing would ever take it out of the ledger.
+func TestUnclaimedRowThatCameToNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{unmarked: true, cloud: func(c *cloudsim.Config) {
+		c.ValidationDeadline = cloudsim.Duration(100 * time.Millisecond)
+	}})
+	w.stranger("a.example.com")
+	w.sweepFirst()
+	if e := w.entry(aliUID, "a.example.com"); len(e.Unclaimed) != 1 {
+		t.Fatalf("entry %+v", e)
+	}
+	for end := time.Now().Add(patience); w.sim.Report().Orders[0].State != "failed"; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the stranger's order does not fail")
+		}
+	}
+	w.must(w.sim.SetConfig(func(c *cloudsim.Config) { c.ValidationDeadline = cloudsim.Duration(time.Minute) }))
+	w.order("a", "a.example.com")
+	w.worker().drive("a", order.Issued)
+	w.wantIssued("a")
+}
+
+// An account that has no plan of the product waits for one, like one whose plan
+// is used up.
+func TestProductThatWasNeverBought(t *testing.T) {
+	t.Parallel()
+	const product = "geotrust-dv-1-starter"
+	w := newWorld(t, setup{})
+	r := request("a", "a.example.com")
+	r.Product = product
+	w.publish(r)
+	p := w.worker()
+	if o := p.drive("a", order.Waiting); o.Wait.For != order.WaitForQuota || o.Wait.What != product {
+		t.Errorf("it waits for %+v", o.Wait)
+	}
+	w.must(w.sim.AddStock(cloudsim.Stock{Cloud: "aliyun", UID: aliUID, Products: map[string]int{product: 1}}))
+	w.must(p.waiter.Sweep(t.Context(), w.accounts["ali"]))
+	p.drive("a", order.Issued)
+	w.wantIssued("a")
+}
+
+// What cannot be searched by names is for a person.
+func TestUnsureOrderThatCannotBeSearched(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("a", "reset_before_commit", "a.example.com")
+	a := w.accounts["ali"]
+	a.Flows[stage.ForPackage] = a.Flows[stage.DVAudit]
+	p.drive("a", order.Held)
+	if o := w.wantHeld("a", "cannot be searched", "certmill adopt a"); !strings.Contains(o.Hold.Reason, stage.ForPackage) {
+		t.Errorf("hold %+v", o.Hold)
+	}
+}

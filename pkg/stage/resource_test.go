@@ -1,0 +1,202 @@
+package stage_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/issuer/issuertest"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+const hour = time.Hour
+
+// holder is which order has a resource.
+func (w *world) holder(main, id string) string {
+	w.t.Helper()
+	r, err := w.ledger.Holder(w.t.Context(), main, id)
+	w.must(err)
+	return r.Order
+}
+
+// startElsewhere applies with a resource past certmill.
+func (w *world) startElsewhere(label, op, resource string, names ...string) {
+	w.t.Helper()
+	f := w.accounts[label].Flows[op]
+	app := issuer.Application{Names: names, Resource: resource, Validation: order.DNS, Contact: w.accounts[label].Contact}
+	if op == stage.OrderSubmit {
+		app.CSR = issuertest.CSR(w.t, names...)
+	}
+	_, err := issuertest.Submit(w.t, f, app, issuertest.Fence())
+	w.must(err)
+}
+
+// Named and "any" at both clouds: issued, with a claim that stays.
+func TestResources(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	for _, r := range []order.Request{
+		{ID: "ali-named", Account: "ali", Instance: "cas-cn-stage1"},
+		{ID: "ali-any", Account: "ali", Instance: "any"},
+		{ID: "ten-named", Account: "ten", Certificate: "stage1"},
+		{ID: "ten-any", Account: "ten", Certificate: "any"},
+		{ID: "ten-open", Account: "ten"},
+	} {
+		r.Names = []string{r.ID + ".example.com"}
+		w.publish(r)
+		w.worker().drive(r.ID, order.Issued)
+		o := w.wantIssued(r.ID)
+		if o.Resource == "" || o.CloudID != o.Resource || w.holder(o.Main, o.Resource) != r.ID {
+			t.Errorf("%s: resource %q, held by %q", r.ID, o.Resource, w.holder(o.Main, o.Resource))
+		}
+		if named := r.Instance + r.Certificate; named != "any" && named != "" && o.Resource != named {
+			t.Errorf("%s has %s", r.ID, o.Resource)
+		}
+	}
+}
+
+// A named resource of another order, of another program, or of nobody.
+func TestNamedResourceThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.worker()
+	w.publish(order.Request{ID: "first", Account: "ali", Instance: "cas-cn-stage0", Names: []string{"first.example.com"}})
+	p.drive("first", order.Verify)
+	w.startElsewhere("ali", stage.DVAudit, "cas-cn-stage1", "elsewhere.example.com")
+	for id, c := range map[string]struct{ instance, class, says string }{
+		"taken":   {"cas-cn-stage0", stage.ClassInUse, `claimed by another order "first"`},
+		"in-use":  {"cas-cn-stage1", stage.ClassInUse, "in use already"},
+		"unknown": {"cas-cn-nobody", stage.ClassRejected, "does not know cas-cn-nobody"},
+	} {
+		w.publish(order.Request{ID: id, Account: "ali", Instance: c.instance, Names: []string{id + ".example.com"}})
+		p.drive(id, order.Failed)
+		if o := w.wantFailed(id, c.class); !strings.Contains(o.Failure.Reason, c.says) || o.Failure.Advice == "" {
+			t.Errorf("%s: %+v", id, o.Failure)
+		}
+	}
+	if h := w.holder(aliUID, "cas-cn-stage0"); h != "first" {
+		t.Errorf("cas-cn-stage0 is held by %q", h)
+	}
+	if h := w.holder(aliUID, "cas-cn-stage1"); h != "" {
+		t.Errorf("cas-cn-stage1 was not given back: %q", h)
+	}
+}
+
+// An empty pool is exhausted quota: the order waits, and takes what is bought.
+func TestEmptyPool(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.worker()
+	for _, id := range []string{"a", "b", "c", "d"} {
+		w.publish(order.Request{ID: id, Account: "ten", Names: []string{id + ".example.com"}})
+		p.driveTo(id, "started, or waiting", func(o order.Order) bool { return o.State != order.Submit })
+	}
+	if o := w.last("d"); o.State != order.Waiting || o.Wait.For != order.WaitForQuota {
+		t.Fatalf("d is %s", w.tell("d"))
+	}
+	w.must(w.sim.AddStock(cloudsim.Stock{Cloud: "tencent", UID: tenUID, Certificates: []cloudsim.Certificate{{ID: "more"}}}))
+	w.worker().drive("d", order.Issued)
+	if o := w.wantIssued("d"); o.Resource != "more" {
+		t.Errorf("d has %s", o.Resource)
+	}
+}
+
+// A start whose answer was lost is looked at, and not sent again if it landed.
+func TestStartIsRepeatedAfterALook(t *testing.T) {
+	t.Parallel()
+	for label, op := range map[string]string{"ali": stage.DVAudit, "ten": stage.OrderSubmit} {
+		for kind, calls := range map[string]int{"reset_after_commit": 1, "reset_before_commit": 2, "throttle": 2} {
+			t.Run(label+" "+kind, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, setup{})
+				w.fault(cloudsim.Fault{Action: op, Kind: kind, Times: 1})
+				r := order.Request{ID: "a", Account: label, Names: []string{"a.example.com"}}
+				if label == "ali" {
+					r.Instance = "any"
+				}
+				w.publish(r)
+				w.worker().drive("a", order.Issued)
+				w.wantIssued("a")
+				w.wantPaid(1, "a.example.com")
+				if n := w.calls(op); n != calls {
+					t.Errorf("%d calls, want %d", n, calls)
+				}
+			})
+		}
+	}
+}
+
+// A cancelled order gives back what it did not start, and keeps what it did.
+func TestCancelGivesTheResourceBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.worker()
+	w.publish(order.Request{ID: "free", Account: "ali", Instance: "cas-cn-stage0", Names: []string{"free.example.com"}})
+	p.driveTo("free", "claimed", func(o order.Order) bool { return w.holder(aliUID, "cas-cn-stage0") == "free" })
+	w.must(p.by.Cancel(t.Context(), "free"))
+	p.drive("free", order.Failed)
+	if h := w.holder(aliUID, "cas-cn-stage0"); h != "" {
+		t.Errorf("held by %q", h)
+	}
+	w.publish(order.Request{ID: "started", Account: "ali", Instance: "cas-cn-stage1", Names: []string{"started.example.com"}})
+	p.drive("started", order.Verify)
+	w.must(p.by.Cancel(t.Context(), "started"))
+	p.drive("started", order.Failed)
+	if h := w.holder(aliUID, "cas-cn-stage1"); h != "started" {
+		t.Errorf("held by %q", h)
+	}
+}
+
+// What was given back may be somebody else's by the time the order is retried:
+// it must not take what it did not start.
+func TestRetryDoesNotTakeWhatAnotherProgramStarted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.worker()
+	w.publish(order.Request{ID: "a", Account: "ali", Instance: "cas-cn-stage0", Names: []string{"a.example.com"}})
+	p.driveTo("a", "about to start", func(o order.Order) bool { return o.Attempt == 1 })
+	w.must(p.by.Cancel(t.Context(), "a"))
+	p.drive("a", order.Failed)
+	w.startElsewhere("ali", stage.DVAudit, "cas-cn-stage0", "elsewhere.example.com")
+	w.must(p.by.Retry(t.Context(), "a"))
+	p.drive("a", order.Failed)
+	w.wantFailed("a", stage.ClassInUse)
+}
+
+// The same after a start that the cloud refused.
+func TestRetryAfterARefusedStart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.worker()
+	w.must(w.sim.AddStock(cloudsim.Stock{Cloud: "aliyun", UID: aliUID, Instances: []cloudsim.Instance{{ID: "one", Domains: 1}}}))
+	w.publish(order.Request{ID: "a", Account: "ali", Instance: "one", Names: []string{"a.example.com", "b.example.com"}})
+	p.drive("a", order.Failed)
+	w.wantFailed("a", stage.ClassRejected)
+	if h := w.holder(aliUID, "one"); h != "" {
+		t.Errorf("held by %q", h)
+	}
+	w.startElsewhere("ali", stage.DVAudit, "one", "elsewhere.example.com")
+	w.must(p.by.Retry(t.Context(), "a"))
+	p.drive("a", order.Failed)
+	w.wantFailed("a", stage.ClassInUse)
+}
+
+// Buying again with "any" takes another resource, one that is free.
+func TestBuyAgainWithAnotherResource(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.worker()
+	w.publish(order.Request{ID: "a", Account: "ten", Names: []string{"a.refused.example"}})
+	p.drive("a", order.Failed)
+	first := w.wantFailed("a", stage.ClassReview)
+	w.must(w.sim.SetConfig(func(c *cloudsim.Config) { c.RefuseNames = []string{"other.example"} }))
+	w.must(p.by.BuyAgain(t.Context(), "a"))
+	p = w.worker() // with an empty memory of the pool
+	p.drive("a", order.Issued)
+	if o := w.wantIssued("a"); o.Resource == first.Resource || w.holder(tenUID, first.Resource) != "a" {
+		t.Errorf("it has %s, before %s", o.Resource, first.Resource)
+	}
+}
