@@ -69,6 +69,16 @@ func CheckCertificate(chainPEM string, want Expect) (*order.Certificate, error) 
 	return describe(certs, want), nil
 }
 
+// KeyOf returns the fingerprint of the key that a chain in PEM, leaf first, is
+// for.
+func KeyOf(chainPEM string) (string, error) {
+	certs, err := parseChain(chainPEM)
+	if err != nil {
+		return "", err
+	}
+	return Fingerprint(certs[0].PublicKey), nil
+}
+
 // parseChain takes certificates and white space, nothing else.
 func parseChain(text string) ([]*x509.Certificate, error) {
 	if len(text) > maxChain {

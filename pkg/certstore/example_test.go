@@ -46,9 +46,9 @@ func ExampleKeyStore_Raise() {
 	defer func() { _ = os.RemoveAll(dir) }()
 	store, _ := certstore.OpenKeyStore(dir)
 
-	fmt.Println(store.Raise("shop-1", 2, 1))
-	fmt.Println(errors.Is(store.Raise("shop-1", 2, 1), certstore.ErrExists))
-	fmt.Println(errors.Is(store.Raise("shop-1", 1, 1), certstore.ErrLower))
+	fmt.Println(store.Raise("shop-1", 2, 1, ""))
+	fmt.Println(errors.Is(store.Raise("shop-1", 2, 1, ""), certstore.ErrExists))
+	fmt.Println(errors.Is(store.Raise("shop-1", 1, 1, ""), certstore.ErrLower))
 	raised, err := store.Number("shop-1")
 	fmt.Println(raised.Attempt, raised.Purchase, err)
 	// Output:

@@ -198,6 +198,7 @@ func (p pair) check(id string) error {
 type Raised struct {
 	Attempt  int       // 0: none was raised
 	Purchase int       // what it was raised for
+	Resource string    // instance or certificate id that the attempt uses; empty for one that spends
 	At       time.Time // when, on the clock of whoever raised it
 }
 
@@ -231,13 +232,21 @@ func (s *KeyStore) Number(id string) (Raised, error) {
 	return r, nil
 }
 
-// parseRaised reads the content of an attempt's file: purchase and time. The
-// time stands in the file because a backup may not bring the file's own back.
+// parseRaised reads the content of an attempt's file: purchase, time and
+// resource. The time stands in the file because a backup may not bring the
+// file's own back.
 func parseRaised(attempt int, content string) (Raised, bool) {
-	first, second, _ := strings.Cut(strings.TrimSpace(content), " ")
-	purchase, err := strconv.Atoi(first)
-	at, terr := time.Parse(time.RFC3339, second)
-	return Raised{Attempt: attempt, Purchase: purchase, At: at}, err == nil && terr == nil && purchase > 0
+	words := strings.Fields(content)
+	if len(words) != 2 && len(words) != 3 {
+		return Raised{}, false
+	}
+	purchase, err := strconv.Atoi(words[0])
+	at, terr := time.Parse(time.RFC3339, words[1])
+	r := Raised{Attempt: attempt, Purchase: purchase, At: at}
+	if len(words) == 3 {
+		r.Resource = words[2]
+	}
+	return r, err == nil && terr == nil && purchase > 0
 }
 
 func attemptOf(file string) (int, bool) {
@@ -246,14 +255,14 @@ func attemptOf(file string) (int, bool) {
 	return n, ok && err == nil && n > 0
 }
 
-// Raise stores an attempt's number with its purchase and the time, durably. It succeeds for
+// Raise stores an attempt's number with its purchase, its resource and the time, durably. It succeeds for
 // one caller only: if the number is there, the error wraps ErrExists, and if a
 // higher one is, ErrLower too. Of two callers that raise different numbers at
 // once, the higher one succeeds; the lower one may fail although its number was
 // written, which costs an attempt and no money.
-func (s *KeyStore) Raise(id string, attempt, purchase int) error {
-	if attempt < 1 || purchase < 1 {
-		return fmt.Errorf("raise attempt number of %s: attempt %d of purchase %d cannot be", id, attempt, purchase)
+func (s *KeyStore) Raise(id string, attempt, purchase int, resource string) error {
+	if attempt < 1 || purchase < 1 || len(strings.Fields(resource)) > 1 || strings.TrimSpace(resource) != resource {
+		return fmt.Errorf("raise attempt number of %s: attempt %d of purchase %d with %.80q cannot be", id, attempt, purchase, resource)
 	}
 	folder, err := s.makeFolder(id)
 	if err != nil {
@@ -263,7 +272,7 @@ func (s *KeyStore) Raise(id string, attempt, purchase int) error {
 		return err
 	}
 	path := filepath.Join(folder, fmt.Sprintf("%s%06d", attemptPrefix, attempt))
-	err = createFile(s.temp(), path, fmt.Appendf(nil, "%d %s\n", purchase, time.Now().UTC().Format(time.RFC3339)), 0o600)
+	err = createFile(s.temp(), path, fmt.Appendf(nil, "%d %s %s\n", purchase, time.Now().UTC().Format(time.RFC3339), resource), 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("raise attempt number of %s to %d: %w", id, attempt, ErrExists)
 	}

@@ -101,7 +101,7 @@ func TestIDsAreNoPaths(t *testing.T) {
 	for _, id := range []string{"", ".", "..", "../x", "a/../../x", "/etc/x", `a\b`, "a\x00", "A", "a.b", "-", strings.Repeat("a", 64), "ä"} {
 		_, _, err := s.Put(t.Context(), id, sealedPair(t, to))
 		_, getErr := s.Get(id)
-		raiseErr := s.Raise(id, 1, 1)
+		raiseErr := s.Raise(id, 1, 1, "")
 		_, numberErr := s.Number(id)
 		_, deliverErr := certstore.Dir{Path: filepath.Join(root, "certs")}.Deliver(t.Context(), certstore.Delivery{ID: id})
 		for _, err := range []error{err, getErr, raiseErr, numberErr, deliverErr} {
@@ -143,7 +143,7 @@ func TestModes(t *testing.T) {
 	if _, _, err := s.Put(t.Context(), "a", sealedPair(t, to)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Raise("a", 1, 1); err != nil {
+	if err := s.Raise("a", 1, 1, ""); err != nil {
 		t.Fatal(err)
 	}
 	files := 0
@@ -208,7 +208,7 @@ func TestNumbersOnlyRise(t *testing.T) {
 		for range rapid.IntRange(1, 8).Draw(t, "calls") {
 			attempt := rapid.IntRange(-1, 6).Draw(t, "attempt")
 			purchase := rapid.IntRange(0, 3).Draw(t, "purchase")
-			err := s.Raise("a", attempt, purchase)
+			err := s.Raise("a", attempt, purchase, "")
 			switch {
 			case attempt < 1 || purchase < 1:
 				if err == nil || errors.Is(err, certstore.ErrExists) {
@@ -232,7 +232,7 @@ func TestNumbersOnlyRise(t *testing.T) {
 func TestDamagedNumberIsTold(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir)
-	if err := s.Raise("a", 3, 1); err != nil {
+	if err := s.Raise("a", 3, 1, ""); err != nil {
 		t.Fatal(err)
 	}
 	found, _ := filepath.Glob(filepath.Join(dir, "*", "a", "attempt-*"))
@@ -243,7 +243,7 @@ func TestDamagedNumberIsTold(t *testing.T) {
 		if _, err := s.Number("a"); err == nil || !strings.Contains(err.Error(), "damaged") {
 			t.Errorf("%q: %v", text, err)
 		}
-		if err := s.Raise("a", 4, 1); err == nil {
+		if err := s.Raise("a", 4, 1, ""); err == nil {
 			t.Errorf("%q: raised over a number that cannot be read", text)
 		}
 		_ = os.Remove(strings.Replace(found[0], "000003", "000004", 1))
@@ -268,7 +268,7 @@ func TestOneWinner(t *testing.T) {
 				t.Errorf("won is %v: %v", won, err)
 			}
 			for n := 1; n <= attempts; n++ {
-				err := s.Raise("a", n, 1)
+				err := s.Raise("a", n, 1, "")
 				mu.Lock()
 				if err == nil {
 					winners[n]++
@@ -352,7 +352,7 @@ func rival(dir string) error {
 	}
 	out := outcome{Fingerprint: stored.Fingerprint, Won: won}
 	for n := 1; n <= 20; n++ {
-		switch err := s.Raise("a", n, 1); {
+		switch err := s.Raise("a", n, 1, ""); {
 		case err == nil:
 			out.Attempts = append(out.Attempts, n)
 		case !errors.Is(err, certstore.ErrExists):
@@ -442,7 +442,7 @@ func TestStoreThatCannotWork(t *testing.T) {
 func TestTornFiles(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir)
-	if err := s.Raise("a", 1, 1); err != nil {
+	if err := s.Raise("a", 1, 1, ""); err != nil {
 		t.Fatal(err)
 	}
 	old, young := filepath.Join(dir, "tmp", ".certmill-1.tmp"), filepath.Join(dir, "tmp", ".certmill-2.tmp")

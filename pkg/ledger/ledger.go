@@ -363,6 +363,21 @@ func (l *Ledger) Disown(ctx context.Context, main string, names []string, a Atte
 	return err
 }
 
+// Foreign records that cloud orders, which were candidates for the open attempt,
+// have another key: they are none for this order any more.
+func (l *Ledger) Foreign(ctx context.Context, main string, names []string, a Attempt, cloudIDs ...string) error {
+	_, err := l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
+		last, ok := e.Last(a.Order)
+		if !ok || last.Attempt != a.Attempt || last.Ending != Open {
+			return e, false, ErrConflict
+		}
+		fresh := slices.DeleteFunc(slices.Clone(cloudIDs), func(id string) bool { return slices.Contains(last.Foreign, id) || last.Provisional == id })
+		last.Foreign = append(slices.Clone(last.Foreign), fresh...)
+		return e.with(last), len(fresh) > 0, nil
+	})
+	return err
+}
+
 // Assign claims a cloud order for a purchase by an operator's word. It closes
 // the order's open attempt, if there is one. The error wraps ErrTaken if another
 // order has it, also provisionally, or if its key was seen not to be this

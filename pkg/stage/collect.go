@@ -59,7 +59,7 @@ func (c *Collector) Handle(ctx context.Context, o order.Order) (order.Order, err
 		return c.wrong(ctx, a, o, err)
 	}
 	if err := c.prove(ctx, o); err != nil {
-		return o, err
+		return c.unproved(ctx, a, o, err)
 	}
 	o.Provisional = false
 	o.Certificate = cert
@@ -102,7 +102,7 @@ func (c *Collector) wrong(ctx context.Context, acct *Account, o order.Order, err
 		}
 		a := ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt}
 		if err := c.Ledger.Disown(ctx, o.Main, o.Request.Names, a, o.CloudID); err != nil {
-			return o, again(err)
+			return c.unproved(ctx, acct, o, err)
 		}
 		// A crash here leaves the order in collect with a foreign row: the next
 		// visit disowns it again, which does nothing.
@@ -116,6 +116,22 @@ func (c *Collector) wrong(ctx context.Context, acct *Account, o order.Order, err
 		"certmill retry "+o.ID(), "certmill cancel "+o.ID())
 }
 
+// unproved: the entry is not as this visit believes. The opener's answer may
+// have come late and closed it with another cloud order: reconciling follows
+// what the ledger says.
+func (c *Collector) unproved(ctx context.Context, a *Account, o order.Order, err error) (order.Order, error) {
+	if !errors.Is(err, ledger.ErrConflict) && !errors.Is(err, ledger.ErrTaken) {
+		return o, err
+	}
+	if err := c.cleanUp(ctx, a, &o); err != nil {
+		return o, err
+	}
+	o.Tell(order.Event{At: time.Now().UTC(), State: order.Collect, Note: "the ledger knows another outcome than cloud order " + o.CloudID})
+	o.State, o.CloudID, o.CertID, o.Provisional = order.Unsure, "", "", false
+	o.Challenges, o.Placed = nil, false
+	return o, nil
+}
+
 // prove closes the entry of a provisional adoption: the key was compared, or
 // the cloud made it and nothing else can be compared.
 func (c *Collector) prove(ctx context.Context, o order.Order) error {
@@ -124,7 +140,7 @@ func (c *Collector) prove(ctx context.Context, o order.Order) error {
 	}
 	a := ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt}
 	if err := c.Ledger.Bought(ctx, o.Main, o.Request.Names, a, o.CloudID, "adopted, key compared"); err != nil {
-		return again(err)
+		return err
 	}
 	return nil
 }

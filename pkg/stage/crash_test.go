@@ -15,12 +15,13 @@ import (
 // crash is one gap: how a worker comes there, and how the order ends when
 // another takes over. Every gap of the package has a line in the table.
 type crash struct {
-	gap  string
-	make func(w *world)            // makes order "a", and brings it near the gap
-	do   func(p *worker)           // what the worker dies over; nil: driving the order
-	ends order.State               // how the order ends
-	paid int                       // by orders of certmill
-	then func(w *world, p *worker) // what a person does after the crash, if anything
+	gap      string
+	make     func(w *world)            // makes order "a", and brings it near the gap
+	do       func(p *worker)           // what the worker dies over; nil: driving the order
+	ends     order.State               // how the order ends
+	paid     int                       // by orders of certmill
+	unmarked bool                      // no first sweep was made yet
+	then     func(w *world, p *worker) // what a person does after the crash, if anything
 }
 
 const crashName = "a.example.com"
@@ -62,8 +63,9 @@ var crashes = []crash{
 	{gap: "submit: bought", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "submit: ownerless entry opened", ends: order.Issued, paid: 1, make: func(w *world) {
 		w.order("a", crashName)
-		w.must(w.keys.Raise("a", 1, 1))
+		w.must(w.keys.Raise("a", 1, 1, ""))
 	}},
+	{gap: "submit: left-over adopted", unmarked: true, ends: order.Issued, paid: 1, make: func(w *world) { leftOver(w, crashName) }},
 	{gap: "submit: refused", make: func(w *world) { w.order("a", "*."+crashName) }, ends: order.Failed},
 	{gap: "reconcile: adopted provisionally", make: after("reset_after_commit"), ends: order.Issued, paid: 1},
 	{gap: "reconcile: claimed", make: func(w *world) { w.showTags("a"); after("reset_after_commit")(w) }, ends: order.Issued, paid: 1},
@@ -108,7 +110,7 @@ func TestCrashAtEveryGap(t *testing.T) {
 	for _, c := range crashes {
 		t.Run(c.gap, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, setup{})
+			w := newWorld(t, setup{unmarked: c.unmarked})
 			c.make(w)
 			names := w.last("a").Request.Names
 			p, died := w.dying(c.gap)

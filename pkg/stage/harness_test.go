@@ -539,6 +539,23 @@ func (w *world) buyWith(csr string, names ...string) string {
 	return r.CloudID
 }
 
+// proved places the challenge of a cloud order past certmill, and waits until it
+// is issued.
+func (w *world) proved(id string) {
+	w.t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		st, err := w.accounts["ali"].Flows[stage.ForPackage].Look(w.t.Context(), id)
+		w.must(err)
+		if st.Phase == issuer.IssuedPhase {
+			return
+		}
+		for _, c := range st.Challenges {
+			w.must(w.solvers["ali"].Present(w.t.Context(), c))
+		}
+	}
+	w.t.Fatalf("cloud order %s is not issued", id)
+}
+
 // delivered reads a file of an issued order.
 func (w *world) delivered(id, name string) string {
 	w.t.Helper()

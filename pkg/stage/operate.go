@@ -147,7 +147,7 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 	if err != nil {
 		return err
 	}
-	u, stops, err := unclaimed(ctx, f, e, time.Now())
+	row, stops, err := unclaimed(ctx, f, e, time.Now())
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 	case !p.States.State(o.Main).Marked(p.Line.Incarnation()):
 		return refuse("account %s was not swept yet, so nobody knows what was bought there", o.Main)
 	case stops:
-		return refuse("cloud order %s for the same names is claimed by nobody: adopt it first (certmill adopt %s %s)", u.CloudID, o.ID(), u.CloudID)
+		return refuse("cloud order %s for the same names is claimed by nobody: adopt it first (certmill adopt %s %s)", row.CloudID, o.ID(), row.CloudID)
 	}
 	err = p.Ledger.Forgo(ctx, o.Main, o.Request.Names, ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt},
 		ledger.Cancelled, "by "+p.Who)

@@ -49,7 +49,7 @@ func TestCancelIsRefusedWhileTheOutcomeIsUnknown(t *testing.T) {
 	w.wantNotNow("open", p.by.Cancel(ctx, "open"), "unknown whether")
 
 	w.order("number", "number.example.com")
-	w.must(w.keys.Raise("number", 1, 1))
+	w.must(w.keys.Raise("number", 1, 1, ""))
 	w.wantNotNow("number", p.by.Cancel(ctx, "number"), "the key store knows attempt 1")
 
 	w.order("free", "free.example.com")
@@ -217,6 +217,7 @@ func TestHoldForAnUnclaimedRowNamesItsWayOut(t *testing.T) {
 	w := newWorld(t, setup{unmarked: true})
 	ctx := t.Context()
 	foreign := w.stranger("a.example.com")
+	w.proved(foreign)
 	w.sweepFirst()
 	w.order("a", "a.example.com")
 	p := w.worker()

@@ -3,9 +3,11 @@ package stage_test
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
@@ -243,7 +245,7 @@ func TestUnknownNumberOpensAnOwnerlessEntry(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	w.order("a", "a.example.com")
-	w.must(w.keys.Raise("a", 3, 1))
+	w.must(w.keys.Raise("a", 3, 1, ""))
 	number, err := w.keys.Number("a")
 	w.must(err)
 	time.Sleep(time.Until(number.At.Add(1100 * time.Millisecond))) // it is kept in whole seconds
@@ -434,7 +436,8 @@ func TestAfterAWipeNothingIsBoughtTwice(t *testing.T) {
 }
 
 // DESIGN section 4, "an empty ledger" (mutation M_NOUNCLAIMED): with the key
-// store lost as well, the unclaimed row stops the purchase.
+// store lost as well, the unclaimed row stops the purchase: while it is open its
+// key cannot be known, and then it is another one.
 func TestUnclaimedRowStopsThePurchase(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{unmarked: true})
@@ -442,8 +445,49 @@ func TestUnclaimedRowStopsThePurchase(t *testing.T) {
 	w.sweepFirst()
 	w.order("a", "a.example.com")
 	p := w.worker()
+	if o := p.drive("a", order.Waiting); !strings.Contains(o.Wait.What, id) {
+		t.Errorf("it waits for %+v", o.Wait)
+	}
+	w.proved(id)
 	p.drive("a", order.Held)
-	w.wantHeld("a", id, "certmill adopt a "+id)
+	w.wantHeld("a", "its key is another", "certmill adopt a "+id)
+	w.wantPaid(1, "a.example.com")
+}
+
+// Where the cloud makes the key there is nothing to compare: a person decides.
+func TestUnclaimedRowWithoutAKeyToCompare(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{unmarked: true})
+	id := w.buyWith("", "a.example.com", "b.example.com")
+	w.sweepFirst()
+	w.publish(request("a", "a.example.com", "b.example.com"))
+	w.worker().drive("a", order.Held)
+	w.wantHeld("a", "the cloud makes this order's key", "certmill adopt a "+id)
+}
+
+// leftOver buys for order "a" in a life of which only the key is left, neither
+// ledger nor attempt's number.
+func leftOver(w *world, name string) {
+	w.t.Helper()
+	key, csr, fp, err := certstore.NewKey("ecdsa-p256", []string{name}, false)
+	w.must(err)
+	sealed, err := w.recipients.Seal(key)
+	w.must(err)
+	_, _, err = w.keys.Put(w.t.Context(), "a", order.Key{Algorithm: "ecdsa-p256", Fingerprint: fp, CSR: csr, Sealed: sealed})
+	w.must(err)
+	w.proved(w.buyWith(csr, name))
+	w.sweepFirst()
+	w.order("a", name)
+}
+
+// DESIGN section 4: an issued, unclaimed order whose key is the one in the key
+// store under this order's id is this order's.
+func TestLeftOverWithOurKeyIsAdopted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{unmarked: true})
+	leftOver(w, "a.example.com")
+	w.worker().drive("a", order.Issued)
+	w.wantIssued("a")
 	w.wantPaid(1, "a.example.com")
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
@@ -56,6 +57,7 @@ func (r *Reconciler) Handle(ctx context.Context, o order.Order) (order.Order, er
 		return o, err
 	}
 	if c, ok := e.Claim(o.ID(), o.Purchase); ok {
+		o.Provisional = false
 		return bought(o, c.CloudID), nil
 	}
 	last, ok := e.Last(o.ID())
@@ -92,7 +94,7 @@ func (r *Reconciler) search(ctx context.Context, a *Account, flow issuer.Flow, o
 	case len(found) == 1:
 		return r.adoptProvisionally(ctx, o, open, found[0].CloudID)
 	case len(found) > 1:
-		return o, pipeline.HoldOpen(o.ID(), fmt.Sprintf("%d cloud orders for these names could be its purchase and nothing tells which: %s", len(found), ids(found)))
+		return r.tellApart(ctx, flow, o, open, found)
 	case began.Before(open.Opened.Add(a.Waits.Total())):
 		return o, pipeline.Snooze(time.Second) // the list was read too early to say no
 	}
@@ -125,6 +127,47 @@ func ids(rows []issuer.Row) string {
 		s += row.CloudID
 	}
 	return s
+}
+
+// tellApart compares the keys of several candidates, as far as they are issued.
+func (r *Reconciler) tellApart(ctx context.Context, flow issuer.Flow, o order.Order, open ledger.Attempt, found []issuer.Row) (order.Order, error) {
+	mine, others, err := byKey(ctx, flow, open.Fingerprint, found)
+	switch {
+	case err != nil:
+		return o, pipeline.Retry(err, 0)
+	case mine != "":
+		return r.adopt(ctx, o, open, mine)
+	case len(others) > 0:
+		if err := r.Ledger.Foreign(ctx, o.Main, o.Request.Names, open, others...); err != nil {
+			return o, again(err)
+		}
+		return o, pipeline.Snooze(time.Second) // with fewer candidates now
+	}
+	return o, pipeline.HoldOpen(o.ID(), fmt.Sprintf("%d cloud orders for these names could be its purchase and nothing tells which: %s", len(found), ids(found)))
+}
+
+// byKey compares the keys of rows that are issued with an order's own. It
+// returns the row that has it, or those that have another. Without a key of the
+// order's own (the cloud makes it) nothing can be told.
+func byKey(ctx context.Context, flow issuer.Flow, fingerprint string, rows []issuer.Row) (mine string, others []string, err error) {
+	for _, row := range rows {
+		if fingerprint == "" || row.Phase != issuer.IssuedPhase {
+			continue
+		}
+		got, err := flow.Fetch(ctx, row.CloudID, row.CertID)
+		if err != nil {
+			return "", nil, fmt.Errorf("compare the key of cloud order %s: %w", row.CloudID, err)
+		}
+		key, err := certstore.KeyOf(got.Chain)
+		switch {
+		case err != nil:
+			return "", nil, fmt.Errorf("compare the key of cloud order %s: %w", row.CloudID, err)
+		case key == fingerprint:
+			return row.CloudID, nil, nil
+		}
+		others = append(others, row.CloudID)
+	}
+	return "", others, nil
 }
 
 // adopt takes a row that is proved to be this order's.

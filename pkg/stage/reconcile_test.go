@@ -101,9 +101,9 @@ func TestForeignIsRecordedPerOrder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	w.order("a", "same.example.com")
-	w.must(w.keys.Raise("a", 1, 1)) // a number without a purchase
+	w.must(w.keys.Raise("a", 1, 1, "")) // a number without a purchase
 	w.order("b", "same.example.com")
-	w.must(w.keys.Raise("b", 1, 1))
+	w.must(w.keys.Raise("b", 1, 1, ""))
 	k, err := w.keys.Get("b")
 	w.must(err)
 	theirs := w.buyWith(k.CSR, "same.example.com")
@@ -295,4 +295,56 @@ func TestUnsureOrderThatCannotBeSearched(t *testing.T) {
 	if o := w.wantHeld("a", "cannot be searched", "certmill adopt a"); !strings.Contains(o.Hold.Reason, stage.ForPackage) {
 		t.Errorf("hold %+v", o.Hold)
 	}
+}
+
+// Several candidates are told apart by their keys, once they are issued.
+func TestCandidatesAreToldApartByTheirKeys(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, fault string
+		paid        int // with the strangers'
+	}{{"one is ours", "reset_after_commit", 3}, {"none is ours", "reset_before_commit", 3}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, setup{})
+			w.order("a", "a.example.com")
+			w.loses(tt.fault)
+			p := w.worker()
+			p.drive("a", order.Unsure)
+			for range 2 {
+				w.stranger("a.example.com")
+			}
+			for _, o := range w.sim.Report().Orders {
+				w.proved(o.ID)
+			}
+			w.later()
+			w.worker().drive("a", order.Issued)
+			w.wantIssued("a")
+			w.wantPaid(tt.paid, "a.example.com")
+		})
+	}
+}
+
+// The opener's answer came late and closed the entry with another cloud order
+// than the one that was adopted meanwhile: what the ledger says is followed.
+func TestLateAnswerAfterAnAdoption(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.order("a", "a.example.com")
+	slow := w.freezing("submit: answered")
+	ended := slow.freeze("a")
+	stranger := w.stranger("a.example.com")
+	// The list shows only the stranger's row to whoever reconciles meanwhile.
+	e := w.entry(aliUID, "a.example.com")
+	last, _ := e.Last("a")
+	w.must(w.ledger.Adopt(t.Context(), aliUID, []string{"a.example.com"}, last, stranger))
+	p := w.worker()
+	p.drive("a", order.Issuing)
+	slow.thaw()
+	<-ended
+	p.drive("a", order.Issued)
+	if o := w.wantIssued("a"); o.CloudID == stranger {
+		t.Error("the stranger's certificate was taken")
+	}
+	w.wantPaid(2, "a.example.com")
 }

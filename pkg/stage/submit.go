@@ -23,10 +23,11 @@ type KeyStore interface {
 	Put(ctx context.Context, id string, k order.Key) (stored order.Key, won bool, err error)
 	// Number is the highest attempt that was raised; zero if none was.
 	Number(id string) (certstore.Raised, error)
-	// Raise stores an attempt's number, create-exclusive, fsynced. It MUST
+	// Raise stores an attempt's number and the resource that it uses, if any,
+	// create-exclusive, fsynced. It MUST
 	// return an error that wraps certstore.ErrExists if this or a higher number
 	// is there.
-	Raise(id string, attempt, purchase int) error
+	Raise(id string, attempt, purchase int, resource string) error
 }
 
 // Sealer seals private keys to the operator's recipients.
@@ -153,8 +154,8 @@ func (s *Submitter) purchase(ctx context.Context, a *Account, flow issuer.Flow, 
 	if next, verb, done := s.lost(ctx, o, e); done {
 		return next, verb
 	}
-	if err := s.mayBuy(ctx, flow, o, e); err != nil {
-		return o, err
+	if next, verb, done := s.inTheWay(ctx, a, flow, o, e); done {
+		return next, verb
 	}
 	last, _ := e.Last(o.ID())
 	if o.Attempt <= last.Attempt {
@@ -230,55 +231,89 @@ func (s *Submitter) lost(ctx context.Context, o order.Order, e ledger.Entry) (or
 	return o, nil, true
 }
 
-// mayBuy are the reasons not to spend now.
-func (s *Submitter) mayBuy(ctx context.Context, flow issuer.Flow, o order.Order, e ledger.Entry) error {
+// inTheWay are the reasons not to spend now.
+func (s *Submitter) inTheWay(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (next order.Order, verb error, done bool) {
 	if past(o) {
-		return tooLate(o)
+		return o, tooLate(o), true
 	}
 	st := s.States.State(o.Main)
 	if !st.Marked(s.Line.Incarnation()) {
-		return pipeline.Wait(order.Wait{For: order.WaitForSweep, What: o.Main})
+		return o, pipeline.Wait(order.Wait{For: order.WaitForSweep, What: o.Main}), true
 	}
 	if _, none := st.Exhausted[o.Product]; none {
-		return pipeline.Wait(order.Wait{For: order.WaitForQuota, What: o.Product, Till: time.Now().UTC().Add(30 * time.Second)})
+		return o, pipeline.Wait(order.Wait{For: order.WaitForQuota, What: o.Product, Till: time.Now().UTC().Add(30 * time.Second)}), true
 	}
-	u, stops, err := unclaimed(ctx, flow, e, time.Now())
+	row, stops, err := unclaimed(ctx, flow, e, time.Now())
 	if err != nil {
-		return pipeline.Retry(err, 0)
+		return o, s.Trouble.Verb(ctx, a, err), true
 	}
-	if stops {
-		// Not "cancel": nobody says "never bought" with such a row.
-		return pipeline.Hold(fmt.Sprintf("cloud order %s (%s) exists for these names and no ledger entry claims it: adopt it; if it then shows another key, buy-again orders anew", u.CloudID, u.Status),
-			"certmill adopt "+o.ID()+" "+u.CloudID)
+	if !stops {
+		return o, nil, false
 	}
-	return nil
+	next, verb = s.unclaimed(ctx, a, flow, o, row)
+	return next, verb, true
+}
+
+// unclaimed decides about a cloud order for these names that no ledger entry
+// claims: left over from a JetStream that was lost, or bought by somebody else.
+// If its key is the one that the key store has under this order's id, it is this
+// order's purchase. While it is not issued, it has no key to compare.
+func (s *Submitter) unclaimed(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, row issuer.Row) (order.Order, error) {
+	facts := fmt.Sprintf("cloud order %s (%s) exists for these names and no ledger entry claims it", row.CloudID, row.Raw)
+	if fingerprint(o) != "" && row.Phase != issuer.IssuedPhase && row.Phase != "" {
+		return o, pipeline.Wait(order.Wait{For: order.WaitForTime, Till: time.Now().UTC().Add(time.Minute),
+			What: facts + ": once it is issued its key tells whose it is"})
+	}
+	mine, others, err := byKey(ctx, flow, fingerprint(o), []issuer.Row{row})
+	if err != nil {
+		return o, s.Trouble.Verb(ctx, a, err)
+	}
+	if mine != "" {
+		c := ledger.Claim{CloudID: mine, Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt, At: time.Now().UTC(), How: "adopted, key compared"}
+		if err := s.Ledger.Assign(ctx, o.Main, o.Request.Names, c); err != nil {
+			return o, again(err)
+		}
+		// A crash here leaves the claim: follow finds it.
+		gap.At(ctx, "submit: left-over adopted")
+		return bought(o, mine), nil
+	}
+	switch {
+	case len(others) > 0:
+		facts += "; its key is another than this order's"
+	case fingerprint(o) == "":
+		facts += "; the cloud makes this order's key, so nothing can be compared"
+	}
+	// Not "cancel": nobody says "never bought" with such a row.
+	return o, pipeline.Hold(facts+": adopt it; if it then shows another key, buy-again orders anew", "certmill adopt "+o.ID()+" "+row.CloudID)
 }
 
 // unclaimed returns a cloud order for the entry's names that nobody claims and
 // that stops a purchase, if there is one. The ledger forgets none that was ever
 // seen, so the list is asked what became of them; what it does not show stops.
-func unclaimed(ctx context.Context, flow issuer.Flow, e ledger.Entry, now time.Time) (u ledger.Unclaimed, stops bool, err error) {
+func unclaimed(ctx context.Context, flow issuer.Flow, e ledger.Entry, now time.Time) (row issuer.Row, stops bool, err error) {
 	if len(e.Unclaimed) == 0 {
-		return ledger.Unclaimed{}, false, nil
+		return issuer.Row{}, false, nil
 	}
-	finder, ok := flow.(issuer.Finder)
-	if !ok {
-		return e.Unclaimed[0], true, nil
-	}
-	rows, err := finder.Find(ctx, e.Names)
-	if err != nil {
-		return ledger.Unclaimed{}, false, err
-	}
-	over := map[string]bool{}
-	for _, row := range rows {
-		over[row.CloudID] = !inTheWay(row, now)
-	}
-	for _, u := range e.Unclaimed {
-		if !over[u.CloudID] {
-			return u, true, nil
+	listed := map[string]issuer.Row{}
+	if finder, ok := flow.(issuer.Finder); ok {
+		rows, err := finder.Find(ctx, e.Names)
+		if err != nil {
+			return issuer.Row{}, false, err
+		}
+		for _, row := range rows {
+			listed[row.CloudID] = row
 		}
 	}
-	return ledger.Unclaimed{}, false, nil
+	for _, u := range e.Unclaimed {
+		row, is := listed[u.CloudID]
+		if !is {
+			row = issuer.Row{CloudID: u.CloudID, Raw: u.Status}
+		}
+		if !is || inTheWay(row, now) {
+			return row, true, nil
+		}
+	}
+	return issuer.Row{}, false, nil
 }
 
 func fingerprint(o order.Order) string {
@@ -307,7 +342,7 @@ func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o ord
 	}
 	defer release()
 
-	if err := s.Keys.Raise(o.ID(), o.Attempt, o.Purchase); err != nil {
+	if err := s.Keys.Raise(o.ID(), o.Attempt, o.Purchase, ""); err != nil {
 		if errors.Is(err, certstore.ErrExists) {
 			return o, pipeline.Snooze(100 * time.Millisecond) // a rival is here: lost() decides
 		}
@@ -356,7 +391,7 @@ func (s *Submitter) answered(ctx context.Context, a *Account, o order.Order, e l
 	if err == nil {
 		if err := s.Ledger.Bought(ctx, o.Main, o.Request.Names, open, r.CloudID, "answered"); err != nil {
 			// The cloud's answer is lost with this visit; the list has it.
-			return unsure(o, fmt.Errorf("close ledger entry: %w", err)), nil
+			return unsure(o, fmt.Errorf("bought %s, but the ledger entry could not be closed: %w", r.CloudID, err)), nil
 		}
 		// A crash here leaves the order in submit: follow finds the claim.
 		gap.At(ctx, "submit: bought")

@@ -114,7 +114,11 @@ func (w *Waiter) FirstSweep(ctx context.Context, a *Account) (time.Duration, err
 		return 0, nil
 	}
 	if st.FirstUse != incarnation && !a.Simulated {
-		if left := w.Ledger.Began().Add(a.Waits.Total()).Sub(w.Now()); left > 0 {
+		began := w.Ledger.Began() // a restored ledger is older than its restoration
+		if since := w.Line.Since(); since.After(began) {
+			began = since
+		}
+		if left := began.Add(a.Waits.Total()).Sub(w.Now()); left > 0 {
 			return left, nil
 		}
 	}
