@@ -31,7 +31,7 @@ var disturbances = []disturbance{
 	{"step-downs", func(ctx context.Context, s *scene, events int) error {
 		return stepDowns(ctx, s, 10*events, permit.Options{})
 	}},
-	{"leaders killed", leadersKilled},
+	{"leaders killed", func(ctx context.Context, s *scene, events int) error { return leadersKilled(ctx, s, (events+3)/4) }},
 	{"stress", func(ctx context.Context, s *scene, events int) error { return stress(ctx, s, 10*events, false) }},
 	{"stress, rule off", func(ctx context.Context, s *scene, events int) error { return stress(ctx, s, 10*events, true) }},
 	{"foreign program", foreign},
@@ -45,12 +45,13 @@ var disturbances = []disturbance{
 //   - step-downs: in a cluster of three, stream and consumer get another leader
 //     every 1.2 s, 10 times Events;
 //   - leaders killed: in a cluster of three processes the consumer leader's
-//     server gets kill -9, Events times, and is started again;
+//     server gets kill -9, Events/4 times, and is started again;
 //   - stress: step-downs, while 20 % of calls are up to 2.8 s late, 2 % of
 //     holders crash in their call, and AckWait is 1 s;
 //   - stress, rule off: the same with permits used on any delivery, which must
 //     show violations;
-//   - foreign program: another program makes three calls a second.
+//   - foreign program: another program makes three calls a second, for Events/2
+//     minutes.
 func Disturbances() []string {
 	var names []string
 	for _, d := range disturbances {

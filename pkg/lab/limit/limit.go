@@ -45,8 +45,8 @@ type Options struct {
 	// Disturbances are run after the table, one at a time; nil means none. See
 	// Disturbances.
 	Disturbances []string
-	// Events is how often a disturbance strikes; 5. A restart or the killing of
-	// a leader strikes every 15 s, a step-down every 1.2 s.
+	// Events is how often a disturbance strikes, or what that is reckoned from;
+	// 5. See Disturbances.
 	Events int
 	// Progress, if not nil, is told of each finished row.
 	Progress func(Row)
