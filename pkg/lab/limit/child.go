@@ -33,6 +33,7 @@ type child struct {
 	Route  int      `json:",omitempty"`
 	Routes []string `json:",omitempty"`
 	Dir    string   `json:",omitempty"`
+	Deaf   bool     `json:",omitempty"` // to every kind of ack, also the one that puts a redelivery off
 }
 
 // Child runs this process as a replica or server of the bench if it was started
@@ -80,6 +81,11 @@ func (c child) replica(ctx context.Context) error {
 func (c child) serve(ctx context.Context) error {
 	o := &server.Options{ServerName: c.Name, Port: c.Port, StoreDir: c.Dir}
 	o.Cluster = server.ClusterOpts{Name: "bench", Host: "127.0.0.1", Port: c.Route}
+	if c.Deaf {
+		o.NoAuthUser = "bench"
+		o.Users = []*server.User{{Username: "bench", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Deny: []string{"$JS.ACK.>"}}}}}
+	}
 	for _, r := range c.Routes {
 		u, err := url.Parse(r)
 		if err != nil {
