@@ -305,7 +305,8 @@ func (s *streamSource) pull(ctx context.Context, l Limit) (delivery, error) {
 	if err != nil {
 		return delivery{}, s.failure("pull from", err)
 	}
-	body := fmt.Appendf(nil, `{"batch":1,"expires":%d}`, (l.Pull - l.Pull/20).Nanoseconds())
+	margin := min(l.Pull/20, 20*time.Millisecond)
+	body := fmt.Appendf(nil, `{"batch":1,"expires":%d}`, (l.Pull - margin).Nanoseconds())
 	err = s.store.nc.PublishRequest(s.store.api+"CONSUMER.MSG.NEXT."+s.store.opt.Stream+"."+s.name, line.inbox, body)
 	expired := time.NewTimer(l.Pull)
 	defer expired.Stop()

@@ -237,6 +237,34 @@ func TestConsumerRemoved(t *testing.T) {
 	c.check(t)
 }
 
+// TestIdleConsumerRemoved removes the consumer while all slots are at hand: a
+// new one must get all of them, and none before Q.
+func TestIdleConsumerRemoved(t *testing.T) {
+	t.Parallel()
+	js := connect(t, startServer(t, -1).ClientURL())
+	s := join(t, js, quick, permit.Options{AckWait: time.Minute})
+	var all []*permit.Permit
+	for range quick.Calls {
+		all = append(all, take(t, s))
+	}
+	for _, p := range all {
+		p.Give(permit.Unused, 0)
+	}
+	for s.Stats()[0].Out > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	removed := time.Now()
+	if err := js.DeleteConsumer(t.Context(), "PERMITS", "100200_CreateOrder"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range quick.Calls {
+		take(t, s)
+		if d, q := time.Since(removed), 500*time.Millisecond; d < q {
+			t.Errorf("permit %d came %v after the consumer was removed, before Q = %v", i, d, q)
+		}
+	}
+}
+
 // TestRestart stops the server under load and starts it with an empty memory.
 func TestRestart(t *testing.T) {
 	t.Parallel()

@@ -645,10 +645,10 @@ func TestClose(t *testing.T) {
 }
 
 // TestForeignProgram lets a program that knows nothing of the ring make three
-// calls a second for ten minutes.
+// calls a second for an hour: ten minutes vary by two points from run to run.
 func TestForeignProgram(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const foreign, span = 3.0, 10 * time.Minute
+		const foreign, span = 3.0, time.Hour
 		h := newHostile(4*time.Second, 3)
 		defer h.stop()
 		l := Limit{Calls: 10}.withDefaults()
@@ -676,16 +676,18 @@ func TestForeignProgram(t *testing.T) {
 		}
 		snapshot := func() (int, int) { mu.Lock(); defer mu.Unlock(); return ours, throttled }
 		time.Sleep(5 * time.Second)
-		before, _ := snapshot()
+		before, beforeLimited := snapshot()
+		theirs := 0
 		for end := time.Now().Add(span); time.Now().Before(end); {
 			time.Sleep(h.draw(func(r *rand.Rand) time.Duration {
 				return time.Duration(r.ExpFloat64() / foreign * float64(time.Second))
 			}))
 			cloud.count()
+			theirs++
 		}
 		got, limited := snapshot()
-		share := float64(got-before) / span.Seconds() / (10 - foreign)
-		perSecond := float64(limited) / span.Seconds()
+		share := float64(got-before) / (10*span.Seconds() - float64(theirs))
+		perSecond := float64(limited-beforeLimited) / span.Seconds()
 		time.Sleep(12 * time.Second)
 		from, _ := snapshot()
 		time.Sleep(10 * time.Second)
@@ -694,7 +696,7 @@ func TestForeignProgram(t *testing.T) {
 		if share < 0.9 || perSecond > 0.5 {
 			t.Errorf("%.0f%% of the fair share, %.2f throttles/s", 100*share, perSecond)
 		}
-		if to-from < 92 {
+		if to-from < 90 { // 95 % of the 94.8 that the delays allow
 			t.Errorf("12 s after the foreign program stopped: %d calls in 10 s", to-from)
 		}
 		cancel()

@@ -76,11 +76,13 @@ func (c *caller) meanRTT() float64 {
 	return c.total.Seconds() / float64(c.calls)
 }
 
-// connected counts what a connection sends.
+// connected counts what a connection sends. It says nothing of the errors that
+// killed servers cause.
 type connected struct{ nc *nats.Conn }
 
 func dial(url string, opts ...nats.Option) (connected, jetstream.JetStream, error) {
-	nc, err := nats.Connect(url, append([]nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond)}, opts...)...)
+	nc, err := nats.Connect(url, append([]nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})}, opts...)...)
 	if err != nil {
 		return connected{}, nil, fmt.Errorf("connect to NATS: %w", err)
 	}
