@@ -72,6 +72,7 @@ var crashes = []crash{
 	{gap: "reconcile: not bought", make: after("reset_before_commit"), ends: order.Issued, paid: 1},
 	{gap: "start: resource claimed", make: resource(order.Request{Account: "ali", Instance: "any"}), ends: order.Issued, paid: 1},
 	{gap: "start: started", make: resource(order.Request{Account: "ali", Instance: "cas-cn-stage1"}), ends: order.Issued, paid: 1},
+	{gap: "start: number stored", make: resource(order.Request{Account: "ali", Instance: "any"}), ends: order.Issued, paid: 1},
 	{gap: "start: materials in", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{gap: "start: started", make: resource(order.Request{Account: "ten", Certificate: "stage2"}), ends: order.Issued, paid: 1},
 	{gap: "collect: delivered", make: purchase, ends: order.Issued, paid: 1},

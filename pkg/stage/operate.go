@@ -181,6 +181,9 @@ func (p *Operator) giveBack(ctx context.Context, f issuer.Flow, o *order.Order) 
 	if err == nil && st.Phase != issuer.Unstarted {
 		return nil
 	}
+	if err := forgetResource(p.Keys, *o); err != nil {
+		return err
+	}
 	if err := p.Ledger.Release(ctx, o.Main, o.Resource, o.ID()); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"time"
 
+	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
@@ -40,8 +41,9 @@ func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o o
 	case st.Phase == issuer.Unstarted && o.Attempt == 0:
 		// From here on the resource may be ours: that it was free before the
 		// first call is in the record, so what a later look shows is our doing.
-		o.Attempt = 1
-		return o, nil
+		raised, err := s.Keys.Number(o.ID())
+		o.Attempt = raised.Attempt + 1
+		return o, err
 	case st.Phase == issuer.Unstarted:
 		return s.sendStart(ctx, a, flow, o, st)
 	case o.Attempt == 0:
@@ -65,6 +67,12 @@ func (s *Submitter) sendStart(ctx context.Context, a *Account, flow issuer.Flow,
 		return o, pipeline.Retry(err, 0)
 	}
 	defer release()
+	if err := s.noteResource(o); err != nil {
+		return o, err
+	}
+	// A crash here leaves a number that names a resource which is free yet: it
+	// is this order's all the same.
+	gap.At(ctx, "start: number stored")
 	now := time.Now()
 	r, err := flow.Submit(reserved, app, issuer.Fence{NotBefore: now.Add(-a.Waits.Clocks), NotAfter: now.Add(a.Waits.Entry)})
 	if err != nil {
@@ -75,6 +83,37 @@ func (s *Submitter) sendStart(ctx context.Context, a *Account, flow issuer.Flow,
 	o.Tell(order.Event{At: time.Now().UTC(), State: order.Submit, Worker: "cloud", Note: "started " + r.CloudID, RequestID: r.RequestID})
 	o.State, o.CloudID = order.Verify, r.CloudID
 	return o, nil
+}
+
+// noteResource writes into the key store which resource the order uses, before
+// the first call: after a lost JetStream, the order handed in again finds it,
+// where the record and the claim are gone, and does not use up another one. A
+// number that is there already is that of an earlier visit, whose call may be
+// repeated after the look that this one took.
+func (s *Submitter) noteResource(o order.Order) error {
+	raised, err := s.Keys.Number(o.ID())
+	if err != nil || raised.Attempt == o.Attempt && raised.Resource == o.Resource {
+		return err
+	}
+	err = s.Keys.Raise(o.ID(), o.Attempt, o.Purchase, o.Resource)
+	if errors.Is(err, certstore.ErrExists) {
+		return pipeline.Snooze(100 * time.Millisecond) // a rival visit: look again
+	}
+	return err
+}
+
+// forgetResource notes that the order uses nothing, before a claim is given
+// back. A crash in between leaves a claim that the next visit takes up again.
+func forgetResource(keys KeyStore, o order.Order) error {
+	raised, err := keys.Number(o.ID())
+	if err != nil || raised.Resource == "" {
+		return err
+	}
+	err = keys.Raise(o.ID(), raised.Attempt+1, max(o.Purchase, raised.Purchase), "")
+	if errors.Is(err, certstore.ErrExists) {
+		return pipeline.Snooze(100 * time.Millisecond)
+	}
+	return err
 }
 
 // startFailed: the next visit looks first, whatever became of the call.
@@ -94,6 +133,16 @@ func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.
 	named := o.Request.Instance
 	if named == "" {
 		named = o.Request.Certificate
+	}
+	raised, err := s.Keys.Number(o.ID())
+	if err != nil {
+		return o, err
+	}
+	if raised.Resource != "" && raised.Purchase == o.Purchase {
+		// From a life before a lost JetStream, or a crash after a claim was to be
+		// given back: what a look shows there may be our doing.
+		o.Resource, o.Attempt = raised.Resource, raised.Attempt
+		return o, nil
 	}
 	o.Attempt = 0 // nothing was sent for what is chosen now
 	if named != "" && named != order.AnyResource {
@@ -150,6 +199,9 @@ func (s *Submitter) inUse(ctx context.Context, o order.Order, st issuer.Status) 
 // giveBack releases the claim before the order ends: released later, a crash in
 // between would leave a claim of an order that is final.
 func (s *Submitter) giveBack(ctx context.Context, o order.Order, f order.Failure) (order.Order, error) {
+	if err := forgetResource(s.Keys, o); err != nil {
+		return o, err
+	}
 	if err := s.Ledger.Release(ctx, o.Main, o.Resource, o.ID()); err != nil {
 		return o, err
 	}

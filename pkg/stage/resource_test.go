@@ -200,3 +200,27 @@ func TestBuyAgainWithAnotherResource(t *testing.T) {
 		t.Errorf("it has %s, before %s", o.Resource, first.Resource)
 	}
 }
+
+// After a lost JetStream an order on something already bought takes up the one
+// that it had started, and does not use up another.
+func TestResourceAfterAWipe(t *testing.T) {
+	t.Parallel()
+	for _, r := range []order.Request{{Account: "ali", Instance: "any"}, {Account: "ten"}} {
+		t.Run(r.Account, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, setup{})
+			r := r
+			r.ID, r.Names = "a", []string{"a.example.com"}
+			w.publish(r)
+			was := w.worker().drive("a", order.Verify).Resource
+			n := w.afterWipe()
+			n.sweepFirst()
+			n.publish(r)
+			n.worker().drive("a", order.Issued)
+			if o := n.wantIssued("a"); o.Resource != was {
+				t.Errorf("it used %s, and then %s", was, o.Resource)
+			}
+			n.wantPaid(1, "a.example.com")
+		})
+	}
+}
