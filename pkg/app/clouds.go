@@ -35,7 +35,7 @@ func openClouds(c Config, permits *permit.Set, simulated bool) (clouds, error) {
 		out.solvers[label] = solver
 		out.accounts[label] = &stage.Account{
 			Label: label, Main: a.Main, Cloud: a.Cloud, Flows: flows, Contact: a.Contact, Company: a.Company,
-			Product: a.Product, CSRSANs: a.CSRSANs, Simulated: simulated,
+			Product: a.Product, CSRSANs: a.CSRSANs, Daily: a.Daily, Simulated: simulated,
 			Waits: stage.Waits{Entry: a.EntryLife, Signature: a.SignatureLife, Clocks: a.Clocks, ListLag: a.ListLag},
 		}
 	}

@@ -36,6 +36,8 @@ type Config struct {
 	Log      string             `yaml:"log" doc:"debug, info, warn or error"`
 	Parallel int                `yaml:"parallel" doc:"orders that one worker handles at the same time, for each stage and lane"`
 	AckWait  time.Duration      `yaml:"ack_wait" doc:"the orders of a worker that died are handed out again after this"`
+	Zone     string             `yaml:"zone" doc:"time zone of the calendar day that daily budgets go by, such as Asia/Shanghai"`
+	Batches  map[string]int     `yaml:"batches" doc:"most purchases of a batch, by its name; over it, orders are held. An attempt whose outcome was unknown stays counted"`
 	Accounts map[string]Account `yaml:"accounts" doc:"by label, [a-z0-9-]; a label is a queue of its own, what concerns money or limits goes by main account"`
 }
 
@@ -84,6 +86,7 @@ type Account struct {
 	Contact       order.Contact  `yaml:"contact" doc:"name, email, phone, province, city of orders that leave them out"`
 	Company       string         `yaml:"company" doc:"of orders that leave it out; OV products only"`
 	CSRSANs       bool           `yaml:"csr_sans" doc:"it was proved that this account's product honours the SANs of a CSR"`
+	Daily         int            `yaml:"daily" doc:"most purchases of the main account on a calendar day; over it, orders are held; 0: no bound"`
 	Limits        map[string]int `yaml:"limits" doc:"calls a second by API action, where they differ from the documented ones"`
 	Deadline      time.Duration  `yaml:"deadline" doc:"how long a call may take (3s)"`
 	SpendDeadline time.Duration  `yaml:"spend_deadline" doc:"how long a call that starts an order may take (15s)"`
@@ -125,7 +128,7 @@ func (r Ref) read() (order.Secret, error) {
 func Defaults() Config {
 	return Config{
 		NATS: NATS{Replicas: 1}, State: "state", Deliver: Deliver{Directory: "certs"}, DCV: DCV{FilePort: 80},
-		Log: "info", Parallel: 16, AckWait: time.Minute,
+		Log: "info", Parallel: 16, AckWait: time.Minute, Zone: "UTC",
 	}
 }
 
@@ -229,6 +232,14 @@ func (c Config) check() error {
 	if c.Parallel < 1 || c.Parallel > 500 {
 		bad("parallel is %d: write 1 to 500", c.Parallel)
 	}
+	if _, err := time.LoadLocation(c.Zone); err != nil {
+		bad("zone is %q: write a name of the time zone database, such as Asia/Shanghai", c.Zone)
+	}
+	for batch, most := range c.Batches {
+		if most < 0 {
+			bad("batches.%s is %d: write how many purchases are allowed", batch, most)
+		}
+	}
 	if c.AckWait < time.Second {
 		bad("ack_wait is %v: write at least 1s; a call to a cloud alone may take 15s", c.AckWait)
 	}
@@ -263,6 +274,9 @@ func (a Account) check(at, label string) (all []error) {
 		if u, err := url.Parse(e); e != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
 			bad(".%s is %q: write http(s)://host[:port]", name, e)
 		}
+	}
+	if a.Daily < 0 {
+		bad(".daily is %d: write how many purchases a day are allowed, or 0 for any", a.Daily)
 	}
 	for action, n := range a.Limits {
 		if n < 1 {

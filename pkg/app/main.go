@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // the image has no files beside the program
 
 	"github.com/lmittmann/tint"
 	"github.com/mattn/go-isatty"

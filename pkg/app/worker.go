@@ -52,7 +52,7 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 		g.Go(func() error { return s.line.Intake(ctx, urgent, intake.Accept) })
 	}
 	s.lanes(ctx, g, order.Submit, &stage.Submitter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Keys: s.keys,
-		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Line: s.line})
+		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Line: s.line})
 
 	reconciler := &stage.Reconciler{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
 	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Now: time.Now}
@@ -80,6 +80,11 @@ func (s *session) collector(ctx context.Context, g *errgroup.Group) error {
 	}
 	s.lanes(ctx, g, order.Collect, c)
 	return nil
+}
+
+func (s *session) budgets() stage.Budgets {
+	zone, _ := time.LoadLocation(s.cfg.Zone) // checked when the config was read
+	return stage.Budgets{States: s.states, Batches: s.cfg.Batches, Zone: zone}
 }
 
 func (s *session) trouble() stage.Trouble { return stage.Trouble{States: s.states, Log: s.log} }

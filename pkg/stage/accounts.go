@@ -44,6 +44,7 @@ type Account struct {
 	Contact order.Contact
 	Company string
 	Product string // of orders that name none
+	Daily   int    // most purchases a calendar day of the main account; 0: no bound
 	CSRSANs bool   // it was proved that CAS honours the SANs of a CSR
 	Waits   Waits
 	// Simulated clouds are simulated by this very process: nothing can have

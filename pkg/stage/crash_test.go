@@ -57,6 +57,7 @@ func twoCandidates(w *world) {
 
 var crashes = []crash{
 	{gap: "submit: quota read", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "submit: budget taken", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "submit: number stored", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "submit: entry opened", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "submit: answered", make: purchase, ends: order.Issued, paid: 1},

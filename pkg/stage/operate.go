@@ -96,7 +96,7 @@ func (p *Operator) Approve(ctx context.Context, id string) error {
 		return refuse("order %s is not held for an approval (state %s)", id, it.State)
 	}
 	o := it.Order
-	o.Request.Deadline = nil // it was what held it; the hash stays that of the message
+	o.Approved = true // past its deadline, or over a budget
 	return p.move(ctx, it, o, order.Submit, "approved")
 }
 

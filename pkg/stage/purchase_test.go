@@ -133,7 +133,7 @@ func TestNumberThenEntryThenCall(t *testing.T) {
 		t.Fatalf("attempt %d, %v", o.Attempt, seen)
 	}
 	p.visit("a")
-	want := []string{"submit: quota read:", "submit: number stored: number", "submit: entry opened: number open",
+	want := []string{"submit: quota read:", "submit: budget taken:", "submit: number stored: number", "submit: entry opened: number open",
 		"submit: answered: number open paid", "submit: bought: number bought paid"}
 	if !slices.Equal(seen, want) {
 		t.Errorf("effects:\n%q, want\n%q", seen, want)

@@ -46,6 +46,7 @@ type Submitter struct {
 	Usages   *Usages
 	Pools    *Pools
 	Trouble  Trouble
+	Budgets  Budgets
 	Line     *pipeline.Line
 }
 
@@ -79,7 +80,7 @@ func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, err
 
 // past tells whether the order's deadline is over.
 func past(o order.Order) bool {
-	return o.Request.Deadline != nil && time.Now().After(*o.Request.Deadline)
+	return o.Request.Deadline != nil && !o.Approved && time.Now().After(*o.Request.Deadline)
 }
 
 // tooLate: nobody wants it any more without saying so. One that was bought goes
@@ -341,8 +342,14 @@ func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o ord
 		return o, pipeline.Retry(err, 0)
 	}
 	defer release()
-
+	unspend, verb := s.Budgets.take(ctx, a, o)
+	if verb != nil {
+		return o, verb
+	}
+	// A crash here leaves a purchase counted that was not made.
+	gap.At(ctx, "submit: budget taken")
 	if err := s.Keys.Raise(o.ID(), o.Attempt, o.Purchase, ""); err != nil {
+		unspend(ctx)
 		if errors.Is(err, certstore.ErrExists) {
 			return o, pipeline.Snooze(100 * time.Millisecond) // a rival is here: lost() decides
 		}
@@ -354,6 +361,7 @@ func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o ord
 	e, open, err := s.Ledger.Begin(ctx, e, ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt,
 		Action: o.Operation, Product: o.Product, Fingerprint: fingerprint(o), Used: used})
 	if err != nil {
+		unspend(ctx)
 		return s.notOpener(ctx, o, err)
 	}
 	// A crash here leaves an open entry, whose opener is gone: unsure.
@@ -362,6 +370,9 @@ func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o ord
 		NotBefore: open.Opened.Add(-a.Waits.Clocks), NotAfter: open.Opened.Add(a.Waits.Entry)})
 	// A crash here may leave a cloud order that only the list shows: unsure.
 	gap.At(ctx, "submit: answered")
+	if _, clear := ending(err); clear {
+		unspend(ctx)
+	}
 	return s.answered(ctx, a, o, e, open, receipt, err)
 }
 
@@ -385,6 +396,19 @@ func (s *Submitter) notOpener(ctx context.Context, o order.Order, err error) (or
 	return o, pipeline.Retry(fmt.Errorf("open ledger entry: %w", err), 0)
 }
 
+// ending is how an attempt ended whose call failed with a clear answer. All
+// else is unknown; WrongState and NotFound too: they say "look first", and
+// nothing can be looked at before its id is known.
+func ending(err error) (how ledger.Ending, clear bool) {
+	switch issuer.KindOf(err) {
+	case issuer.NeverSent, issuer.Throttled, issuer.QuotaExhausted, issuer.Credentials:
+		return ledger.NeverSent, true // it had no effect, and another attempt may be made
+	case issuer.Rejected:
+		return ledger.Refused, true
+	}
+	return "", false
+}
+
 // answered closes the entry by what the cloud said. Anything that is not clear
 // leaves it open.
 func (s *Submitter) answered(ctx context.Context, a *Account, o order.Order, e ledger.Entry, open ledger.Attempt, r issuer.Receipt, err error) (order.Order, error) {
@@ -398,20 +422,11 @@ func (s *Submitter) answered(ctx context.Context, a *Account, o order.Order, e l
 		o.Tell(order.Event{At: time.Now().UTC(), State: order.Submit, Worker: "cloud", Note: "bought " + r.CloudID, RequestID: r.RequestID})
 		return bought(o, r.CloudID), nil
 	}
-	ce, ok := errorAs(err)
-	if !ok {
+	how, clear := ending(err)
+	if !clear {
 		return unsure(o, err), nil
 	}
-	how := ledger.Refused
-	switch ce.Kind {
-	case issuer.NeverSent, issuer.Throttled, issuer.QuotaExhausted, issuer.Credentials:
-		how = ledger.NeverSent // it had no effect, and another attempt may be made
-	case issuer.Rejected:
-	default:
-		// WrongState and NotFound too: they say "look first", and nothing can be
-		// looked at before its id is known. They prove no absence of an effect.
-		return unsure(o, err), nil
-	}
+	ce, _ := errorAs(err)
 	if err := s.Ledger.End(ctx, o.Main, e.Names, open, how, ce.Error()); err != nil {
 		return unsure(o, fmt.Errorf("close ledger entry: %w", err)), nil
 	}

@@ -1,0 +1,74 @@
+package stage
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// Budgets bound what is spent; over one, orders are held for a person. Quota
+// that was bought before counts as spent when an order uses it up.
+type Budgets struct {
+	States  *account.Accounts
+	Batches map[string]int // most purchases of a batch; others are free
+	Zone    *time.Location // of the calendar day; nil: UTC
+}
+
+// counter is one budget that an order counts towards.
+type counter struct {
+	what        string // in a sentence
+	key, period string
+	most        int
+}
+
+func (b Budgets) of(a *Account, o order.Order, now time.Time) []counter {
+	zone := b.Zone
+	if zone == nil {
+		zone = time.UTC
+	}
+	var all []counter
+	if a.Daily > 0 {
+		day := now.In(zone).Format(time.DateOnly)
+		all = append(all, counter{fmt.Sprintf("account %s on %s", a.Label, day), a.Main, day, a.Daily})
+	}
+	if most, bounded := b.Batches[o.Request.Batch]; bounded {
+		all = append(all, counter{"batch " + o.Request.Batch, account.BatchKey(o.Request.Batch), "all", most})
+	}
+	return all
+}
+
+// take counts a purchase that is about to be made, towards all budgets or none,
+// and returns how to take it back when it surely was not made. The verb holds
+// the order. An approved order is counted, and passes.
+func (b Budgets) take(ctx context.Context, a *Account, o order.Order) (back func(context.Context), verb error) {
+	var taken []counter
+	back = func(ctx context.Context) {
+		for _, c := range taken {
+			// A failure leaves a purchase counted that was not made: on the safe
+			// side.
+			_ = b.States.Unspend(ctx, c.key, c.period)
+		}
+	}
+	for _, c := range b.of(a, o, time.Now()) {
+		most := c.most
+		if o.Approved {
+			most = int(^uint(0) >> 1)
+		}
+		within, err := b.States.Spend(ctx, c.key, c.period, most)
+		if err != nil {
+			back(ctx)
+			return back, err
+		}
+		if !within {
+			back(ctx)
+			return back, pipeline.Hold(fmt.Sprintf("the budget of %s, %d, is used up", c.what, c.most),
+				"certmill approve "+o.ID(), "certmill cancel "+o.ID())
+		}
+		taken = append(taken, c)
+	}
+	return back, nil
+}
