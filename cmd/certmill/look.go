@@ -4,11 +4,15 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/issuer/aliyun"
+	"github.com/certmill/certmill/pkg/issuer/tencent"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
@@ -189,4 +193,37 @@ func (r *retryCmd) Run(ctx context.Context, c *cli) error {
 		return fmt.Errorf("%d of %d orders were not retried", refused, len(ids))
 	}
 	return nil
+}
+
+type surplusCmd struct{}
+
+// Run is certmill surplus.
+func (surplusCmd) Run(ctx context.Context, c *cli) error {
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	lefts, err := console.Lefts(ctx)
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return printJSON(lefts)
+	}
+	t := newTable(table.Row{"account", "names", "cloud order", "status", "product", "order", "why", "what to do"})
+	for _, l := range lefts {
+		t.AppendRow(table.Row{l.Account, strings.Join(l.Names, " "), l.CloudID, l.Status, l.Product, l.Order, l.Why, l.Command})
+	}
+	fmt.Println(t.Render())
+	return nil
+}
+
+type codesCmd struct {
+	Lang string `enum:"en,zh" default:"en" help:"en or zh."`
+}
+
+// Run is certmill codes.
+func (k *codesCmd) Run() error {
+	return issuer.WriteCodes(os.Stdout, k.Lang, aliyun.Codes(), tencent.Codes())
 }

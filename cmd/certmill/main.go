@@ -33,6 +33,9 @@ type cli struct {
 	Show   showCmd   `cmd:"" help:"Show one order with its story."`
 	Failed failedCmd `cmd:"" help:"Failed and held orders, grouped by cause."`
 
+	Surplus surplusCmd `cmd:"" help:"Cloud orders that nobody claims, with what they cost, and ended orders that may have been bought."`
+	Codes   codesCmd   `cmd:"" help:"Every documented error code of both clouds: what it means and what to do."`
+
 	Retry     retryCmd     `cmd:"" help:"Send held or failed orders where their record says. Never buys again."`
 	Approve   approveCmd   `cmd:"" help:"Let an order that was held before it was bought go on."`
 	Cancel    cancelCmd    `cmd:"" help:"Give an order up. Refused while it is unknown whether it was bought."`

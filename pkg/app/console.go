@@ -223,6 +223,23 @@ func (c *Console) Select(ctx context.Context, ids []string, why, batch string) (
 	return slices.Compact(ids), err
 }
 
+// Lefts lists what nobody claims, of all main accounts.
+func (c *Console) Lefts(ctx context.Context) ([]stage.Left, error) {
+	operator, err := c.Operator("")
+	if err != nil {
+		return nil, err
+	}
+	var all []stage.Left
+	for _, a := range c.accounts.Mains() {
+		lefts, err := operator.Lefts(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, lefts...)
+	}
+	return all, nil
+}
+
 // Pause rests a label until it is resumed.
 func (c *Console) Pause(ctx context.Context, label, why string) error {
 	a, err := c.accounts.Find(label)

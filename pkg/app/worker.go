@@ -58,6 +58,7 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Now: time.Now}
 	for _, a := range s.accounts.Mains() {
 		s.firstSweep(ctx, g, waiter, a)
+		s.sweep(ctx, g, "surplus", a, func() time.Duration { return surplusEvery }, waiter.Surplus)
 	}
 	for _, a := range s.accounts {
 		s.sweep(ctx, g, "unsure", a, nil, reconciler.Sweep)
@@ -159,6 +160,10 @@ func (s *session) resting(ctx context.Context, main string) bool {
 	}
 	return true
 }
+
+// surplusEvery is how often an account's whole list is read for what nobody
+// claims.
+const surplusEvery = time.Hour
 
 // look is how often a lane's condition is looked at.
 const look = time.Second

@@ -70,6 +70,7 @@ type Claim struct {
 type Unclaimed struct {
 	CloudID string    `json:"cloud_id"`
 	Status  string    `json:"status"`
+	Product string    `json:"product,omitempty"` // one of its quota is what it costs
 	Created time.Time `json:"created,omitzero"`
 	Seen    time.Time `json:"seen"`
 }

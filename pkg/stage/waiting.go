@@ -122,45 +122,10 @@ func (w *Waiter) FirstSweep(ctx context.Context, a *Account) (time.Duration, err
 			return left, nil
 		}
 	}
-	for _, flow := range a.Flows {
-		all, ok := flow.(issuer.AllLister)
-		if !ok || !flow.Spends() {
-			continue
-		}
-		if err := eachRow(ctx, all.All, func(row issuer.Row) error { return w.report(ctx, a, row) }); err != nil {
-			return 0, fmt.Errorf("first sweep of %s: %w", a.Main, err)
-		}
-		break // the flows of one main account share one list
+	if err := w.Surplus(ctx, a); err != nil {
+		return 0, fmt.Errorf("first sweep of %s: %w", a.Main, err)
 	}
 	return 0, w.States.Change(ctx, a.Main, func(s *account.State) {
 		s.Mark = account.Mark{Incarnation: incarnation, At: w.Now().UTC()}
 	})
-}
-
-// renewalDue is how long before its end an issued certificate no longer stands
-// in the way of a new purchase.
-const renewalDue = 30 * 24 * time.Hour
-
-// inTheWay tells whether a row would stop a purchase: it is open, or issued and
-// not yet due for renewal.
-func inTheWay(row issuer.Row, now time.Time) bool {
-	due := row.Phase == issuer.IssuedPhase && !row.Expires.IsZero() && row.Expires.Sub(now) < renewalDue
-	return row.Phase != issuer.Refused && !due
-}
-
-// report writes a row that no entry claims under its names, if it would stop a
-// purchase.
-func (w *Waiter) report(ctx context.Context, a *Account, row issuer.Row) error {
-	if len(row.Names) == 0 || !inTheWay(row, w.Now()) {
-		return nil
-	}
-	e, err := w.Ledger.Read(ctx, a.Main, row.Names)
-	if err != nil {
-		return err
-	}
-	if _, claimed := e.Claimed(row.CloudID); claimed {
-		return nil
-	}
-	return w.Ledger.Report(ctx, a.Main, row.Names, ledger.Unclaimed{
-		CloudID: row.CloudID, Status: row.Raw, Created: row.Created, Seen: w.Now().UTC()})
 }
