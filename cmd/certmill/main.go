@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/lab/limit"
 )
 
 // cli is the whole command line: one field a command.
@@ -51,11 +52,15 @@ type cli struct {
 	Restored restoredCmd `cmd:"" help:"After a restore of the streams, before the workers start: sweep again before anything is bought."`
 
 	Sim     simCmd     `cmd:"" help:"Both clouds, simulated, with their DNS and a control port."`
+	Bench   benchCmd   `cmd:"" help:"Measure."`
 	Setting settingCmd `cmd:"" name:"config" help:"Print a commented example config, or the table of settings."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of the order message."`
 }
 
 func main() {
+	if limit.Child() { // a replica or a server of a bench
+		return
+	}
 	ctx, stop := app.Signals()
 	defer stop()
 	var c cli

@@ -32,7 +32,7 @@ type Config struct {
 	Keys     Keys               `yaml:"keys"`
 	Deliver  Deliver            `yaml:"deliver"`
 	DCV      DCV                `yaml:"dcv"`
-	Listen   string             `yaml:"listen" doc:"host:port of the probes /healthz and /readyz; empty: none"`
+	Listen   string             `yaml:"listen" doc:"host:port of the probes /healthz and /readyz and of the counters /permits; empty: none"`
 	Log      string             `yaml:"log" doc:"debug, info, warn or error"`
 	Parallel int                `yaml:"parallel" doc:"orders that one worker handles at the same time, for each stage and lane"`
 	AckWait  time.Duration      `yaml:"ack_wait" doc:"the orders of a worker that died are handed out again after this"`

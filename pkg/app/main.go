@@ -53,7 +53,7 @@ func Work(ctx context.Context, c Config, role Role) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	if c.Listen != "" {
-		g.Go(func() error { return p.ready.serve(ctx, c.Listen, log) })
+		g.Go(func() error { return p.probes(ctx, c.Listen) })
 	}
 	g.Go(func() error {
 		defer log.Info("drained")

@@ -77,7 +77,7 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 	g, work := errgroup.WithContext(work)
 	g.Go(func() error { return p.Run(work, Roles...) })
 	if c.Listen != "" {
-		g.Go(func() error { return p.ready.serve(work, c.Listen, opt.Log) })
+		g.Go(func() error { return p.probes(work, c.Listen) })
 	}
 	g.Go(func() error {
 		if len(opt.Files) == 0 {
