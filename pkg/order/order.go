@@ -87,7 +87,7 @@ type Order struct {
 	Retries   int       `json:"retries"`             // attempts of the present step that ended in an error
 	NotBefore time.Time `json:"not_before,omitzero"` // of the next attempt of the present step
 	Wait      Wait      `json:"wait,omitzero"`       // in state waiting: what for, and where it goes then
-	Approved  bool      `json:"approved,omitempty"` // a person let it go on past its deadline or a budget
+	Approved  bool      `json:"approved,omitempty"`  // a person let it go on past its deadline or a budget
 	Late      bool      `json:"late,omitempty"`      // its deadline passed after it was bought
 
 	CloudID     string      `json:"cloud_id,omitempty"`    // order, instance or certificate id at the cloud
