@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -115,13 +116,15 @@ func (l *Line) Move(ctx context.Context, from Item, to order.Order) (Item, error
 	}
 	// A crash here leaves both messages. The older one is handed out again (or
 	// read by a sweep), is seen not to be the last, and is removed by Settle.
-	if err := l.remove(ctx, from.Seq); err != nil {
-		l.log.WarnContext(ctx, "could not remove the old state; it will be handed out once more", "order", to.ID(), "err", err)
-	}
+	gap.At(ctx, "move: stored")
 	if to.State.Final() {
 		// Normally empty. A command that died half way would otherwise leave a
-		// second final state that nobody is ever handed.
-		l.purgeBelow(ctx, to.ID(), next.Seq)
+		// second final state that nobody is ever handed. It comes before the
+		// removal, so that a crash in between leaves a message that is handed out.
+		l.purgeBelow(ctx, to.ID(), from.Seq)
+	}
+	if err := l.remove(ctx, from.Seq); err != nil {
+		l.log.WarnContext(ctx, "could not remove the old state; it will be handed out once more", "order", to.ID(), "err", err)
 	}
 	return next, nil
 }
@@ -238,11 +241,23 @@ func (l *Line) Settle(ctx context.Context, it Item) (last bool, err error) {
 	case err != nil:
 		return false, fmt.Errorf("read order %q: %w", it.ID(), err)
 	case raw.Sequence > it.Seq:
-		return false, l.remove(ctx, it.Seq)
+		err := l.remove(ctx, it.Seq)
+		l.purgeIfFinal(ctx, it.ID(), raw)
+		return false, err
 	case raw.Sequence < it.Seq:
 		return false, fmt.Errorf("read order %q: the read is older than what is to be judged (%d < %d): ask again", it.ID(), raw.Sequence, it.Seq)
 	}
 	return true, nil
+}
+
+// purgeIfFinal does the last step of a final transition that a crash left out:
+// what lies there may be a state that nobody is ever handed.
+func (l *Line) purgeIfFinal(ctx context.Context, id string, last *jetstream.RawStreamMsg) {
+	for _, s := range []order.State{order.Issued, order.Failed, order.Archived} {
+		if strings.HasPrefix(last.Subject, order.Subject(s, id, "")) {
+			l.purgeBelow(ctx, id, last.Sequence)
+		}
+	}
 }
 
 // remove deletes one message. One that is gone already is no error.

@@ -1,0 +1,164 @@
+package main
+
+// bug is one mutation of the product, and the test that must fail with it.
+type bug struct {
+	what           string
+	file, old, new string
+	pkg, test      string
+}
+
+const (
+	submit    = "pkg/stage/submit.go"
+	reconcile = "pkg/stage/reconcile.go"
+	operate   = "pkg/stage/operate.go"
+	entry     = "pkg/ledger/entry.go"
+	ledgerGo  = "pkg/ledger/ledger.go"
+	line      = "pkg/pipeline/line.go"
+	loop      = "pkg/pipeline/loop.go"
+	transport = "pkg/issuer/transport.go"
+	ring      = "pkg/permit/ring.go"
+
+	stage    = "pkg/stage"
+	ledger   = "pkg/ledger"
+	pipeline = "pkg/pipeline"
+	issuer   = "pkg/issuer"
+	permit   = "pkg/permit"
+)
+
+// bugs are in the order of the design's section 4. The texts are exact.
+var bugs = []bug{
+	// Two numbers, and what the ledger decides.
+	{"a claim is looked up without the order's id", entry,
+		"if c.Order == order && c.Purchase == purchase {", "if c.Purchase == purchase {",
+		stage, "TestOrdersForTheSameNamesWaitForEachOther"},
+	{"a claim counts only for its own attempt", submit,
+		"if c, ok := e.Claim(o.ID(), o.Purchase); ok {", "if c, ok := e.Claim(o.ID(), o.Purchase); ok && c.Attempt == o.Attempt {",
+		stage, "TestClaimIsTheOutcomeWhateverTheAttempt"},
+	{"an old record keeps its old attempt", submit,
+		"if o.Attempt < last.Attempt {", "if false {",
+		stage, "TestOldRecordTakesTheLedgersAttempt"},
+	{"another order's open entry does not stop the purchase", submit,
+		"if open, is := e.OpenAttempt(); is { // of another order", "if open, is := e.OpenAttempt(); is && false { // of another order",
+		stage, "TestOrdersForTheSameNamesWaitForEachOther"},
+
+	// A purchase, step by step.
+	{"the record's key wins over the key store's", submit,
+		"\to.Key = &stored\n", "\to.Key.Stored = true\n",
+		stage, "TestPairInTheKeyStoreWins"},
+	{"the attempt's number is not stored", submit,
+		`if err := s.Keys.Raise(o.ID(), o.Attempt, o.Purchase, ""); err != nil {`, "if err := error(nil); err != nil {",
+		stage, "TestNumberThenEntryThenCall"},
+	{"the number is stored after the entry", submit,
+		`if err := s.Keys.Raise(o.ID(), o.Attempt, o.Purchase, ""); err != nil {`,
+		"defer func() { _ = s.Keys.Raise(o.ID(), o.Attempt, o.Purchase, \"\") }()\n\tif err := error(nil); err != nil {",
+		stage, "TestNumberThenEntryThenCall"},
+	{"a number that the ledger does not know is passed over", submit,
+		"if raised.Attempt <= last.Attempt {", "if raised.Attempt <= last.Attempt || true {",
+		stage, "TestUnknownNumberOpensAnOwnerlessEntry"},
+	{"the entry is not stored", ledgerGo,
+		"\ta.Token = crand.Text()\n", "\ta.Token, a.Opened = crand.Text(), time.Now()\n\tif true {\n\t\treturn e.with(a), a, nil\n\t}\n",
+		stage, "TestNumberThenEntryThenCall"},
+	{"the entry is written without its condition", ledgerGo,
+		", jetstream.WithExpectLastSequencePerSubject(e.seq))", ")",
+		ledger, "TestAnOldReadOpensNothing"},
+	{"a second opener may send", ledgerGo,
+		"if open, is := e.OpenAttempt(); is {\n\t\treturn e, open, ErrNotOpener", "if open, is := e.OpenAttempt(); is && false {\n\t\treturn e, open, ErrNotOpener",
+		ledger, "TestOnlyAnUnusedNumberOfAnOpenPurchaseBegins"},
+	{"the opener's token is not compared", ledgerGo,
+		"if !ok || last.Token != a.Token || last.Ending != Open", "if !ok || last.Ending != Open",
+		ledger, "TestWhoGotNoAnswerIsTheOpenerOnlyByItsToken"},
+	{"an entry that was closed meanwhile is sent", ledgerGo,
+		"last.Token != a.Token || last.Ending != Open || last.Provisional", "last.Token != a.Token || last.Provisional",
+		ledger, "TestAClosedEntryIsNotSent"},
+	{"a number is used twice", ledgerGo,
+		"return a.Attempt > last.Attempt && !claimed", "return a.Attempt >= last.Attempt && !claimed",
+		ledger, "TestOnlyAnUnusedNumberOfAnOpenPurchaseBegins"},
+	{"the fence is measured from the sending, not from the entry", submit,
+		"NotAfter: open.Opened.Add(a.Waits.Entry)})", "NotAfter: time.Now().Add(a.Waits.Entry)})",
+		stage, "TestFrozenOpenerIsStoppedByItsStamp"},
+	{"the fence is not compared", transport,
+		"if err == nil && spending {", "if err == nil && spending && false {",
+		stage, "TestFrozenOpenerIsStoppedByItsStamp"},
+	{"a clock is compared with the fence, not the stamp that was signed", transport,
+		"at, err := t.stamp(r)", "at, err := time.Now(), error(nil)",
+		issuer, "TestTheStampIsComparedAndNotAClock"},
+	{"a purchase goes out on a connection that is kept alive", transport,
+		"return watched(r, t.fresh)", "return watched(r, t.pooled)",
+		issuer, "TestConnections"},
+	{"redirects are followed", transport,
+		"if resp.StatusCode >= 300 && resp.StatusCode < 400 {", "if false {",
+		issuer, "TestRedirectsAreRefused"},
+	{"an unknown outcome is taken for a refusal", submit,
+		"\tcase issuer.Rejected:\n\t\treturn ledger.Refused, true", "\tcase issuer.Rejected, issuer.UnknownOutcome:\n\t\treturn ledger.Refused, true",
+		stage, "TestUnknownOutcomeIsNeverRetried"},
+	{"an unknown outcome is taken for never sent", submit,
+		"case issuer.NeverSent, issuer.Throttled, issuer.QuotaExhausted", "case issuer.NeverSent, issuer.UnknownOutcome, issuer.Throttled, issuer.QuotaExhausted",
+		stage, "TestUnknownOutcomeIsNeverRetried"},
+
+	// Reconciling.
+	{"what another order claims is a candidate", entry,
+		"if _, taken := e.Claimed(cloudID); taken {", "if _, taken := e.Claimed(cloudID); taken && false {",
+		ledger, "TestWhatIsFree"},
+	{"a foreign row is recorded for all orders", entry,
+		"if a.Order == order && slices.Contains(a.Foreign, cloudID) {", "if slices.Contains(a.Foreign, cloudID) {",
+		stage, "TestForeignIsRecordedPerOrder"},
+	{"a row without proof is adopted for good", reconcile,
+		"r.Ledger.Adopt(ctx, o.Main, o.Request.Names, open, cloudID)", `r.Ledger.Bought(ctx, o.Main, o.Request.Names, open, cloudID, "adopted")`,
+		stage, "TestProvisionalAdoptionWithTheRightKey"},
+	{"the next attempt comes before the end of the signature", reconcile,
+		"case began.Before(open.Opened.Add(a.Waits.Total())):", "case began.Before(open.Opened.Add(a.Waits.Entry)):",
+		stage, "TestNotBoughtNeedsTheWaitingTimeAndTheMark"},
+	{"not bought is said before the first sweep", reconcile,
+		"if !r.States.State(o.Main).Marked(r.Line.Incarnation()) {", "if false {",
+		stage, "TestNotBoughtNeedsTheWaitingTimeAndTheMark"},
+	{"the second witness is not heard", reconcile,
+		"if unexplained > 0 {", "if false {",
+		stage, "TestUsedCountStopsNotBought"},
+
+	// An empty or older ledger.
+	{"the mark of the first sweep is ignored", submit,
+		"if !st.Marked(s.Line.Incarnation()) {", "if false {",
+		stage, "TestNothingIsBoughtBeforeTheFirstSweep"},
+	{"an unclaimed row does not stop a purchase", submit,
+		"if len(e.Unclaimed) == 0 {", "if true {",
+		stage, "TestUnclaimedRowStopsThePurchase"},
+
+	// A person's verbs.
+	{"retry buys again", operate,
+		"\to := it.Order\n\to.Failure = nil\n", "\to := it.Order\n\to.Failure = nil\n\to.Purchase, o.CloudID = o.Purchase+1, \"\"\n",
+		stage, "TestRetryNeverBuysAgain"},
+	{"an order with an open entry is cancelled", operate,
+		"\tif last.Ending == ledger.Open {\n\t\treturn refuse(\"it is unknown", "\tif false {\n\t\treturn refuse(\"it is unknown",
+		stage, "TestCancelIsRefusedWhileTheOutcomeIsUnknown"},
+	{"not-bought is taken before the waiting time is over", operate,
+		"left > 0 {\n\t\treturn refuse(\"the call may still land", "left > 0 && false {\n\t\treturn refuse(\"the call may still land",
+		stage, "TestNotBoughtByHand"},
+
+	// Transitions.
+	{"the old state is deleted before the new one is published", line,
+		"next, err := l.publish(ctx, from.Seq, to)", "_ = l.remove(ctx, from.Seq)\n\tnext, err := l.publish(ctx, from.Seq, to)",
+		pipeline, "TestOneWinnerPerTransition"},
+	{"the condition of a transition is dropped", line,
+		", jetstream.WithExpectLastSequenceForSubject(seq, order.AllOf(o.ID())))", ")",
+		pipeline, "TestOneWinnerPerTransition"},
+	{"an order's last message is removed as old", line,
+		"case raw.Sequence > it.Seq:", "case raw.Sequence >= it.Seq:",
+		pipeline, "TestSettleRemovesOnlyWhatIsBelowTheLast"},
+	{"what a crash left below a final state stays", line,
+		"\t\tl.purgeIfFinal(ctx, it.ID(), raw)\n", "",
+		stage, "TestPairsThatOnceFailed"},
+	{"an old state is handled", loop,
+		"} else if !last {", "} else if !last && false {",
+		pipeline, "TestOldStateIsRemovedNotHandled"},
+
+	// The permit ring.
+	{"a redelivered permit is used", ring,
+		"case !d.first && !r.set.opt.BreakFirstDelivery:", "case false:",
+		permit, "TestAfterDeath"},
+	{"a permit is put back before T is over", ring,
+		"back = now.Add(l.Period)\n\tcase Throttled:", "back = now.Add(l.Period / 2)\n\tcase Throttled:",
+		permit, "TestBack"},
+	{"the permit of a call of unknown outcome is put back at once", ring,
+		"back = began.Add(l.quiet())\n", "back = now\n",
+		permit, "TestBack"},
+}

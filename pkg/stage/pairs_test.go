@@ -1,0 +1,478 @@
+package stage_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+var (
+	pairsOf  = flag.String("pairs", "some", "pairs of gaps that are tried: some (drawn by -pairs-seed) or all")
+	pairSeed = flag.Uint64("pairs-seed", 0, "what draws the pairs; 0 draws the seed, too")
+)
+
+// seed is what draws; it is drawn itself if none was given.
+var seed = sync.OnceValue(func() uint64 {
+	if *pairSeed != 0 {
+		return *pairSeed
+	}
+	return rand.Uint64()
+})
+
+// drawn tells whether one of the many cases is tried: one in so many.
+func drawn(oneIn uint64, c ...any) bool {
+	h := fnv.New64a()
+	_, _ = fmt.Fprint(h, seed(), c)
+	return *pairsOf == "all" || h.Sum64()%oneIn == 0
+}
+
+// worthIt: of the places that a worker passes, the gaps of the stages are always
+// tried alone. Of the transitions, which are all alike, some are.
+func (r route) worthIt(p place) bool {
+	return p.gap != "move: stored" || drawn(8, r.name, p)
+}
+
+// route is one way of order "a" to its end. All gaps that a worker passes on it
+// are found by going it; each is then a place to die, or to freeze.
+type route struct {
+	name     string
+	make     func(w *world)  // brings the order to where the way begins
+	do       func(p *worker) // what a person does first, if anything
+	again    func(p *worker) // what a person does who finds the order after a crash
+	ends     order.State
+	paid     int  // cloud orders for its names at the end
+	unmarked bool // no first sweep was made yet
+}
+
+func tagged(fault string) func(*world) {
+	return func(w *world) {
+		w.showTags("a")
+		w.order("a", crashName)
+		w.loses(fault)
+	}
+}
+
+func losing(fault string) func(*world) {
+	return func(w *world) {
+		w.order("a", crashName)
+		w.loses(fault)
+	}
+}
+
+func retry(p *worker)     { _ = p.by.Retry(p.ctx, "a") }
+func cancel(p *worker)    { _ = p.by.Cancel(p.ctx, "a") }
+func notBought(p *worker) { _ = p.by.NotBought(p.ctx, "a") }
+
+var routes = []route{
+	{name: "answered", make: purchase, ends: order.Issued, paid: 1},
+	{name: "answer lost", make: losing("reset_after_commit"), ends: order.Issued, paid: 1},
+	{name: "answer lost, tagged", make: tagged("reset_after_commit"), ends: order.Issued, paid: 1},
+	{name: "request lost", make: losing("reset_before_commit"), ends: order.Issued, paid: 1},
+	{name: "throttled", make: losing("throttle"), ends: order.Issued, paid: 1},
+	{name: "refused", make: func(w *world) { w.order("a", "*."+crashName) }, ends: order.Failed},
+	{name: "unknown number", ends: order.Issued, paid: 1, make: func(w *world) {
+		w.order("a", crashName)
+		w.must(w.keys.Raise("a", 1, 1, ""))
+	}},
+	{name: "left over", unmarked: true, ends: order.Issued, paid: 1, make: func(w *world) { leftOver(w, crashName) }},
+	{name: "a stranger's", ends: order.Issued, paid: 2, make: func(w *world) { // one of them is the stranger's
+		w.order("a", crashName)
+		w.loses("reset_before_commit")
+		w.worker().drive("a", order.Unsure)
+		w.stranger(crashName)
+	}},
+	{name: "any instance", make: resource(order.Request{Account: "ali", Instance: "any"}), ends: order.Issued, paid: 1},
+	{name: "named instance", make: resource(order.Request{Account: "ali", Instance: "cas-cn-stage1"}), ends: order.Issued, paid: 1},
+	{name: "any certificate", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
+	{name: "named certificate", make: resource(order.Request{Account: "ten", Certificate: "stage2"}), ends: order.Issued, paid: 1},
+	{name: "cancelled", make: purchase, do: cancel, again: cancel, ends: order.Failed},
+	{name: "cancelled, and left to the workers", make: purchase, do: cancel, ends: order.Failed},
+	{name: "adopted by hand", make: twoCandidates, ends: order.Held, paid: 2, // both are strangers'
+		do: func(p *worker) { _ = p.by.Adopt(p.ctx, "a", p.anyRow()) }, again: func(p *worker) {
+			if p.last("a").CloudID == "" {
+				retry(p)
+			}
+		}},
+	{name: "not bought, by hand", make: func(w *world) { heldOpen(w, "a", crashName) }, do: notBought, again: retry, ends: order.Issued, paid: 1},
+}
+
+// place is a gap on a route: the n-th time that a worker passes it.
+type place struct {
+	gap string
+	n   int
+}
+
+func (p place) String() string { return fmt.Sprintf("%s (%d)", p.gap, p.n) }
+
+// walker is a worker whose passages are counted.
+type walker struct {
+	*worker
+	mu     sync.Mutex
+	passed []place
+}
+
+// walking returns a worker that calls f at each place that it passes.
+func (w *world) walking(f func(place)) *walker {
+	k := &walker{}
+	k.worker = w.at(func(_ context.Context, name string) {
+		k.mu.Lock()
+		at := place{gap: name, n: 1}
+		for _, p := range k.passed {
+			if p.gap == name {
+				at.n++
+			}
+		}
+		k.passed = append(k.passed, at)
+		k.mu.Unlock()
+		f(at)
+	})
+	return k
+}
+
+func (k *walker) places() []place {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.passed)
+}
+
+// walk goes a route from where it is: as the first worker, or as one that takes
+// over.
+func (r route) walk(p *worker, first bool, until ...order.State) {
+	switch {
+	case !first && r.again != nil:
+		r.again(p.worker()) // a person, who does not die
+	case first && r.do != nil && !p.survive(func() { r.do(p) }):
+		return
+	}
+	if !first && !p.handOld("a") {
+		return
+	}
+	if o := p.last("a"); o.State == order.Held && r.ends == order.Held && o.CloudID == "" {
+		return // held as it was in the beginning: nobody has decided
+	}
+	p.drive("a", append(until, r.ends)...)
+}
+
+// handOld hands a worker what lies below the order's last message, as after a
+// crash between the two steps of a transition. A read may be stale, so the
+// worker is not told that it is old. It reports false if the worker died.
+func (p *worker) handOld(id string) (survived bool) {
+	s, err := p.js.Stream(p.t.Context(), "ORDERS")
+	p.must(err)
+	last, err := p.line.Last(p.t.Context(), id)
+	p.must(err)
+	for seq := uint64(0); ; seq++ {
+		raw, err := s.GetMsg(p.t.Context(), seq, jetstream.WithGetMsgSubject(order.AllOf(id)))
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && raw.Sequence >= last.Seq {
+			return true
+		}
+		p.must(err)
+		o, err := order.Decode(raw.Data)
+		p.must(err)
+		it := pipeline.Item{Order: o, Seq: raw.Sequence, Stored: raw.Time}
+		if h := p.stage(o.State); h != nil && !p.survive(func() { _ = p.line.Visit(p.ctx, it, h) }) {
+			return false
+		}
+		if o.State != order.Held && !o.State.Final() {
+			_, err = p.line.Settle(p.t.Context(), it) // as whoever is handed it a minute later does first
+			p.must(err)
+		}
+		seq = raw.Sequence
+	}
+}
+
+// die goes a route with a worker that dies at each of the places, one after the
+// other, and one that finishes. It returns what the last one passed, and whether
+// all came to where they should die.
+func (r route) die(t *testing.T, deaths ...place) (passed []place, all bool) {
+	t.Helper()
+	w := newWorld(t, setup{unmarked: r.unmarked})
+	r.make(w)
+	w.later()
+	all = true
+	for i, d := range deaths {
+		died := false
+		p := w.walking(func(at place) {
+			if at == d {
+				died = true
+				runtime.Goexit()
+			}
+		})
+		r.walk(p.worker, i == 0)
+		all = all && died
+	}
+	last := w.walking(func(place) {})
+	r.walk(last.worker, len(deaths) == 0)
+	r.check(w)
+	return last.places(), all
+}
+
+// freeze goes a route with a worker that stands still at one place. Another
+// takes over; when it comes to its place, or to its end, the first one goes on
+// with what it had begun, until that visit is over. Then the other finishes.
+//
+// late: the waiting time is over for who takes over. That is the reconciler's
+// clock alone, so the first one is woken only when the fence is shut by the
+// real one.
+func (r route) freeze(t *testing.T, late bool, at, wake place) (passed []place, all bool) {
+	t.Helper()
+	w := newWorld(t, setup{unmarked: r.unmarked})
+	r.make(w)
+	until := []order.State{order.Unsure}
+	if late {
+		w.later()
+		until = nil
+	}
+	reached, woken, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var fence time.Time
+	first := w.walking(func(p place) {
+		if p == at {
+			if late && at.gap == "submit: entry opened" {
+				fence = w.attempt("a").Opened.Add(waits.Entry + 1100*time.Millisecond) // stamps are whole seconds
+			}
+			close(reached)
+			<-woken
+		}
+	})
+	go func() {
+		defer close(ended)
+		r.untilReached(first.worker, reached, append(until, r.ends, order.Held)...)
+	}()
+	select {
+	case <-reached:
+	case <-ended: // before the waiting time is over, it does not come there
+		return nil, false
+	}
+	thaw := sync.OnceFunc(func() {
+		time.Sleep(time.Until(fence))
+		close(woken)
+		<-ended
+	})
+	t.Cleanup(thaw)
+	second := w.walking(func(p place) {
+		if p == wake {
+			all = true
+			thaw()
+		}
+	})
+	r.walk(second.worker, false, until...)
+	passed = second.places()
+	thaw()
+	w.later()
+	r.walk(w.worker(), false)
+	r.check(w)
+	return passed, all
+}
+
+// untilReached visits until the visit is over in which the place was reached.
+func (r route) untilReached(p *worker, reached <-chan struct{}, until ...order.State) {
+	if r.do != nil {
+		r.do(p)
+	}
+	for !slices.Contains(until, p.last("a").State) {
+		select {
+		case <-reached:
+			return
+		case <-time.After(5 * time.Millisecond):
+			p.visit("a")
+		}
+	}
+}
+
+// check asks the clouds' own books.
+func (r route) check(w *world) {
+	w.t.Helper()
+	o := w.last("a")
+	if o.State != r.ends {
+		w.t.Errorf("the order is %s", w.tell("a"))
+	}
+	if r.ends == order.Issued {
+		w.wantIssued("a")
+	}
+	w.wantPaid(r.paid, o.Request.Names...)
+	w.wantAtRest("a")
+	spent, known := 0, 0
+	for _, m := range w.sim.Report().Money {
+		spent += m.Spent
+		known += m.Issued + m.Pending + m.Failed
+	}
+	if spent != known {
+		w.t.Errorf("%d were spent, %d are issued or on their way", spent, known)
+	}
+}
+
+// TestPairsOfCrashes goes every route with a worker that dies, at the places
+// that it passes, and with a second one that dies while it takes over, at the
+// places that that one passes. A third one finishes.
+func TestPairsOfCrashes(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("hundreds of worlds")
+	}
+	t.Logf("drawn by -pairs-seed=%d", seed())
+	var tried, unreached atomic.Int64
+	for _, r := range routes {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			places, _ := r.die(t)
+			for _, first := range places {
+				if !r.worthIt(first) {
+					continue
+				}
+				t.Run(first.String(), func(t *testing.T) {
+					seconds, all := r.die(t, first)
+					if !all {
+						t.Error("the worker did not come there")
+					}
+					tried.Add(1)
+					for _, second := range seconds {
+						if !drawn(somePairs, r.name, first, second) {
+							continue
+						}
+						t.Run(second.String(), func(t *testing.T) {
+							tried.Add(1)
+							if _, all := r.die(t, first, second); !all {
+								unreached.Add(1)
+							}
+						})
+					}
+				})
+			}
+		})
+	}
+	t.Cleanup(func() { tell(t, &tried, &unreached) })
+}
+
+// TestPairsWithAFrozenWorker goes every route with a worker that stands still, at
+// the places that it passes, while another takes over, and goes on when that one
+// is at one of its own places: before and after the waiting time is over.
+func TestPairsWithAFrozenWorker(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("hundreds of worlds")
+	}
+	t.Logf("drawn by -pairs-seed=%d", seed())
+	var tried, unreached atomic.Int64
+	for _, r := range routes {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			places, _ := r.die(t)
+			for _, at := range places {
+				for _, late := range []bool{false, true} {
+					if r.worthIt(at) && drawn(3, r.name, at, late) {
+						t.Run(fmt.Sprintf("%v late=%v", at, late), func(t *testing.T) {
+							r.freezeAt(t, late, at, &tried, &unreached)
+						})
+					}
+				}
+			}
+		})
+	}
+	t.Cleanup(func() { tell(t, &tried, &unreached) })
+}
+
+// freezeAt freezes at one place and wakes at all that are drawn.
+func (r route) freezeAt(t *testing.T, late bool, at place, tried, unreached *atomic.Int64) {
+	wakes, _ := r.freeze(t, late, at, place{})
+	tried.Add(1)
+	for _, wake := range wakes {
+		if !drawn(somePairs, r.name, late, at, wake) {
+			continue
+		}
+		t.Run(wake.String(), func(t *testing.T) {
+			tried.Add(1)
+			if _, all := r.freeze(t, late, at, wake); !all {
+				unreached.Add(1)
+			}
+		})
+	}
+}
+
+// somePairs: one in so many pairs is tried unless all are asked for.
+const somePairs = 30
+
+func tell(t *testing.T, tried, unreached *atomic.Int64) {
+	t.Logf("%d cases; in %d of them a worker came to its end before it came to its place", tried.Load(), unreached.Load())
+}
+
+// TestRoutesPassEveryGap: what no route passes would never be tried.
+func TestRoutesPassEveryGap(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	passed := map[string]bool{}
+	t.Run("go", func(t *testing.T) {
+		for _, r := range routes {
+			t.Run(r.name, func(t *testing.T) {
+				t.Parallel()
+				places, _ := r.die(t)
+				mu.Lock()
+				defer mu.Unlock()
+				for _, p := range places {
+					passed[p.gap] = true
+				}
+			})
+		}
+	})
+	for _, name := range gapsNamed(t, "*.go", "../pipeline/*.go") {
+		if !passed[name] {
+			t.Errorf("no route passes %q", name)
+		}
+	}
+}
+
+// gapsNamed are the gaps in the source files.
+func gapsNamed(t *testing.T, globs ...string) []string {
+	t.Helper()
+	named := regexp.MustCompile(`gap\.At\(ctx, "([^"]+)"\)`)
+	var names []string
+	for _, g := range globs {
+		files, err := filepath.Glob(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range named.FindAllStringSubmatch(string(text), -1) {
+				names = append(names, m[1])
+			}
+		}
+	}
+	if len(names) == 0 {
+		t.Error("no gap was found")
+	}
+	return names
+}
+
+// TestPairsThatOnceFailed: a command that died between the two steps of its
+// transition leaves a state that nobody is handed. A collector that died in its
+// last transition must not leave it there.
+func TestPairsThatOnceFailed(t *testing.T) {
+	t.Parallel()
+	for _, r := range routes {
+		if r.name == "not bought, by hand" {
+			if _, all := r.die(t, place{"move: stored", 1}, place{"move: stored", 6}); !all {
+				t.Error("the workers did not come there")
+			}
+		}
+	}
+}
