@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk"
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/auth/credentials"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 
 	"github.com/certmill/certmill/pkg/cloudsim"
@@ -61,7 +62,7 @@ func startSim(t *testing.T) *simulated {
 // ask makes a call past proxy and flow.
 func (s *simulated) ask(t *testing.T, version, action string, params map[string]string) map[string]any {
 	t.Helper()
-	client, err := sdk.NewClientWithAccessKey("cn-hangzhou", simKey, simSecret)
+	client, err := sdk.NewClientWithOptions("cn-hangzhou", sdk.NewConfig(), credentials.NewAccessKeyCredential(simKey, simSecret))
 	if err != nil {
 		t.Fatal(err)
 	}
