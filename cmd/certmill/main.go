@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/lab/chaos"
 	"github.com/certmill/certmill/pkg/lab/limit"
 )
 
@@ -53,11 +54,15 @@ type cli struct {
 
 	Sim     simCmd     `cmd:"" help:"Both clouds, simulated, with their DNS and a control port."`
 	Bench   benchCmd   `cmd:"" help:"Measure."`
+	Chaos   chaosCmd   `cmd:"" help:"Try to break it: kill, freeze, wipe and lie to real processes, and judge by the clouds' own books."`
 	Setting settingCmd `cmd:"" name:"config" help:"Print a commented example config, or the table of settings."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of the order message."`
 }
 
 func main() {
+	if chaos.Child() { // started by certmill chaos as one of its workers or servers
+		return
+	}
 	if limit.Child() { // a replica or a server of a bench
 		return
 	}

@@ -214,7 +214,7 @@ func (s *session) follow(ctx context.Context, wanted map[string]string, shown fu
 		return nil
 	})
 	if err == nil {
-		err = ctx.Err()
+		err = context.Cause(ctx)
 	}
 	if errors.Is(err, errDone) {
 		err = nil

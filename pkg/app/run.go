@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/certmill/certmill/pkg/pipeline"
 )
 
 // limited is an errgroup that runs at most n at a time.
@@ -85,8 +87,13 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 			return nil
 		}
 		defer stop()
-		sum, err = house.issue(work, p, batch, opt.View, began)
-		return err
+		for {
+			sum, err = house.issue(work, p, batch, opt.View, began)
+			if !errors.Is(err, pipeline.ErrLost) {
+				return err
+			}
+			_ = sleep(work, 2*time.Second) // the workers connect again, too
+		}
 	})
 	err = g.Wait()
 	stop()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,9 +36,11 @@ type Process struct {
 	identities *certstore.Identities // nil: this process cannot open keys
 	looker     stage.Looker
 
-	incarnation string // of the streams that this process belongs to
-	ready       health
-	working     atomic.Pointer[permit.Set] // of the session that works now
+	mu          sync.Mutex
+	incarnation string // of the streams that this process belongs to; guarded by mu
+
+	ready   health
+	working atomic.Pointer[permit.Set] // of the session that works now
 }
 
 // session is one connection to NATS and what stands on it.
@@ -191,11 +194,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.line, err = pipeline.Open(start, s.js, s.name, s.log, pipeline.AckWait(s.cfg.AckWait)); err != nil {
 		return err
 	}
-	switch token := s.line.Incarnation(); s.incarnation {
-	case "":
-		s.incarnation = token
-	case token:
-	default:
+	if !s.belongs(s.line.Incarnation()) {
 		return errOtherStreams
 	}
 	if s.ledger, err = ledger.New(start, s.js); err != nil {
@@ -207,6 +206,16 @@ func (s *session) open(ctx context.Context) (err error) {
 		return err
 	}
 	return s.openAccounts(start)
+}
+
+// belongs tells whether the streams are those that this process began with.
+func (p *Process) belongs(token string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.incarnation == "" {
+		p.incarnation = token
+	}
+	return p.incarnation == token
 }
 
 // provision makes the streams that are missing. The ledger comes first, so that
