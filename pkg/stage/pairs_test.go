@@ -40,13 +40,13 @@ var seed = sync.OnceValue(func() uint64 {
 func drawn(oneIn uint64, c ...any) bool {
 	h := fnv.New64a()
 	_, _ = fmt.Fprint(h, seed(), c)
-	return *pairsOf == "all" || h.Sum64()%oneIn == 0
+	return *pairsOf == "all" || h.Sum64()%(slow*oneIn) == 0
 }
 
 // worthIt: of the places that a worker passes, the gaps of the stages are always
 // tried alone. Of the transitions, which are all alike, some are.
 func (r route) worthIt(p place) bool {
-	return p.gap != "move: stored" || drawn(8, r.name, p)
+	return p.gap != "move: stored" || drawn(12, r.name, p)
 }
 
 // route is one way of order "a" to its end. All gaps that a worker passes on it
@@ -376,7 +376,7 @@ func TestPairsWithAFrozenWorker(t *testing.T) {
 			places, _ := r.die(t)
 			for _, at := range places {
 				for _, late := range []bool{false, true} {
-					if r.worthIt(at) && drawn(3, r.name, at, late) {
+					if r.worthIt(at) && drawn(4, r.name, at, late) {
 						t.Run(fmt.Sprintf("%v late=%v", at, late), func(t *testing.T) {
 							r.freezeAt(t, late, at, &tried, &unreached)
 						})
@@ -406,7 +406,7 @@ func (r route) freezeAt(t *testing.T, late bool, at place, tried, unreached *ato
 }
 
 // somePairs: one in so many pairs is tried unless all are asked for.
-const somePairs = 30
+const somePairs = 40
 
 func tell(t *testing.T, tried, unreached *atomic.Int64) {
 	t.Logf("%d cases; in %d of them a worker came to its end before it came to its place", tried.Load(), unreached.Load())
