@@ -470,6 +470,18 @@ func (w *world) entry(main string, names ...string) ledger.Entry {
 	return e
 }
 
+// reopen puts the ledger back to before an answer came: the last attempt is
+// open, the claim unknown.
+func (w *world) reopen(names ...string) {
+	w.t.Helper()
+	e := w.entry(aliUID, names...)
+	e.Claims, e.Attempts[0].Ending = nil, ledger.Open
+	data, err := json.Marshal(e)
+	w.must(err)
+	_, err = w.js.Publish(w.t.Context(), "spend."+aliUID+"."+order.NamesHash(names), data)
+	w.must(err)
+}
+
 // attempt is an order's last one in the ledger.
 func (w *world) attempt(id string) ledger.Attempt {
 	w.t.Helper()

@@ -7,11 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
+	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
 )
 
@@ -706,5 +709,47 @@ func TestRejectedPurchaseFails(t *testing.T) {
 	}
 	if a := w.attempt("a"); a.Ending != ledger.Refused {
 		t.Errorf("attempt %+v", a)
+	}
+}
+
+// An open entry whose order ended, as a restore of orders and ledger from
+// different moments leaves it, keeps nobody waiting for ever.
+func TestOpenEntryOfAnOrderThatEnded(t *testing.T) {
+	t.Parallel()
+	const name = "a.example.com"
+	for _, tt := range []struct {
+		name, want string
+		end        func(w *world, p *worker) // ends order "a"
+		state      order.State               // of "b" then
+	}{
+		{"issued", "", func(w *world, p *worker) { p.drive("a", order.Issued) }, order.Issued},
+		{"failed", "certmill retry a", func(w *world, p *worker) {
+			it, err := w.line.Last(t.Context(), "a")
+			w.must(err)
+			it.Order.State, it.Order.Failure = order.Failed, &order.Failure{Class: "review", Reason: "made up"}
+			w.must(w.line.MoveByHand(t.Context(), pipeline.Item{Order: w.last("a"), Seq: it.Seq}, it.Order))
+		}, order.Held},
+		{"gone", "certmill retry b", func(w *world, p *worker) {
+			s, err := w.js.Stream(t.Context(), pipeline.OrdersStream)
+			w.must(err)
+			w.must(s.Purge(t.Context(), jetstream.WithPurgeSubject(order.AllOf("a"))))
+		}, order.Held},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, setup{})
+			w.order("a", name)
+			p := w.worker()
+			p.drive("a", order.Verify)
+			tt.end(w, p)
+			w.publish(request("b", name))
+			p.drive("b", order.Submit)
+			w.reopen(name) // the ledger is put back to before the answer
+			p.drive("b", tt.state)
+			if tt.state == order.Held {
+				w.wantHeld("b", "waits for order a", tt.want)
+			}
+			w.wantPaid(map[bool]int{true: 2, false: 1}[tt.state == order.Issued], name)
+		})
 	}
 }

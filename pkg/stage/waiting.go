@@ -2,6 +2,7 @@ package stage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -71,8 +72,31 @@ func (w *Waiter) names(ctx context.Context, o order.Order) error {
 		return nil
 	}
 	other, err := w.Line.Last(ctx, open.Order)
-	if err == nil && other.State == order.Held {
+	if err != nil && !errors.Is(err, pipeline.ErrNoOrder) && other.Seq == 0 {
+		return err
+	}
+	return w.blocked(ctx, o, open, other)
+}
+
+// blocked decides by the order whose open entry is in the way. One that is under
+// way closes it by itself. One that ended leaves an open entry only where orders
+// and ledger were restored from copies of different moments.
+func (w *Waiter) blocked(ctx context.Context, o order.Order, open ledger.Attempt, other pipeline.Item) error {
+	switch {
+	case other.State == order.Issued && other.CloudID != "":
+		// What it was issued from is what it bought: the entry is closed for it.
+		if err := w.Ledger.Bought(ctx, o.Main, o.Request.Names, open, other.CloudID, "the order is issued"); err != nil {
+			return again(err)
+		}
+		return pipeline.Snooze(time.Second)
+	case other.State == order.Held:
 		return pipeline.Hold(fmt.Sprintf("it waits for order %s, which has the same names and is held", open.Order),
+			"certmill retry "+o.ID(), "certmill cancel "+o.ID())
+	case other.State == order.Failed:
+		return pipeline.Hold(fmt.Sprintf("it waits for order %s, which has the same names and failed although its purchase is not known: retry that one, so that it is reconciled, and then this one", open.Order),
+			"certmill retry "+open.Order, "certmill retry "+o.ID(), "certmill cancel "+o.ID())
+	case other.State == "" || other.State == order.Archived:
+		return pipeline.Hold(fmt.Sprintf("it waits for order %s, which has the same names, whose purchase is not known, and which is not there any more: hand that one in again, so that it is reconciled, and then retry this one", open.Order),
 			"certmill retry "+o.ID(), "certmill cancel "+o.ID())
 	}
 	return pipeline.Snooze(time.Second)
