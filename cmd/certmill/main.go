@@ -50,6 +50,7 @@ type cli struct {
 	Limit    limitCmd    `cmd:"" help:"Change how many calls a second an account may make to an API action, while it works."`
 	FirstUse firstUseCmd `cmd:"" help:"Say that no earlier installation bought on this account: the first sweep need not wait."`
 
+	Archive  archiveCmd  `cmd:"" help:"Write ended orders to a file and take them off the stream; their ids stay taken."`
 	Restored restoredCmd `cmd:"" help:"After a restore of the streams, before the workers start: sweep again before anything is bought."`
 
 	Sim     simCmd     `cmd:"" help:"Both clouds, simulated, with their DNS and a control port."`

@@ -3,9 +3,11 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/certmill/certmill/pkg/app"
 	"github.com/certmill/certmill/pkg/stage"
@@ -162,4 +164,25 @@ func (restoredCmd) Run(ctx context.Context, c *cli) error {
 	}
 	fmt.Println("a new incarnation began: nothing is bought until each account's list was swept; start the workers, and hand the order files in again")
 	return nil
+}
+
+type archiveCmd struct {
+	To  string        `arg:"" type:"path" help:"File that the orders are appended to, one JSON document a line, mode 0600."`
+	Age time.Duration `default:"720h" help:"Only orders that ended longer ago."`
+}
+
+// Run is certmill archive.
+func (a *archiveCmd) Run(ctx context.Context, c *cli) error {
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	f, err := os.OpenFile(a.To, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := console.Archive(ctx, a.Age, f, f.Sync)
+	fmt.Printf("%d orders archived\n", n)
+	return errors.Join(err, f.Close())
 }

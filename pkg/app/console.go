@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -238,6 +239,49 @@ func (c *Console) Lefts(ctx context.Context) ([]stage.Left, error) {
 		all = append(all, lefts...)
 	}
 	return all, nil
+}
+
+// Archive writes the orders that ended longer ago than age to w, one JSON
+// document a line, and then replaces each by an empty message. What was written
+// twice, because it stopped in between, is the same. flush MUST make what was
+// written durable.
+func (c *Console) Archive(ctx context.Context, age time.Duration, w io.Writer, flush func() error) (n int, err error) {
+	var page []pipeline.Item
+	end := func() error {
+		if err := flush(); err != nil {
+			return err
+		}
+		for _, it := range page {
+			if err := c.line.Archive(ctx, it); err != nil && !errors.Is(err, pipeline.ErrMoved) {
+				return err
+			}
+			n++
+		}
+		page = page[:0]
+		return nil
+	}
+	for _, s := range []order.State{order.Issued, order.Failed} {
+		err := c.line.Each(ctx, s, "*", func(it pipeline.Item) error {
+			if time.Since(it.Stored) < age {
+				return nil
+			}
+			body, err := it.Order.Encode()
+			if err != nil {
+				return err
+			}
+			if _, err := w.Write(append(body, '\n')); err != nil {
+				return fmt.Errorf("write archive: %w", err)
+			}
+			if page = append(page, it); len(page) == 500 {
+				return end()
+			}
+			return nil
+		})
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, end()
 }
 
 // Pause rests a label until it is resumed.

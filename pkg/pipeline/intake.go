@@ -221,9 +221,9 @@ func visit(m jetstream.Msg, f func(Item) error) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", m.Subject(), err)
 	}
-	it, err := decodeItem(m.Subject(), m.Data(), md.Sequence.Stream, md.Timestamp)
+	it, err := decodeItem(m.Subject(), m.Headers(), m.Data(), md.Sequence.Stream, md.Timestamp)
 	if err != nil {
-		return nil // archived, or a newer program's: not ours to judge
+		return nil // a newer program's: not ours to judge
 	}
 	return f(it)
 }

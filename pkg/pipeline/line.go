@@ -202,7 +202,7 @@ func (l *Line) Last(ctx context.Context, id string) (Item, error) {
 	if err != nil {
 		return Item{}, fmt.Errorf("read order %q: %w", id, err)
 	}
-	return decodeItem(raw.Subject, raw.Data, raw.Sequence, raw.Time)
+	return decodeItem(raw.Subject, raw.Header, raw.Data, raw.Sequence, raw.Time)
 }
 
 func (l *Line) lastRaw(ctx context.Context, id string) (*jetstream.RawStreamMsg, error) {
@@ -219,7 +219,10 @@ func (l *Line) lastRaw(ctx context.Context, id string) (*jetstream.RawStreamMsg,
 // decodeItem reads an order from the stream. An archived order has no body:
 // its subject says all that is left of it. A record that lies under another
 // order's subject was not put there by a transition.
-func decodeItem(subject string, data []byte, seq uint64, stored time.Time) (Item, error) {
+func decodeItem(subject string, header nats.Header, data []byte, seq uint64, stored time.Time) (Item, error) {
+	if o, archived := decodeArchived(subject, header, data); archived {
+		return Item{Order: o, Seq: seq, Stored: stored}, nil
+	}
 	o, err := order.Decode(data)
 	if err != nil {
 		return Item{Seq: seq, Stored: stored}, fmt.Errorf("order at %s: %w", subject, err)
@@ -228,6 +231,40 @@ func decodeItem(subject string, data []byte, seq uint64, stored time.Time) (Item
 		return Item{Seq: seq, Stored: stored}, fmt.Errorf("order at %s: the record is of order %q in state %s", subject, o.ID(), o.State)
 	}
 	return Item{Order: o, Seq: seq, Stored: stored}, nil
+}
+
+// hashHeader keeps the hash of an archived order, so that its message, handed in
+// again, is known.
+const hashHeader = "Certmill-Hash"
+
+func decodeArchived(subject string, header nats.Header, data []byte) (order.Order, bool) {
+	parts := strings.Split(subject, ".")
+	if len(data) > 0 || len(parts) != 4 || parts[1] != string(order.Archived) || !order.ValidID(parts[2]) {
+		return order.Order{}, false
+	}
+	return order.Order{V: order.SchemaVersion, State: order.Archived, Request: order.Request{ID: parts[2]}, Hash: header.Get(hashHeader)}, true
+}
+
+// Archive replaces an ended order, which was written out before, by an empty
+// message, so that its id stays taken. Safe to repeat.
+func (l *Line) Archive(ctx context.Context, it Item) error {
+	if err := order.Check(it.State, order.Archived); err != nil {
+		return err
+	}
+	msg := nats.NewMsg(order.Subject(order.Archived, it.ID(), it.Lane()))
+	msg.Header.Set(hashHeader, it.Hash)
+	ack, err := l.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequenceForSubject(it.Seq, order.AllOf(it.ID())))
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == codeWrongSequence {
+		return fmt.Errorf("archive order %q: %w", it.ID(), ErrMoved)
+	}
+	if err != nil {
+		return fmt.Errorf("archive order %q: %w", it.ID(), err)
+	}
+	// A crash here leaves the ended order below the empty one. Nobody is handed
+	// it, and the purge of a second archiving takes it: both are listed as they
+	// are.
+	l.purgeBelow(ctx, it.ID(), ack.Sequence)
+	return nil
 }
 
 // Settle removes the item if it is not its order's last message, and tells

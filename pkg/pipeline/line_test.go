@@ -540,3 +540,30 @@ func TestRenew(t *testing.T) {
 		t.Errorf("incarnation %q since %v, it was %q since %v", again.Incarnation(), again.Since(), l.Incarnation(), l.Since())
 	}
 }
+
+// TestArchive: the order goes, its id stays taken and its message stays known.
+func TestArchive(t *testing.T) {
+	l := openLine(t)
+	o := anOrder("a")
+	o.Hash, o.State = "h1", order.Failed
+	it := create(t, l, o)
+	if err := l.Archive(t.Context(), create(t, l, anOrder("b"))); err == nil {
+		t.Error("an order that is under way was archived")
+	}
+	if err := l.Archive(t.Context(), it); err != nil {
+		t.Fatal(err)
+	}
+	if got := stored(t, l, "a"); len(got) != 1 || !strings.HasPrefix(got[0], "order.archived.a.acme") {
+		t.Errorf("left: %q", got)
+	}
+	last, err := l.Last(t.Context(), "a")
+	if err != nil || last.State != order.Archived || last.Hash != "h1" || last.ID() != "a" {
+		t.Errorf("%+v, %v", last, err)
+	}
+	if _, err := l.Create(t.Context(), anOrder("a")); !errors.Is(err, ErrMoved) {
+		t.Errorf("the id is free again: %v", err)
+	}
+	if err := l.Archive(t.Context(), it); !errors.Is(err, ErrMoved) {
+		t.Errorf("archived twice: %v", err)
+	}
+}

@@ -136,7 +136,7 @@ func (l *Line) one(ctx context.Context, m jetstream.Msg, h Handler) {
 	}
 	_ = m.InProgress() // a new leader knows only when the message was stored
 	log := l.log.With("subject", m.Subject())
-	it, err := decodeItem(m.Subject(), m.Data(), md.Sequence.Stream, md.Timestamp)
+	it, err := decodeItem(m.Subject(), m.Headers(), m.Data(), md.Sequence.Stream, md.Timestamp)
 	if err != nil {
 		// A record of a newer program is left to newer workers; a broken one can
 		// only come from a foreign publisher on our own subject.
