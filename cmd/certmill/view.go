@@ -188,6 +188,9 @@ func summaryTable(s app.Summary) string {
 		t.AppendRow(table.Row{"failed", 0})
 	}
 	t.AppendRow(table.Row{"held", s.Held})
+	if s.Archived > 0 {
+		t.AppendRow(table.Row{"archived", s.Archived})
+	}
 	if s.Unfinished > 0 {
 		t.AppendRow(table.Row{"unfinished", s.Unfinished})
 	}

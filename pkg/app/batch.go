@@ -229,6 +229,7 @@ type Summary struct {
 	New          int            `json:"new"`
 	Issued       int            `json:"issued"`
 	Held         int            `json:"held"`
+	Archived     int            `json:"archived,omitempty"` // ended long ago
 	Failed       map[string]int `json:"failed"` // by class
 	Unfinished   int            `json:"unfinished"`
 	Calls        int            `json:"calls"` // to the clouds in this run
@@ -250,8 +251,8 @@ type Problem struct {
 	Commands []string `json:"commands,omitempty"`
 }
 
-// OK tells whether every order was issued.
-func (s Summary) OK() bool { return s.Issued == s.Orders && len(s.Bad) == 0 }
+// OK tells whether every order was issued, now or before.
+func (s Summary) OK() bool { return s.Issued+s.Archived == s.Orders && len(s.Bad) == 0 }
 
 // summarise counts the outcomes.
 func summarise(b Batch, h handed, ended map[string]pipeline.Item, took time.Duration) Summary {
@@ -263,6 +264,8 @@ func summarise(b Batch, h handed, ended map[string]pipeline.Item, took time.Dura
 			sum.Unfinished++
 		case it.State == order.Issued:
 			sum.Issued++
+		case it.State == order.Archived:
+			sum.Archived++
 		case it.State == order.Failed && it.Failure != nil:
 			sum.Failed[it.Failure.Class]++
 			sum.Problems = append(sum.Problems, Problem{ID: h.wanted[key], State: string(it.State), Class: it.Failure.Class, Reason: it.Failure.Reason, Advice: it.Failure.Advice})
