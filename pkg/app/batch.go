@@ -230,7 +230,7 @@ type Summary struct {
 	Issued       int            `json:"issued"`
 	Held         int            `json:"held"`
 	Archived     int            `json:"archived,omitempty"` // ended long ago
-	Failed       map[string]int `json:"failed"` // by class
+	Failed       map[string]int `json:"failed"`             // by class
 	Unfinished   int            `json:"unfinished"`
 	Calls        int            `json:"calls"` // to the clouds in this run
 	PerCert      float64        `json:"calls_per_certificate"`
