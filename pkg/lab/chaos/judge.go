@@ -1,0 +1,354 @@
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// patience is how long no order may come to rest before those that did not are
+// called lost. It is longer than the rests that are not scaled down.
+const patience = 150 * time.Second
+
+// settle waits until every order rests (it is final, or held), or until nothing
+// has come to rest for a long time.
+func (s *site) settle(ctx context.Context) error {
+	s.tell("settling")
+	last, since := -1, time.Now()
+	for {
+		left, err := s.unrested(ctx)
+		if err == nil && left == 0 {
+			return nil
+		}
+		if err == nil && left != last {
+			last, since = left, time.Now()
+		}
+		if time.Since(since) > patience {
+			s.tell(fmt.Sprintf("%d orders do not come to rest (%v)", left, err))
+			return nil // judge names them
+		}
+		if err := sleep(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+}
+
+// unrested counts what is not at rest.
+func (s *site) unrested(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	line, err := s.line(ctx)
+	if err != nil {
+		return 0, err
+	}
+	inbox, err := line.Pending(ctx)
+	if err != nil {
+		return 0, err
+	}
+	counts, err := line.Counts(ctx)
+	if err != nil {
+		return 0, err
+	}
+	left := int(inbox)
+	for state, n := range counts {
+		if !rests(state) {
+			left += n
+		}
+	}
+	return left, nil
+}
+
+func rests(s order.State) bool { return s.Final() || s == order.Held }
+
+// verdict is what the judging needs.
+type verdict struct {
+	*site
+	report  Report
+	orders  map[string]pipeline.Item // last state by id
+	entries map[string]ledger.Entry  // by account and names
+	paid    map[string]cloudsim.OrderReport
+	ours    map[string]string // paid orders that the ledger knows: what it says of them
+	cases   []dossier
+}
+
+// dossier is all that is known about one problem.
+type dossier struct {
+	Problem string                 `json:"problem"`
+	Orders  []order.Order          `json:"orders,omitempty"`
+	Ledger  []ledger.Entry         `json:"ledger,omitempty"`
+	Cloud   []cloudsim.OrderReport `json:"cloud,omitempty"`
+}
+
+// judge compares what was acknowledged, what lies in the streams and what the
+// clouds have in their books.
+func (s *site) judge(ctx context.Context) (Report, error) {
+	s.tell("judging")
+	v := &verdict{site: s, report: s.tally(), orders: map[string]pipeline.Item{}, entries: map[string]ledger.Entry{},
+		paid: map[string]cloudsim.OrderReport{}, ours: map[string]string{}}
+	if err := v.read(ctx); err != nil {
+		return v.report, fmt.Errorf("judge: %w", err)
+	}
+	v.lost()
+	v.double()
+	v.money()
+	return v.report, v.file()
+}
+
+func (v *verdict) read(ctx context.Context) error {
+	line, err := v.line(ctx)
+	if err != nil {
+		return err
+	}
+	states := map[string]int{}
+	err = line.EachOrder(ctx, func(it pipeline.Item) error {
+		if was, twice := v.orders[it.ID()]; twice && rests(was.State) && rests(it.State) {
+			v.problem("order %s rests in two states, %s and %s", []string{it.ID()}, it.ID(), was.State, it.State)
+		}
+		if it.Seq > v.orders[it.ID()].Seq {
+			v.orders[it.ID()] = it
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	// Such a reading may come from a server that lags. One by one they are the
+	// leader's word.
+	for id := range v.books.acked {
+		it, err := line.Last(ctx, id)
+		switch {
+		case errors.Is(err, pipeline.ErrNoOrder):
+			delete(v.orders, id)
+		case err != nil:
+			return err
+		default:
+			v.orders[id] = it
+		}
+	}
+	for _, it := range v.orders {
+		states[string(it.State)]++
+	}
+	v.report.States = states
+	for _, o := range v.sim.Report().Orders {
+		if o.Spent {
+			v.paid[o.UID+"/"+o.ID] = o
+		}
+	}
+	return v.readLedger(ctx)
+}
+
+// readLedger reads what is known of all names that were ordered or paid, entry
+// by entry.
+func (v *verdict) readLedger(ctx context.Context) error {
+	l, err := ledger.New(ctx, v.js)
+	if err != nil {
+		return err
+	}
+	asked := map[string][]string{} // main account and names
+	for _, it := range v.orders {
+		if it.Main != "" {
+			asked[it.Main+"/"+names(it.Request.Names)] = it.Request.Names
+		}
+	}
+	for _, o := range v.paid {
+		asked[o.UID+"/"+names(o.Names)] = o.Names
+	}
+	for key, of := range asked {
+		main, _, _ := strings.Cut(key, "/")
+		e, err := l.Read(ctx, main, of)
+		if err != nil {
+			return err
+		}
+		v.entries[key] = e
+		v.know(e)
+	}
+	for key, o := range v.paid {
+		if o.Cloud != "tencent" {
+			continue
+		}
+		r, err := l.Holder(ctx, o.UID, o.ID)
+		if err != nil {
+			return err
+		}
+		if r.Order != "" {
+			v.ours[key] = "claimed by " + r.Order
+		}
+	}
+	return nil
+}
+
+// know notes which cloud orders an entry accounts for.
+func (v *verdict) know(e ledger.Entry) {
+	for _, u := range e.Unclaimed {
+		v.ours[e.Main+"/"+u.CloudID] = "unclaimed"
+	}
+	if _, open := e.OpenAttempt(); open { // one of these rows is its purchase, nobody knows yet which
+		for key, o := range v.paid {
+			if o.UID == e.Main && names(o.Names) == names(e.Names) {
+				v.ours[key] = "open"
+			}
+		}
+	}
+	for _, c := range e.Claims {
+		v.ours[e.Main+"/"+c.CloudID] = "claimed by " + c.Order
+	}
+}
+
+// lost: an order that was acknowledged exists and rests, an issued one is
+// delivered, and a bad message is kept with its reason.
+func (v *verdict) lost() {
+	for _, id := range slices.Sorted(maps.Keys(v.books.acked)) {
+		it, there := v.orders[id]
+		switch {
+		case !there:
+			v.report.Lost++
+			v.problem("order %s was acknowledged and is gone", []string{id}, id)
+		case !rests(it.State):
+			v.report.Lost++
+			v.problem("order %s does not come to rest: %s, %+v, not before %s", []string{id}, id, it.State, it.Wait, it.NotBefore.Format(time.TimeOnly))
+		case it.State == order.Issued && !v.delivered(id):
+			v.report.Lost++
+			v.problem("order %s is issued but not delivered", []string{id}, id)
+		case it.State == order.Failed && (it.Failure == nil || it.Failure.Reason == ""), it.State == order.Held && (it.Hold == nil || it.Hold.Reason == "" || len(it.Hold.Commands) == 0):
+			v.problem("order %s ended as %s without a reason or a command", []string{id}, id, it.State)
+		}
+	}
+	bad := 0
+	for id, it := range v.orders {
+		if strings.HasPrefix(id, "bad-") && it.State == order.Failed && it.Failure != nil && it.Failure.Reason != "" {
+			bad++
+		}
+	}
+	if bad < v.books.bad {
+		v.report.Lost += v.books.bad - bad
+		v.problem("%d of %d bad messages are not kept as failed with a reason", nil, v.books.bad-bad, v.books.bad)
+	}
+}
+
+func (v *verdict) delivered(id string) bool {
+	_, err := os.Stat(filepath.Join(v.cfg.Deliver.Directory, id, "fullchain.pem"))
+	return err == nil
+}
+
+// double: nothing more was paid for a set of names than purchases were
+// authorised for it, nor for one key than for its order.
+func (v *verdict) double() {
+	allowed, asked := map[string]int{}, map[string][]string{}
+	byKey := map[string]int{}
+	for id, it := range v.orders {
+		if it.Account == "" {
+			continue
+		}
+		n := names(it.Request.Names)
+		allowed[n] += max(it.Purchase, 1)
+		asked[n] = append(asked[n], id)
+		if it.Key != nil {
+			byKey[it.Key.Fingerprint] += max(it.Purchase, 1)
+		}
+	}
+	paid, keys := map[string][]string{}, map[string]int{}
+	for key, o := range v.paid {
+		paid[names(o.Names)] = append(paid[names(o.Names)], key)
+		if o.KeyFP != "" {
+			keys[o.KeyFP]++
+		}
+	}
+	for n, ids := range paid {
+		over := len(ids) > allowed[n]
+		for _, key := range ids {
+			fp := v.paid[key].KeyFP
+			over = over || fp != "" && byKey[fp] > 0 && keys[fp] > byKey[fp]
+		}
+		if over {
+			v.report.Double++
+			v.problem("%d cloud orders were paid for %s, %d were authorised (orders %v, cloud %v)", asked[n], len(ids), n, allowed[n], asked[n], ids)
+		}
+	}
+}
+
+// money: every paid order is in the ledger, and every claim is a paid order.
+func (v *verdict) money() {
+	v.report.QuotaCloud = len(v.paid)
+	for key, how := range v.ours {
+		if _, paid := v.paid[key]; !paid {
+			v.report.Difference++
+			v.problem("the ledger knows cloud order %s (%s), which the clouds' books do not have as paid", nil, key, how)
+			continue
+		}
+		v.report.QuotaOurs++
+		if !strings.HasPrefix(how, "claimed") {
+			v.report.Unresolved++
+		}
+	}
+	for key, o := range v.paid {
+		if v.ours[key] == "" {
+			v.report.Difference++
+			v.problem("cloud order %s for %v was paid and the ledger does not know it", v.asking(o.Names), key, o.Names)
+		}
+	}
+}
+
+func (v *verdict) asking(of []string) (ids []string) {
+	for id, it := range v.orders {
+		if names(it.Request.Names) == names(of) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// problem notes something that must not be, with all that is known of the
+// orders.
+func (v *verdict) problem(format string, ids []string, args ...any) {
+	d := dossier{Problem: fmt.Sprintf("%s: "+format, append([]any{v.did.Battery}, args...)...)}
+	v.report.Problems = append(v.report.Problems, d.Problem)
+	for _, id := range ids {
+		it, there := v.orders[id]
+		if !there {
+			continue
+		}
+		d.Orders = append(d.Orders, it.Order)
+		n := names(it.Request.Names)
+		for _, e := range v.entries {
+			if names(e.Names) == n {
+				d.Ledger = append(d.Ledger, e)
+			}
+		}
+		for _, o := range v.sim.Report().Orders {
+			if names(o.Names) == n {
+				d.Cloud = append(d.Cloud, o)
+			}
+		}
+	}
+	v.cases = append(v.cases, d)
+}
+
+// file leaves what was found beside the logs.
+func (v *verdict) file() error {
+	if len(v.cases) == 0 {
+		return nil
+	}
+	data, err := json.MarshalIndent(v.cases, "", "  ")
+	return errors.Join(err, os.WriteFile(filepath.Join(v.dir, "problems.json"), data, 0o600))
+}
+
+func names(of []string) string {
+	n := slices.Clone(of)
+	for i := range n {
+		n[i] = strings.ToLower(n[i])
+	}
+	slices.Sort(n)
+	return strings.Join(slices.Compact(n), " ")
+}

@@ -1,0 +1,267 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/certmill/certmill/pkg/app"
+)
+
+// landLate puts a proxy between each submitter but one and the clouds. It holds
+// a submitter's create calls back, has the submitter frozen or killed, and
+// delivers them when another has taken over: inside the signature's life, and
+// after it.
+func landLate(ctx context.Context, s *site, _ int) error {
+	all, err := s.requests(s.size.Orders, "late")
+	if err != nil {
+		return err
+	}
+	var behind []*gate
+	for _, p := range s.submitters[1:] {
+		g, err := s.newGate(p)
+		if err != nil {
+			return err
+		}
+		defer g.close()
+		behind = append(behind, g)
+	}
+	return s.while(ctx, all, func(ctx context.Context) error {
+		dice := s.dice("late")
+		for n := 0; sleep(ctx, between(dice, 200*time.Millisecond, time.Second)) == nil; n++ {
+			if err := s.episode(ctx, dice, behind[n%len(behind)], n/len(behind)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// episode is one time that a submitter's calls land late.
+func (s *site) episode(ctx context.Context, dice *rand.Rand, g *gate, n int) error {
+	inside, killed := n%2 == 0, n/2%2 == 1
+	d := between(dice, waiting-500*time.Millisecond, waiting+3*time.Second)
+	if inside {
+		// Stamps are whole seconds, so up to 1 s older than the call.
+		d = between(dice, ackWait+100*time.Millisecond, signatureLife-1100*time.Millisecond)
+	}
+	thawBefore := dice.IntN(2) == 0
+	g.shut()
+	defer g.open()
+	if !g.caught(ctx, 3*time.Second) {
+		return nil // nothing was bought through it
+	}
+	held := time.Now()
+	if killed {
+		g.worker.kill()
+		s.count(func(r *Report) { r.Kills++ })
+	} else if err := g.worker.freeze(); err != nil {
+		return err
+	} else {
+		s.count(func(r *Report) { r.Freezes++ })
+	}
+	calls := g.take()
+	if killed {
+		if err := g.worker.start(); err != nil {
+			return err
+		}
+	}
+	_ = sleep(context.WithoutCancel(ctx), time.Until(held.Add(d)))
+	if !killed && thawBefore {
+		g.worker.thaw()
+	}
+	for _, c := range calls {
+		landed := c.land()
+		s.count(func(r *Report) {
+			if landed {
+				r.LateLanded++
+			} else {
+				r.LateRefused++
+			}
+		})
+	}
+	if !killed && !thawBefore {
+		_ = sleep(context.WithoutCancel(ctx), between(dice, 0, 2*time.Second))
+		g.worker.thaw()
+	}
+	return nil
+}
+
+// gate is the proxies of one submitter, one for each cloud.
+type gate struct {
+	worker *process
+	web    []*http.Server
+
+	mu      sync.Mutex
+	holding bool
+	held    []*call
+}
+
+// call is a create call that was accepted and not passed on.
+type call struct {
+	to     string // base URL of the cloud
+	req    *http.Request
+	body   []byte
+	answer chan *http.Response // what the cloud said, for a worker that still listens
+}
+
+// newGate puts itself into the submitter's config and starts it anew.
+func (s *site) newGate(p *process) (*gate, error) {
+	g := &gate{worker: p}
+	ways := map[string]string{}
+	for _, to := range []string{s.sim.AliyunURL(), s.sim.TencentURL()} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			g.close()
+			return nil, err
+		}
+		web := &http.Server{Handler: g.handler(to), ReadHeaderTimeout: 5 * time.Second}
+		g.web = append(g.web, web)
+		go func() { _ = web.Serve(l) }() // ends with close
+		ways[to] = "http://" + l.Addr().String()
+	}
+	err := s.reconfigure(p, func(c *app.Config) {
+		for label, a := range c.Accounts {
+			a.Endpoint = ways[a.Endpoint]
+			c.Accounts[label] = a
+		}
+	})
+	if err != nil {
+		g.close()
+		return nil, err
+	}
+	p.kill()
+	return g, p.start()
+}
+
+func (g *gate) close() {
+	for _, w := range g.web {
+		_ = w.Close()
+	}
+}
+
+func (g *gate) handler(to string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		c := &call{to: to, req: r, body: body, answer: make(chan *http.Response, 1)}
+		if !spends(r, body) || !g.keep(c) {
+			c.land()
+		}
+		if resp := <-c.answer; resp != nil {
+			reply(w, resp)
+			return
+		}
+		panic(http.ErrAbortHandler) // the connection drops
+	})
+}
+
+// create calls by their action: the query or form has it at Alibaba, a header
+// at Tencent.
+var creates = []string{"CreateCertificateForPackageRequest", "CreateCertificateWithCsrRequest", "CertificateOrderSubmit"}
+
+func spends(r *http.Request, body []byte) bool {
+	form, _ := url.ParseQuery(string(body))
+	for _, action := range []string{r.URL.Query().Get("Action"), form.Get("Action"), r.Header.Get("X-TC-Action"), r.Header.Get("x-acs-action")} {
+		if slices.Contains(creates, action) {
+			return true
+		}
+	}
+	return false
+}
+
+func reply(w http.ResponseWriter, resp *http.Response) {
+	defer resp.Body.Close()
+	for k, v := range resp.Header {
+		w.Header()[k] = v
+	}
+	w.WriteHeader(resp.StatusCode)
+	_, _ = io.Copy(w, resp.Body) // the worker may be gone
+}
+
+// shut makes create calls wait from now on.
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.holding = true
+}
+
+// open lets them pass again, and what is still held as well.
+func (g *gate) open() {
+	g.mu.Lock()
+	g.holding = false
+	g.mu.Unlock()
+	for _, c := range g.take() {
+		c.land()
+	}
+}
+
+func (g *gate) keep(c *call) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.holding {
+		g.held = append(g.held, c)
+	}
+	return g.holding
+}
+
+// take returns what is held and lets later calls pass.
+func (g *gate) take() []*call {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	calls := g.held
+	g.held, g.holding = nil, false
+	return calls
+}
+
+// caught waits for a call to hold, and a moment longer for more of them.
+func (g *gate) caught(ctx context.Context, limit time.Duration) bool {
+	for end := time.Now().Add(limit); time.Now().Before(end); {
+		g.mu.Lock()
+		n := len(g.held)
+		g.mu.Unlock()
+		if n > 0 {
+			_ = sleep(ctx, 100*time.Millisecond)
+			return true
+		}
+		if sleep(ctx, 10*time.Millisecond) != nil {
+			return false
+		}
+	}
+	return false
+}
+
+// land passes the call on as it came, whatever became of who made it, and tells
+// whether it took effect.
+func (c *call) land() bool {
+	req, err := http.NewRequest(c.req.Method, c.to+c.req.URL.RequestURI(), bytes.NewReader(c.body))
+	if err != nil {
+		panic(fmt.Sprint("a request that was received cannot be sent: ", err))
+	}
+	req.Header, req.Host = c.req.Header.Clone(), c.req.Host // the host is signed
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		c.answer <- nil
+		return false
+	}
+	data, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil {
+		c.answer <- nil
+		return false
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(data))
+	c.answer <- resp
+	return resp.StatusCode == http.StatusOK && !strings.Contains(string(data), `"Error"`)
+}

@@ -1,0 +1,427 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// The scaled times: see the package comment.
+const (
+	signatureLife = 4 * time.Second
+	entryLife     = time.Second
+	clocks        = time.Second
+	listLag       = time.Second
+	deadline      = 500 * time.Millisecond
+	ackWait       = 2 * time.Second
+	waiting       = entryLife + signatureLife + clocks + listLag
+)
+
+// siteOptions say how a battery's site differs from the usual one: one server,
+// two workers of each kind.
+type siteOptions struct {
+	cluster    bool
+	submitters int // 0: 2
+}
+
+// site is one installation: servers and workers as processes, both clouds in
+// this one, and what was handed in and done.
+type site struct {
+	dir    string
+	seed   uint64
+	size   Size
+	tell   func(string)
+	sim    *cloudsim.Sim
+	cfg    app.Config
+	labels []string // of the accounts
+
+	servers    []*process
+	workers    []*process
+	submitters []*process // of the workers
+
+	nc *nats.Conn // the publisher's: it reconnects
+	js jetstream.JetStream
+
+	books *books
+
+	mu  sync.Mutex
+	did Report // what was done so far
+}
+
+func newSite(ctx context.Context, b battery, size Size, dir string, seed uint64, tell func(string)) (s *site, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("site: %w", err)
+	}
+	s = &site{dir: dir, seed: seed, size: size, tell: tell, books: newBooks(), did: Report{Battery: b.name}}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if err := s.openClouds(); err != nil {
+		return nil, err
+	}
+	if err := s.startServers(b.site.cluster); err != nil {
+		return nil, err
+	}
+	if err := s.configure(b.site.cluster); err != nil {
+		return nil, err
+	}
+	if err := s.connect(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.firstUse(ctx); err != nil {
+		return nil, err
+	}
+	for _, role := range app.Roles {
+		n := 2
+		if role == app.Submitter && b.site.submitters > 0 {
+			n = b.site.submitters
+		}
+		for i := range n {
+			if err := s.addWorker(role, i); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s, nil
+}
+
+// dice returns a source of chance of its own for each purpose, so that what one
+// goroutine draws does not depend on when another does.
+func (s *site) dice(purpose string) *rand.Rand {
+	return rand.New(rand.NewPCG(s.seed, seedOf(s.seed, purpose, 0)))
+}
+
+// openClouds starts the clouds. They are in this process: their books are the
+// oracle.
+func (s *site) openClouds() (err error) {
+	cfg := cloudsim.Config{
+		Seed:                s.seed,
+		AliyunSignatureLife: cloudsim.Duration(signatureLife), TencentSignatureLife: cloudsim.Duration(signatureLife),
+		ClockSkew: cloudsim.Duration(clocks), ListLag: cloudsim.Between(0, listLag),
+		IssueDelay: cloudsim.Between(200*time.Millisecond, time.Second), CloudKey: "p256",
+		Logger: slog.New(slog.DiscardHandler),
+	}
+	each := 2*s.size.Orders/s.size.Accounts + 100
+	for n := range s.size.Accounts {
+		a := cloudsim.Account{Cloud: "aliyun", Label: fmt.Sprintf("ali-%d", n/2), UID: fmt.Sprintf("1000000000%04d", n),
+			AccessKeyID: fmt.Sprintf("LTAIchaos%04d", n), AccessKeySecret: fmt.Sprintf("chaos-secret-%d", n)}
+		if n%2 == 0 {
+			a.Products = map[string]int{product: s.size.Orders * 10}
+		} else {
+			a.Cloud, a.Label, a.AccessKeyID = "tencent", fmt.Sprintf("ten-%d", n/2), fmt.Sprintf("AKIDchaos%04d", n)
+			for i := range each {
+				a.Certificates = append(a.Certificates, cloudsim.Certificate{ID: fmt.Sprintf("c%03d%05d", n, i)})
+			}
+		}
+		cfg.Accounts = append(cfg.Accounts, a)
+		s.labels = append(s.labels, a.Label)
+	}
+	s.sim, err = cloudsim.Start(context.Background(), cfg)
+	return err
+}
+
+// limits are those of the clouds' pages, less for the DNS, where these would
+// split the rings. Written into the config they make each worker join the rings
+// when it starts, so that all of them are filled by the time they are needed.
+var limits = map[string]map[string]int{
+	"aliyun": {
+		"CreateCertificateForPackageRequest": 10, "CreateCertificateWithCsrRequest": 10, "DescribeCertificateState": 10,
+		"ListUserCertificateOrder": 10, "GetUserCertificateDetail": 10, "DescribePackageState": 10,
+		"GetMainDomainName": 20, "DescribeSubDomainRecords": 30, "AddDomainRecord": 30, "DeleteDomainRecord": 30,
+	},
+	"tencent": {
+		"CertificateInfoSubmit": 10, "CertificateOrderSubmit": 10, "DescribeCertificate": 10, "CompleteCertificate": 10,
+		"DescribeCertificates": 10, "DescribeCertificateDetail": 10, "DescribeDomainList": 20, "DescribeRecordList": 30,
+		"CreateRecord": 30, "DeleteRecord": 30,
+	},
+}
+
+// product is what orders at Alibaba buy.
+const product = "symantec-dv-1-starter"
+
+func (s *site) startServers(cluster bool) error {
+	n := 1
+	if cluster {
+		n = 3
+	}
+	ports, err := freePorts(2 * n)
+	if err != nil {
+		return err
+	}
+	var routes []string
+	for _, p := range ports[n:] {
+		if cluster {
+			routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", p))
+		}
+	}
+	for i := range n {
+		name := fmt.Sprintf("n%d", i)
+		p := &process{name: name, log: logFile(s.dir, name+"-process"), what: child{Name: name, Port: ports[i], Route: ports[n+i], Routes: routes, Dir: filepath.Join(s.dir, name)}}
+		if err := p.start(); err != nil {
+			return err
+		}
+		s.servers = append(s.servers, p)
+	}
+	return nil
+}
+
+func freePorts(n int) ([]int, error) {
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+func (s *site) url() string {
+	var all []string
+	for _, p := range s.servers {
+		all = append(all, fmt.Sprintf("nats://127.0.0.1:%d", p.what.Port))
+	}
+	return strings.Join(all, ",")
+}
+
+// configure makes the workers' config.
+func (s *site) configure(cluster bool) error {
+	c := app.Defaults()
+	c.NATS.URL, c.Log, c.AckWait = s.url(), "info", ackWait
+	if cluster {
+		c.NATS.Replicas = 3
+	}
+	c.State = filepath.Join(s.dir, "state")
+	c.Keys = app.Keys{Store: filepath.Join(s.dir, "keys"), Identity: filepath.Join(s.dir, "identity.age")}
+	c.Deliver.Directory, c.DCV.Files = filepath.Join(s.dir, "certs"), filepath.Join(s.dir, "files")
+	c.DCV.Servers, c.DCV.Resolvers = []string{s.sim.DNSAddr()}, []string{s.sim.DNSAddr()}
+	if _, err := certstore.OpenIdentity(c.Keys.Identity); err != nil {
+		return err
+	}
+	c.Accounts = map[string]app.Account{}
+	for _, a := range s.sim.Accounts() {
+		key, secret := filepath.Join(s.dir, a.Label+".key"), filepath.Join(s.dir, a.Label+".secret")
+		if err := errors.Join(os.WriteFile(key, []byte(a.AccessKeyID), 0o600), os.WriteFile(secret, []byte(a.AccessKeySecret), 0o600)); err != nil {
+			return err
+		}
+		account := app.Account{Cloud: a.Cloud, Main: a.UID, Endpoint: s.sim.TencentURL(), KeyID: app.Ref("file:" + key), Secret: app.Ref("file:" + secret),
+			Contact:  order.Contact{Name: "Ops", Email: "pki@example.com", Phone: "13800000000", Province: "zhejiang", City: "hangzhou"},
+			Limits: limits["tencent"], Deadline: deadline, SpendDeadline: deadline, SignatureLife: signatureLife, EntryLife: entryLife, Clocks: clocks, ListLag: listLag}
+		if a.Cloud == "aliyun" {
+			account.Endpoint, account.Product, account.Limits = s.sim.AliyunURL(), product, limits["aliyun"]
+		}
+		account.DNSEndpoint = account.Endpoint
+		c.Accounts[a.Label] = account
+	}
+	var err error
+	s.cfg, err = s.writeConfig("certmill", c)
+	return err
+}
+
+// writeConfig writes a config file and reads it back, as the workers will.
+func (s *site) writeConfig(name string, c app.Config) (app.Config, error) {
+	data, err := yaml.Marshal(c)
+	if err != nil {
+		return c, fmt.Errorf("write config: %w", err)
+	}
+	path := s.configPath(name)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		return c, fmt.Errorf("write config: %w", err)
+	}
+	return app.Load(path)
+}
+
+func (s *site) configPath(name string) string { return filepath.Join(s.dir, name+".yaml") }
+
+func (s *site) connect(ctx context.Context) (err error) {
+	s.nc, err = nats.Connect(s.url(), nats.Name("chaos"), nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond),
+		nats.RetryOnFailedConnect(true), nats.PingInterval(time.Second), nats.Timeout(2*time.Second))
+	if err != nil {
+		return err
+	}
+	if s.js, err = jetstream.New(s.nc); err != nil {
+		return err
+	}
+	return s.untilUp(ctx)
+}
+
+// untilUp waits for a JetStream that answers.
+func (s *site) untilUp(ctx context.Context) error {
+	return s.await(ctx, time.Minute, "JetStream answers", func(ctx context.Context) error {
+		_, err := s.js.AccountInfo(ctx)
+		return err
+	})
+}
+
+// await asks until f has no error.
+func (s *site) await(ctx context.Context, limit time.Duration, what string, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		try, done := context.WithTimeout(ctx, 5*time.Second)
+		err := f(try)
+		done()
+		if err == nil {
+			return nil
+		}
+		if sleep(ctx, 200*time.Millisecond) != nil {
+			return fmt.Errorf("waited %v until %s: %w", limit, what, err)
+		}
+	}
+}
+
+// firstUse says for every account that nothing was bought there: it was not.
+func (s *site) firstUse(ctx context.Context) error {
+	return s.await(ctx, time.Minute, "the accounts are set up", func(ctx context.Context) error {
+		console, err := app.OpenConsole(ctx, s.cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		defer console.Close()
+		for _, label := range s.labels {
+			if err := console.FirstUse(ctx, label); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *site) addWorker(role app.Role, n int) error {
+	name := fmt.Sprintf("%s-%d", role, n)
+	p := &process{name: name, log: logFile(s.dir, name), what: child{Role: role, Config: s.configPath("certmill")}}
+	s.workers = append(s.workers, p)
+	if role == app.Submitter {
+		s.submitters = append(s.submitters, p)
+	}
+	return p.start()
+}
+
+// reconfigure gives one worker a config of its own.
+func (s *site) reconfigure(p *process, edit func(*app.Config)) error {
+	c := s.cfg
+	c.Accounts = map[string]app.Account{}
+	for label, a := range s.cfg.Accounts {
+		c.Accounts[label] = a
+	}
+	edit(&c)
+	if _, err := s.writeConfig(p.name, c); err != nil {
+		return err
+	}
+	p.what.Config = s.configPath(p.name)
+	return nil
+}
+
+// killWorker is kill -9, and another one at once.
+func (s *site) killWorker(p *process) error {
+	p.kill()
+	s.count(func(r *Report) { r.Kills++ })
+	return p.start()
+}
+
+// stopWorkers stops all of them: with a signal, or hard.
+func (s *site) stopWorkers(hard bool) {
+	var all sync.WaitGroup
+	for _, p := range s.workers {
+		all.Go(func() {
+			if hard {
+				p.kill()
+				s.count(func(r *Report) { r.Kills++ })
+			} else {
+				p.end(syscall.SIGTERM, 40*time.Second)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func (s *site) startWorkers() error {
+	for _, p := range s.workers {
+		if err := p.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *site) count(f func(*Report)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(&s.did)
+}
+
+// tally is what was done.
+func (s *site) tally() Report {
+	for _, f := range s.sim.Faults() {
+		s.count(func(r *Report) { r.Faults += f.Hits })
+	}
+	s.sim.ClearFaults()
+	for _, c := range s.sim.Report().Calls {
+		s.count(func(r *Report) { r.OverLimit += c.Violations })
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.did
+	r.Orders = s.books.acknowledged()
+	return r
+}
+
+// line reads orders as the workers store them.
+func (s *site) line(ctx context.Context) (*pipeline.Line, error) {
+	return pipeline.Open(ctx, s.js, "chaos", slog.New(slog.NewTextHandler(io.Discard, nil)))
+}
+
+func (s *site) close() {
+	if s.nc != nil {
+		s.nc.Close()
+	}
+	var all sync.WaitGroup
+	for _, p := range slices.Concat(s.workers, s.servers) {
+		all.Go(p.kill)
+	}
+	all.Wait()
+	if s.sim != nil {
+		_ = s.sim.Close()
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// between draws a time.
+func between(r *rand.Rand, lo, hi time.Duration) time.Duration {
+	return lo + time.Duration(r.Int64N(int64(hi-lo)+1))
+}
