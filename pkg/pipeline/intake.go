@@ -151,14 +151,17 @@ type reading struct {
 	filter string
 	next   uint64 // sequence of the stream to go on at
 	left   int    // at most so many orders are read, or what f moves would come for ever
+	barren int    // pages in a row that brought nothing
 }
 
-// Of a reading: orders per page, how long the server may take for one, and how
-// long it keeps the consumer while f works on a page.
+// Of a reading: orders per page, how long the server may take for one, how many
+// in a row may bring nothing, and how long the server keeps the consumer while f
+// works on a page.
 const (
-	pageSize = 500
-	pageWait = 2 * time.Second
-	readIdle = 30 * time.Second
+	pageSize  = 500
+	pageWait  = 2 * time.Second
+	maxBarren = 5
+	readIdle  = 30 * time.Second
 )
 
 // readOn reads with one throw-away consumer, until everything is read or the
@@ -176,18 +179,20 @@ func (l *Line) readOn(ctx context.Context, r *reading, f func(Item) error) error
 	r.left = min(r.left, int(cons.CachedInfo().NumPending))
 	for r.left > 0 && ctx.Err() == nil {
 		got, err := r.page(cons, f)
-		if err != nil || got > 0 {
-			if err != nil {
-				return err
-			}
+		if err != nil {
+			return err
+		}
+		if got > 0 {
+			r.barren = 0
 			continue
 		}
-		if _, err := cons.Info(ctx); errors.Is(err, jetstream.ErrConsumerNotFound) {
-			return nil // with another consumer
-		} else if err != nil {
-			return fmt.Errorf("read %s: %w", r.filter, err)
+		// The rest was removed, the consumer is gone, or a server that is just
+		// coming up delivers nothing yet (seen: it said 70 and sent none). Only
+		// another consumer's count tells.
+		if r.barren++; r.barren > maxBarren {
+			return fmt.Errorf("read %s: the server counts %d more orders and delivers none", r.filter, r.left)
 		}
-		r.left = 0 // the rest was removed meanwhile
+		return ctx.Err()
 	}
 	return ctx.Err()
 }

@@ -189,8 +189,17 @@ func (s *Submitter) notOurs(o order.Order, err error) (order.Order, error) {
 		Advice: "name another id, or 'any' for an unused one"})
 }
 
-// inUse: the look shows that somebody else started it, before our first call.
+// inUse: the look shows that somebody else started it, before our first call:
+// unless a later visit of this very order did, while this one was frozen. That
+// one noted the resource before it called.
 func (s *Submitter) inUse(ctx context.Context, o order.Order, st issuer.Status) (order.Order, error) {
+	raised, err := s.Keys.Number(o.ID())
+	if err != nil {
+		return o, err
+	}
+	if raised.Resource == o.Resource {
+		return o, pipeline.Snooze(time.Second) // this visit's order is an old one
+	}
 	return s.giveBack(ctx, o, order.Failure{Class: ClassInUse,
 		Reason: fmt.Sprintf("%s is in use already: the cloud says %q", o.Resource, st.Raw),
 		Advice: "name another id, or 'any' for an unused one"})
