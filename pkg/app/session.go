@@ -55,6 +55,9 @@ type session struct {
 	sinks    []stage.Sink
 	accounts stage.Accounts
 	solvers  map[string]dcv.Solver
+
+	looked atomic.Int64 // when the storage was looked at, Unix seconds
+	full   atomic.Bool  // it was nearly used up then
 }
 
 // NewProcess opens what needs no connection: keys, clients, permits. Whoever

@@ -49,7 +49,9 @@ func (s *session) work(ctx context.Context, r Role) error {
 func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 	intake := stage.Intake{Accounts: s.accounts, Ledger: s.ledger, Line: s.line, Log: s.log}
 	for _, urgent := range []bool{false, true} {
-		g.Go(func() error { return s.line.Intake(ctx, urgent, intake.Accept) })
+		g.Go(func() error {
+			return s.while(ctx, s.roomy, func(ctx context.Context) error { return s.line.Intake(ctx, urgent, intake.Accept) })
+		})
 	}
 	s.lanes(ctx, g, order.Submit, &stage.Submitter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Keys: s.keys,
 		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Line: s.line})
@@ -112,6 +114,33 @@ func (s *session) lanes(ctx context.Context, g *errgroup.Group, state order.Stat
 		})
 	}
 }
+
+// fullShare is where the intake stops: the orders that are under way need the
+// rest of the storage.
+const fullShare = 0.8
+
+// roomy tells whether new orders are taken: not when most of what the NATS
+// account may store is used. Without such a bound nothing can be told. Who
+// publishes goes on being acknowledged until the inbox itself is full.
+func (s *session) roomy(ctx context.Context) bool {
+	if time.Since(time.Unix(s.looked.Load(), 0)) < roomyEvery {
+		return !s.full.Load()
+	}
+	s.looked.Store(time.Now().Unix())
+	info, err := s.js.AccountInfo(ctx)
+	if err != nil {
+		return !s.full.Load()
+	}
+	full := info.Limits.MaxStore > 0 && float64(info.Store) >= fullShare*float64(info.Limits.MaxStore)
+	if full && !s.full.Swap(full) {
+		s.log.ErrorContext(ctx, "no more orders are taken: the NATS account has used most of its storage; archive ended orders (certmill archive) or give it more",
+			"used", info.Store, "allowed", info.Limits.MaxStore)
+	}
+	s.full.Store(full)
+	return !full
+}
+
+const roomyEvery = 10 * time.Second
 
 // active tells whether an account is not paused: the consumers of a paused one
 // are not pulled, so that its orders stay where they are.

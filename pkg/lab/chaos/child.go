@@ -104,7 +104,7 @@ func (f *freezer) at(name string) {
 	n := f.seen[name]
 	f.seen[name] = n // it is known from now on
 	for _, m := range f.seen {
-		if m < n && time.Since(f.last) < 5*time.Second {
+		if m < n && time.Since(f.last) < 20*time.Second {
 			return // another gap's turn
 		}
 	}

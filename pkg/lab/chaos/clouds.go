@@ -24,19 +24,27 @@ func faultyClouds(ctx context.Context, s *site, _ int) error {
 			if err := s.setFaults(share); err != nil {
 				return err
 			}
-			_ = sleep(ctx, s.size.For/2)
+			if share < 0.2 {
+				_ = sleep(ctx, s.size.For/2)
+			}
 		}
 		<-ctx.Done()
-		return nil // settle goes on under faults; tally ends them
+		s.endFaults()
+		return nil
 	})
 }
 
-// setFaults replaces the rules and keeps count of what the old ones hit.
-func (s *site) setFaults(share float64) error {
+// endFaults removes the rules and keeps count of what they hit.
+func (s *site) endFaults() {
 	for _, f := range s.sim.Faults() {
 		s.count(func(r *Report) { r.Faults += f.Hits })
 	}
 	s.sim.ClearFaults()
+}
+
+// setFaults replaces the rules.
+func (s *site) setFaults(share float64) error {
+	s.endFaults()
 	each := share / float64(len(faultKinds))
 	left := 1.0
 	for _, f := range faultKinds {

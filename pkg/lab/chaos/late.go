@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/certmill/certmill/pkg/app"
 )
 
@@ -36,18 +38,32 @@ func landLate(ctx context.Context, s *site, _ int) error {
 		behind = append(behind, g)
 	}
 	return s.while(ctx, all, func(ctx context.Context) error {
-		dice := s.dice("late")
-		for n := 0; sleep(ctx, between(dice, 200*time.Millisecond, time.Second)) == nil; n++ {
-			if err := s.episode(ctx, dice, behind[n%len(behind)], n/len(behind)); err != nil {
-				return err
-			}
+		var all errgroup.Group
+		for i, b := range behind {
+			all.Go(func() error { return s.episodes(ctx, i, b) })
 		}
-		return nil
+		return all.Wait()
 	})
 }
 
-// episode is one time that a submitter's calls land late.
-func (s *site) episode(ctx context.Context, dice *rand.Rand, g *gate, n int) error {
+// episodes has one submitter's calls land late, again and again.
+func (s *site) episodes(ctx context.Context, i int, g *gate) error {
+	dice := s.dice(fmt.Sprint("late", i))
+	for n := i; sleep(ctx, between(dice, 100*time.Millisecond, 500*time.Millisecond)) == nil; {
+		caught, err := s.episode(ctx, dice, g, n)
+		if err != nil {
+			return err
+		}
+		if caught {
+			n++
+		}
+	}
+	return nil
+}
+
+// episode is one time that a submitter's calls land late. It tells whether there
+// were any.
+func (s *site) episode(ctx context.Context, dice *rand.Rand, g *gate, n int) (bool, error) {
 	inside, killed := n%2 == 0, n/2%2 == 1
 	d := between(dice, waiting-500*time.Millisecond, waiting+3*time.Second)
 	if inside {
@@ -58,21 +74,21 @@ func (s *site) episode(ctx context.Context, dice *rand.Rand, g *gate, n int) err
 	g.shut()
 	defer g.open()
 	if !g.caught(ctx, 3*time.Second) {
-		return nil // nothing was bought through it
+		return false, nil // nothing was bought through it
 	}
 	held := time.Now()
 	if killed {
 		g.worker.kill()
 		s.count(func(r *Report) { r.Kills++ })
 	} else if err := g.worker.freeze(); err != nil {
-		return err
+		return true, err
 	} else {
 		s.count(func(r *Report) { r.Freezes++ })
 	}
 	calls := g.take()
 	if killed {
 		if err := g.worker.start(); err != nil {
-			return err
+			return true, err
 		}
 	}
 	_ = sleep(context.WithoutCancel(ctx), time.Until(held.Add(d)))
@@ -93,7 +109,7 @@ func (s *site) episode(ctx context.Context, dice *rand.Rand, g *gate, n int) err
 		_ = sleep(context.WithoutCancel(ctx), between(dice, 0, 2*time.Second))
 		g.worker.thaw()
 	}
-	return nil
+	return true, nil
 }
 
 // gate is the proxies of one submitter, one for each cloud.
@@ -232,7 +248,7 @@ func (g *gate) caught(ctx context.Context, limit time.Duration) bool {
 		n := len(g.held)
 		g.mu.Unlock()
 		if n > 0 {
-			_ = sleep(ctx, 100*time.Millisecond)
+			_ = sleep(ctx, 150*time.Millisecond)
 			return true
 		}
 		if sleep(ctx, 10*time.Millisecond) != nil {

@@ -230,8 +230,8 @@ func (s *site) configure(cluster bool) error {
 			return err
 		}
 		account := app.Account{Cloud: a.Cloud, Main: a.UID, Endpoint: s.sim.TencentURL(), KeyID: app.Ref("file:" + key), Secret: app.Ref("file:" + secret),
-			Contact:  order.Contact{Name: "Ops", Email: "pki@example.com", Phone: "13800000000", Province: "zhejiang", City: "hangzhou"},
-			Limits: limits["tencent"], Deadline: deadline, SpendDeadline: deadline, SignatureLife: signatureLife, EntryLife: entryLife, Clocks: clocks, ListLag: listLag}
+			Contact: order.Contact{Name: "Ops", Email: "pki@example.com", Phone: "13800000000", Province: "zhejiang", City: "hangzhou"},
+			Limits:  limits["tencent"], Deadline: deadline, SpendDeadline: deadline, SignatureLife: signatureLife, EntryLife: entryLife, Clocks: clocks, ListLag: listLag}
 		if a.Cloud == "aliyun" {
 			account.Endpoint, account.Product, account.Limits = s.sim.AliyunURL(), product, limits["aliyun"]
 		}
@@ -377,10 +377,7 @@ func (s *site) count(f func(*Report)) {
 
 // tally is what was done.
 func (s *site) tally() Report {
-	for _, f := range s.sim.Faults() {
-		s.count(func(r *Report) { r.Faults += f.Hits })
-	}
-	s.sim.ClearFaults()
+	s.endFaults()
 	for _, c := range s.sim.Report().Calls {
 		s.count(func(r *Report) { r.OverLimit += c.Violations })
 	}
