@@ -224,3 +224,27 @@ func TestResourceAfterAWipe(t *testing.T) {
 		})
 	}
 }
+
+// A visit that froze before the first call and wakes after another visit of the
+// same order made it sees the resource in use: by its own order, which keeps it.
+func TestLateVisitLeavesItsOrdersResourceAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	for _, r := range []order.Request{{ID: "ali", Account: "ali", Instance: "any"}, {ID: "ten", Account: "ten"}} {
+		r.Names = []string{r.ID + ".example.com"}
+		w.publish(r)
+		late := w.freezing("start: resource claimed")
+		ended := late.freeze(r.ID)
+		o := w.worker().drive(r.ID, order.Verify)
+		late.thaw()
+		<-ended
+		if h := w.holder(o.Main, o.Resource); h != r.ID {
+			t.Errorf("%s: its resource is held by %q", r.ID, h)
+		}
+		if n, err := w.keys.Number(r.ID); err != nil || n.Resource != o.Resource {
+			t.Errorf("%s: the key store knows %+v, %v", r.ID, n, err)
+		}
+		w.worker().drive(r.ID, order.Issued)
+		w.wantIssued(r.ID)
+	}
+}
