@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"os/exec"
@@ -31,7 +32,8 @@ type child struct {
 	// A worker:
 	Role   app.Role `json:",omitempty"`
 	Config string   `json:",omitempty"`
-	Freeze bool     `json:",omitempty"` // at the gaps of its effects, now and then
+	Freeze uint64   `json:",omitempty"` // not 0: seed of where it freezes among the gaps of its effects
+	Share  share    `json:",omitzero"`  // of these gaps
 	// A server, one of a cluster if it has routes:
 	Name   string   `json:",omitempty"`
 	Port   int      `json:",omitempty"`
@@ -77,8 +79,8 @@ func (c child) work(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.Freeze {
-		f := &freezer{seen: map[string]int{}}
+	if c.Freeze != 0 {
+		f := &freezer{dice: rand.New(rand.NewPCG(c.Freeze, 1)), share: c.Share, seen: map[string]int{}}
 		ctx = gap.With(ctx, func(_ context.Context, name string) { f.at(name) })
 	}
 	return app.Work(ctx, cfg, c.Role)
@@ -87,28 +89,28 @@ func (c child) work(ctx context.Context) error {
 // gapMark begins the line by which a worker says where it freezes.
 const gapMark = "frozen at "
 
-// freezer stops the whole process at the gaps of a purchase: where it was
-// stopped least, but not before it has worked for a moment.
+// freezer stops the whole process at its share of the gaps of a purchase: always
+// where it was not stopped yet, and less and less often where it was, so that it
+// comes to those that lie behind, too.
 type freezer struct {
 	mu   sync.Mutex
-	seen map[string]int // by gap: how often it was frozen there
+	dice *rand.Rand
+	share
+	seen map[string]int // by gap: how often it was stopped there
 	last time.Time
 }
+
+// share is one part of so many.
+type share struct{ Part, Of uint64 }
+
+func (s share) has(name string) bool { return seedOf(0, name, 0)%s.Of == s.Part }
 
 func (f *freezer) at(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if strings.HasPrefix(name, "move: ") { // every transition's, and no purchase's own
-		return
-	}
 	n := f.seen[name]
-	f.seen[name] = n // it is known from now on
-	for _, m := range f.seen {
-		if m < n && time.Since(f.last) < 20*time.Second {
-			return // another gap's turn
-		}
-	}
-	if time.Since(f.last) < time.Second {
+	// "move: " is every transition's gap and no purchase's own.
+	if strings.HasPrefix(name, "move: ") || !f.has(name) || time.Since(f.last) < 500*time.Millisecond || f.dice.IntN(1<<min(n, 4)) > 0 {
 		return
 	}
 	f.seen[name]++

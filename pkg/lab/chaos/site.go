@@ -70,6 +70,9 @@ type site struct {
 }
 
 func newSite(ctx context.Context, b battery, size Size, dir string, seed uint64, tell func(string)) (s *site, err error) {
+	if _, err := os.Stat(dir); err == nil {
+		return nil, fmt.Errorf("%s is there already, with an earlier run's streams: name another folder", dir)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("site: %w", err)
 	}

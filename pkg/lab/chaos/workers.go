@@ -42,7 +42,7 @@ func freezeAtGaps(ctx context.Context, s *site, _ int) error {
 	for i, p := range s.submitters[1:] {
 		dice := s.dice(fmt.Sprint("thaws", i))
 		p.kill()
-		p.what.Freeze = true
+		p.what.Freeze, p.what.Share = dice.Uint64()|1, share{uint64(i), uint64(len(s.submitters) - 1)}
 		p.line = func(line string) {
 			gap, frozen := strings.CutPrefix(line, gapMark)
 			if !frozen {
@@ -69,7 +69,7 @@ func (s *site) unfreezable() error {
 		p.thaw()
 		time.Sleep(200 * time.Millisecond)
 		p.end(syscall.SIGTERM, 10*time.Second)
-		p.what.Freeze = false
+		p.what.Freeze = 0
 		if err := p.start(); err != nil {
 			return err
 		}
