@@ -230,6 +230,13 @@ func (p *process) again(was *exec.Cmd) {
 	}
 }
 
+// ends is how often it ended without having been told to.
+func (p *process) ends() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.exits
+}
+
 // end takes the process down with a signal and waits until it is gone, killing
 // it if it takes too long.
 func (p *process) end(sig os.Signal, within time.Duration) {

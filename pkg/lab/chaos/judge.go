@@ -103,7 +103,7 @@ func (s *site) judge(ctx context.Context) (Report, error) {
 	v.lost()
 	v.double()
 	v.money()
-	return v.report, v.file()
+	return v.report, errors.Join(v.panics(), v.file())
 }
 
 func (v *verdict) read(ctx context.Context) error {
@@ -243,7 +243,8 @@ func (v *verdict) delivered(id string) bool {
 }
 
 // double: nothing more was paid for a set of names than purchases were
-// authorised for it, nor for one key than for its order.
+// authorised for it, nor for one key than for its order, nor does an order have
+// more claims.
 func (v *verdict) double() {
 	allowed, asked := map[string]int{}, map[string][]string{}
 	byKey := map[string]int{}
@@ -258,6 +259,12 @@ func (v *verdict) double() {
 			byKey[it.Key.Fingerprint] += max(it.Purchase, 1)
 		}
 	}
+	claims := map[string]int{} // by order
+	for _, e := range v.entries {
+		for _, c := range e.Claims {
+			claims[c.Order]++
+		}
+	}
 	paid, keys := map[string][]string{}, map[string]int{}
 	for key, o := range v.paid {
 		paid[names(o.Names)] = append(paid[names(o.Names)], key)
@@ -270,6 +277,9 @@ func (v *verdict) double() {
 		for _, key := range ids {
 			fp := v.paid[key].KeyFP
 			over = over || fp != "" && byKey[fp] > 0 && keys[fp] > byKey[fp]
+		}
+		for _, id := range asked[n] {
+			over = over || claims[id] > max(v.orders[id].Purchase, 1)
 		}
 		if over {
 			v.report.Double++
@@ -307,6 +317,20 @@ func (v *verdict) asking(of []string) (ids []string) {
 		}
 	}
 	return ids
+}
+
+// panics: none of the processes may have.
+func (v *verdict) panics() error {
+	for _, p := range slices.Concat(v.workers, v.servers) {
+		data, err := os.ReadFile(p.log)
+		if err != nil {
+			return err
+		}
+		if strings.Contains(string(data), "handler panicked") || strings.Contains(string(data), "goroutine 1 [") {
+			v.problem("%s panicked: see %s", nil, p.name, p.log)
+		}
+	}
+	return nil
 }
 
 // problem notes something that must not be, with all that is known of the

@@ -3,6 +3,7 @@ package chaos
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -37,13 +39,19 @@ func landLate(ctx context.Context, s *site, _ int) error {
 		defer g.close()
 		behind = append(behind, g)
 	}
-	return s.while(ctx, all, func(ctx context.Context) error {
+	err = s.while(ctx, all, func(ctx context.Context) error {
 		var all errgroup.Group
 		for i, b := range behind {
 			all.Go(func() error { return s.episodes(ctx, i, b) })
 		}
 		return all.Wait()
 	})
+	for _, g := range behind { // the gates go, so the submitters call the clouds themselves
+		g.worker.end(syscall.SIGTERM, 10*time.Second)
+		g.worker.what.Config = s.configPath("certmill")
+		err = errors.Join(err, g.worker.start())
+	}
+	return err
 }
 
 // episodes has one submitter's calls land late, again and again.

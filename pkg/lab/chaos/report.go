@@ -22,6 +22,7 @@ type Report struct {
 	LateRefused   int            `json:"late_refused,omitempty"` // and that came after their signature's life
 	Wipes         int            `json:"wipes,omitempty"`        // JetStream lost
 	Restores      int            `json:"restores,omitempty"`     // JetStream put back to an earlier copy
+	Exits         int            `json:"exits,omitempty"`        // of workers, by themselves
 	Gaps          map[string]int `json:"gaps,omitempty"`         // where workers were frozen
 
 	// What was found.
@@ -53,6 +54,7 @@ func (r *Report) merge(o Report) {
 	r.LateLanded, r.LateRefused, r.Wipes, r.Restores = r.LateLanded+o.LateLanded, r.LateRefused+o.LateRefused, r.Wipes+o.Wipes, r.Restores+o.Restores
 	r.Lost, r.Double, r.Difference, r.OverLimit = r.Lost+o.Lost, r.Double+o.Double, r.Difference+o.Difference, r.OverLimit+o.OverLimit
 	r.QuotaCloud, r.QuotaOurs, r.Unresolved = r.QuotaCloud+o.QuotaCloud, r.QuotaOurs+o.QuotaOurs, r.Unresolved+o.Unresolved
+	r.Exits += o.Exits
 	r.Problems = append(r.Problems, o.Problems...)
 	if o.Ratio > 0 {
 		r.Ratio = o.Ratio
@@ -125,6 +127,7 @@ func (r Report) more() string {
 	tell(r.Wipes, "times JetStream was lost")
 	tell(r.Restores, "times it was put back to a copy")
 	tell(r.Unresolved, "paid orders are known to the ledger and left to a person")
+	tell(r.Exits, "times a worker ended by itself and was started again")
 	tell(r.OverLimit, "calls above the limit of 10 a second")
 	if r.Ratio > 0 {
 		parts = append(parts, fmt.Sprintf("with bad messages %.2f of the speed without them", r.Ratio))

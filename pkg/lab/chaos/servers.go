@@ -34,7 +34,7 @@ func shakeServers(ctx context.Context, s *site, _ int) error {
 		dice := s.dice("servers")
 		for {
 			for _, i := range dice.Perm(len(kinds)) {
-				if sleep(ctx, between(dice, time.Second, 3*time.Second)) != nil {
+				if sleep(ctx, between(dice, 2*time.Second, 8*time.Second)) != nil {
 					return nil
 				}
 				if err := kinds[i](ctx); err != nil && ctx.Err() == nil {

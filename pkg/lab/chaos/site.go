@@ -384,6 +384,9 @@ func (s *site) tally() Report {
 	for _, c := range s.sim.Report().Calls {
 		s.count(func(r *Report) { r.OverLimit += c.Violations })
 	}
+	for _, p := range s.workers {
+		s.count(func(r *Report) { r.Exits += p.ends() })
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.did
