@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -139,6 +140,9 @@ func (v *verdict) read(ctx context.Context) error {
 	}
 	for _, it := range v.orders {
 		states[string(it.State)]++
+		if it.State == order.Held && it.Hold != nil {
+			v.report.Held = plus(v.report.Held, map[string]int{digits.ReplaceAllString(it.Hold.Reason, "#"): 1})
+		}
 	}
 	v.report.States = states
 	for _, o := range v.sim.Report().Orders {
@@ -367,6 +371,8 @@ func (v *verdict) file() error {
 	data, err := json.MarshalIndent(v.cases, "", "  ")
 	return errors.Join(err, os.WriteFile(filepath.Join(v.dir, "problems.json"), data, 0o600))
 }
+
+var digits = regexp.MustCompile(`[0-9]+`)
 
 func names(of []string) string {
 	n := slices.Clone(of)

@@ -26,14 +26,15 @@ type Report struct {
 	Gaps          map[string]int `json:"gaps,omitempty"`         // where workers were frozen
 
 	// What was found.
-	Lost       int            `json:"lost"`        // acknowledged orders that vanished or never come to rest
-	Double     int            `json:"double"`      // sets of names for which more was paid than was authorised
-	States     map[string]int `json:"states"`      // orders by their last state
-	QuotaCloud int            `json:"quota_cloud"` // paid orders, by the clouds' books
-	QuotaOurs  int            `json:"quota_ours"`  // by the ledger
-	Unresolved int            `json:"unresolved"`  // of ours: known to the ledger, but no order's claim (open, or unclaimed)
-	Difference int            `json:"difference"`  // paid orders that the ledger does not know, or the clouds do not
-	OverLimit  int            `json:"over_limit"`  // calls above an account's limit in a sliding second
+	Lost       int            `json:"lost"`           // acknowledged orders that vanished or never come to rest
+	Double     int            `json:"double"`         // sets of names for which more was paid than was authorised
+	States     map[string]int `json:"states"`         // orders by their last state
+	Held       map[string]int `json:"held,omitempty"` // held orders by reason, digits as #
+	QuotaCloud int            `json:"quota_cloud"`    // paid orders, by the clouds' books
+	QuotaOurs  int            `json:"quota_ours"`     // by the ledger
+	Unresolved int            `json:"unresolved"`     // of ours: known to the ledger, but no order's claim (open, or unclaimed)
+	Difference int            `json:"difference"`     // paid orders that the ledger does not know, or the clouds do not
+	OverLimit  int            `json:"over_limit"`     // calls above an account's limit in a sliding second
 	Ratio      float64        `json:"ratio,omitempty"`
 	Problems   []string       `json:"problems,omitempty"`
 
@@ -59,7 +60,7 @@ func (r *Report) merge(o Report) {
 	if o.Ratio > 0 {
 		r.Ratio = o.Ratio
 	}
-	r.States, r.Gaps = plus(r.States, o.States), plus(r.Gaps, o.Gaps)
+	r.States, r.Gaps, r.Held = plus(r.States, o.States), plus(r.Gaps, o.Gaps), plus(r.Held, o.Held)
 }
 
 // add adds a battery to the report of all.
@@ -131,6 +132,9 @@ func (r Report) more() string {
 	tell(r.OverLimit, "calls above the limit of 10 a second")
 	if r.Ratio > 0 {
 		parts = append(parts, fmt.Sprintf("with bad messages %.2f of the speed without them", r.Ratio))
+	}
+	for _, why := range slices.Sorted(maps.Keys(r.Held)) {
+		tell(r.Held[why], "held: "+why)
 	}
 	for _, g := range slices.Sorted(maps.Keys(r.Gaps)) {
 		tell(r.Gaps[g], "frozen at "+g)
