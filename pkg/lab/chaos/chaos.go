@@ -67,7 +67,7 @@ type battery struct {
 
 var batteries = []battery{
 	{"kill", "kill -9 of random workers every 0.5 to 2 s", Size{Orders: 110, For: 52 * time.Second}, Size{Orders: 10_000, For: 8 * time.Minute, Accounts: 12}, killWorkers, siteOptions{}},
-	{"nats", "three servers, R3: leaders killed, frozen for 3 s and 12 s, all killed at once", Size{Orders: 70, For: 85 * time.Second}, Size{Orders: 2000, For: 8 * time.Minute}, shakeServers, siteOptions{cluster: true}},
+	{"nats", "three servers, R3: leaders killed, frozen for 3 s and 12 s, all killed at once", Size{Orders: 70, For: 105 * time.Second}, Size{Orders: 2000, For: 8 * time.Minute}, shakeServers, siteOptions{cluster: true}},
 	{"faults", "5 %, then 20 % of all calls go wrong; lists lag and are stale", Size{Orders: 70, For: 24 * time.Second}, Size{Orders: 4000, For: 6 * time.Minute}, faultyClouds, siteOptions{}},
 	{"late", "create calls that land after their worker was frozen or killed", Size{Orders: 70, For: 40 * time.Second}, Size{Orders: 2000, For: 7 * time.Minute}, landLate, siteOptions{submitters: 4}},
 	{"wipe", "JetStream lost, or put back to an earlier copy, in mid run", Size{Orders: 20, For: 12 * time.Second, Runs: 2}, Size{Orders: 100, For: 20 * time.Second, Runs: 20}, loseStreams, siteOptions{}},
