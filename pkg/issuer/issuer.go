@@ -86,7 +86,7 @@ type Page struct {
 // Usage is how much of a product the account has.
 type Usage struct {
 	Bought, Used, Issued int64
-	Read                 time.Time
+	Read                 time.Time // no earlier than the counts were taken
 }
 
 // Fence bounds the time stamp that a spending request is signed with. A request

@@ -430,45 +430,71 @@ func (l *Ledger) Report(ctx context.Context, main string, names []string, u Uncl
 }
 
 // Each reads the entries of a main account and calls f for each, until f
-// returns an error. Entries that are written meanwhile may be left out or come
-// as they were: act on one only through the methods that read again.
+// returns an error. Entries that are written meanwhile may come twice, or as
+// they were: act on one only through the methods that read again.
 func (l *Ledger) Each(ctx context.Context, main string, f func(Entry) error) error {
+	from, empty := uint64(1), 0
+	for {
+		next, left, err := l.eachFrom(ctx, main, from, f)
+		switch {
+		case err != nil:
+			return fmt.Errorf("read ledger of %s: %w", main, err)
+		case left == 0:
+			return nil
+		case next > from:
+			from, empty = next, 0
+			continue
+		}
+		// A server that lags, or whose leader changes, gives nothing although
+		// there is something. Only a count of zero is an end.
+		if empty++; empty > 5 {
+			return fmt.Errorf("read ledger of %s: %d entries do not come", main, left)
+		}
+	}
+}
+
+// eachFrom reads on from a sequence with a consumer of its own. It returns where
+// to go on, and how many were pending when it began.
+func (l *Ledger) eachFrom(ctx context.Context, main string, from uint64, f func(Entry) error) (next, pending uint64, err error) {
 	cons, err := l.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		FilterSubject: "spend." + main + ".*", AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
+		FilterSubject: "spend." + main + ".*", AckPolicy: jetstream.AckNonePolicy,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
 		MemoryStorage: true, InactiveThreshold: 30 * time.Second})
 	if err != nil {
-		return fmt.Errorf("read ledger of %s: %w", main, err)
+		return from, 0, err
 	}
 	info := cons.CachedInfo()
 	defer func() { _ = l.stream.DeleteConsumer(context.WithoutCancel(ctx), info.Name) }()
-	for left := int(info.NumPending); left > 0; {
-		batch, err := cons.Fetch(min(left, 500), jetstream.FetchMaxWait(2*time.Second))
+	for left := info.NumPending; left > 0; {
+		batch, err := cons.Fetch(int(min(left, 500)), jetstream.FetchMaxWait(2*time.Second))
 		if err != nil {
-			return fmt.Errorf("read ledger of %s: %w", main, err)
+			return from, info.NumPending, err
 		}
-		n := 0
+		n := uint64(0)
 		for m := range batch.Messages() {
 			n++
-			if err := visit(m, f); err != nil {
-				return err
+			seq, err := visit(m, f)
+			if err != nil {
+				return from, info.NumPending, err
 			}
+			from = seq + 1
 		}
-		if err := batch.Error(); err != nil || n == 0 { // none: they were rewritten, and lie further on
-			return err
+		if n == 0 {
+			break
 		}
-		left -= n
+		left -= min(n, left)
 	}
-	return nil
+	return from, info.NumPending, nil
 }
 
-func visit(m jetstream.Msg, f func(Entry) error) error {
+func visit(m jetstream.Msg, f func(Entry) error) (uint64, error) {
 	md, err := m.Metadata()
 	if err != nil {
-		return fmt.Errorf("read %s: %w", m.Subject(), err)
+		return 0, fmt.Errorf("read %s: %w", m.Subject(), err)
 	}
 	e, err := decodeEntry(m.Data(), md.Sequence.Stream, md.Timestamp)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return f(e)
+	return md.Sequence.Stream, f(e)
 }

@@ -257,7 +257,7 @@ func (p *Operator) surelyNot(ctx context.Context, a *Account, o order.Order, ope
 		return nil
 	}
 	r := Reconciler{Accounts: p.Accounts, Ledger: p.Ledger, States: p.States, Line: p.Line, Now: time.Now}
-	n, err := r.unexplained(ctx, a.Flows[o.Operation], c, open)
+	n, err := r.unexplained(ctx, a, a.Flows[o.Operation], c, open)
 	if err != nil {
 		return err
 	}

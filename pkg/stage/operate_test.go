@@ -166,7 +166,8 @@ func TestNotBoughtByHand(t *testing.T) {
 	w.wantNotNow("a", p.by.NotBought(ctx, "a"), "not swept")
 	w.must(w.states.Change(ctx, aliUID, func(s *account.State) { s.Mark = mark }))
 	w.must(w.sim.SetConfig(func(c *cloudsim.Config) { c.ListLag = cloudsim.Exactly(hour) }))
-	w.stranger("unlisted.example.com")
+	w.stranger("unlisted.example.com") // which the open entry of "early" could explain
+	w.stranger("another.example.com")
 	err := p.by.NotBought(ctx, "a")
 	w.wantNotNow("a", err, "no listed order explains")
 	if strings.Contains(err.Error(), "buy-again") {

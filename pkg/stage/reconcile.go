@@ -201,22 +201,22 @@ func again(err error) error {
 	return err
 }
 
-// notBought says that nothing was bought, if the second witness agrees: growth
-// of the product's count since the entry's reading must be explained by what
-// else the list shows.
+// notBought says that nothing was bought, if the second witness agrees, which is
+// asked after the list: growth of the product's count since the entry's reading
+// must be explained by what else was bought.
 func (r *Reconciler) notBought(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry, open ledger.Attempt, rows []issuer.Row) (order.Order, error) {
 	if !r.States.State(o.Main).Marked(r.Line.Incarnation()) {
 		return o, pipeline.Snooze(time.Second) // nobody says "never bought" before the first sweep
 	}
 	if c, ok := flow.(issuer.Counter); ok && open.Used != nil {
-		unexplained, err := r.unexplained(ctx, flow, c, open)
+		unexplained, err := r.unexplained(ctx, a, flow, c, open)
 		if err != nil {
 			return o, pipeline.Retry(err, 0)
 		}
 		if unexplained > 0 {
 			if r.Now().After(open.Opened.Add(3 * a.Waits.Total())) {
 				return o, pipeline.HoldOpen(o.ID(), fmt.Sprintf(
-					"no cloud order for its names is listed, but the quota of %s fell by %d that no listed order explains", open.Product, unexplained))
+					"no cloud order for its names is listed, but the quota of %s fell by %d that neither the ledger nor the list explains", open.Product, unexplained))
 			}
 			return o, pipeline.Snooze(5 * time.Second)
 		}
@@ -231,10 +231,9 @@ func (r *Reconciler) notBought(ctx context.Context, a *Account, flow issuer.Flow
 	return o, nil
 }
 
-// unexplained is how many uses of a product since the entry's reading no listed
-// order of that product accounts for. Orders of every status count, because the
-// cloud counts every successful call.
-func (r *Reconciler) unexplained(ctx context.Context, flow issuer.Flow, c issuer.Counter, open ledger.Attempt) (int64, error) {
+// unexplained is how many uses of a product since the entry's reading neither
+// the ledger nor an unclaimed row accounts for.
+func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Flow, c issuer.Counter, open ledger.Attempt) (int64, error) {
 	now, err := c.Usage(ctx, open.Product)
 	if err != nil {
 		return 0, err
@@ -243,22 +242,58 @@ func (r *Reconciler) unexplained(ctx context.Context, flow issuer.Flow, c issuer
 	if growth <= 0 {
 		return 0, nil
 	}
+	// The ledger is read after the count, so that it knows what the count has.
+	known := map[string]bool{}
+	err = r.Ledger.Each(ctx, a.Main, func(e ledger.Entry) error {
+		for _, c := range e.Claims {
+			known[c.CloudID] = true
+		}
+		for _, other := range e.Attempts {
+			known[other.Provisional] = true
+			if explains(e, other, open, now.Read) {
+				growth--
+			}
+		}
+		return nil
+	})
+	if err != nil || growth <= 0 {
+		return growth, err
+	}
+	strangers, err := strangers(ctx, flow, known, open)
+	return growth - strangers, err
+}
+
+// explains tells whether another attempt may be one of the uses that were
+// counted since the entry's reading and until the count of now: a purchase with
+// a later intent. One whose call was under way while the entry's count was read
+// may be in it already, and one that is open may never have landed: to let these
+// explain buys twice where the list hides longer than was allowed for
+// (TestPurchaseModel finds it), not to costs a hold now and then.
+func explains(e ledger.Entry, other, open ledger.Attempt, now time.Time) bool {
+	if other.Product != open.Product || other.Order == open.Order || other.Opened.After(now) {
+		return false
+	}
+	_, bought := e.Claim(other.Order, other.Purchase)
+	return bought && other.Ending == ledger.Bought && other.Opened.After(open.Used.Read)
+}
+
+// strangers counts the rows of the product that nobody claims and that came
+// after the entry's reading: orders of every status, because the cloud counts
+// every successful call. No allowance is made for clocks: a row from before the
+// reading is in the count already, and would hide a purchase that is not listed.
+func strangers(ctx context.Context, flow issuer.Flow, known map[string]bool, open ledger.Attempt) (int64, error) {
 	all, ok := flow.(issuer.AllLister)
 	if !ok {
-		return growth, nil
+		return 0, nil
 	}
-	// No allowance for clocks: a row from before the reading is in the count
-	// already, and would hide a purchase that is not listed. A cloud whose clock
-	// is behind ours costs a look more, or a hold.
-	since := open.Used.Read
 	seen := map[string]bool{}
-	err = eachRow(ctx, all.All, func(row issuer.Row) error {
-		if row.Product == open.Product && row.Created.After(since) {
+	err := eachRow(ctx, all.All, func(row issuer.Row) error {
+		if row.Product == open.Product && row.Created.After(open.Used.Read) && !known[row.CloudID] {
 			seen[row.CloudID] = true
 		}
 		return nil
 	})
-	return growth - int64(len(seen)), err
+	return int64(len(seen)), err
 }
 
 // maxPages bounds a list that never ends.

@@ -203,6 +203,22 @@ func TestUsedCountStopsNotBought(t *testing.T) {
 	w.wantPaid(1, "a.example.com")
 }
 
+// Growth that the ledger explains is no obstacle, also where the list does not
+// show those purchases yet.
+func TestUsedCountExplainedByTheLedger(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("a", "reset_before_commit", "a.example.com")
+	w.must(w.sim.SetConfig(func(c *cloudsim.Config) { c.ListLag = cloudsim.Exactly(time.Hour) }))
+	w.order("b", "b.example.com")
+	p.drive("b", order.Verify)
+	w.later()
+	p.visit("a")
+	if o := w.last("a"); o.State != order.Submit {
+		t.Errorf("although the ledger has the purchase that was counted: %s", w.tell("a"))
+	}
+}
+
 // Growth that other orders' rows explain is no obstacle.
 func TestExplainedUsedCount(t *testing.T) {
 	t.Parallel()

@@ -269,7 +269,6 @@ func (p *packages) collect(ctx context.Context, q orderQuery, f *finding) (int, 
 func (p *packages) Usage(ctx context.Context, product string) (issuer.Usage, error) {
 	r := cas.CreateDescribePackageStateRequest()
 	r.ProductCode = product
-	read := time.Now()
 	var out struct{ TotalCount, UsedCount, IssuedCount *number }
 	if err := p.c.ask(ctx, r, &out); err != nil {
 		return issuer.Usage{}, err
@@ -277,7 +276,7 @@ func (p *packages) Usage(ctx context.Context, product string) (issuer.Usage, err
 	if out.TotalCount == nil || out.UsedCount == nil {
 		return issuer.Usage{}, &issuer.Error{Kind: issuer.Unavailable, Action: "DescribePackageState", Message: "the answer has no counts"}
 	}
-	u := issuer.Usage{Bought: int64(*out.TotalCount), Used: int64(*out.UsedCount), Read: read}
+	u := issuer.Usage{Bought: int64(*out.TotalCount), Used: int64(*out.UsedCount), Read: time.Now()}
 	if out.IssuedCount != nil {
 		u.Issued = int64(*out.IssuedCount)
 	}
