@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/elliptic"
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 
@@ -120,5 +121,16 @@ func TestSchemaDescribesEveryField(t *testing.T) {
 				t.Errorf("%s.%s has no description", name, inner)
 			}
 		}
+	}
+}
+
+// TestPublishedSchema holds the published file against the code.
+func TestPublishedSchema(t *testing.T) {
+	published, err := os.ReadFile("../../deploy/order.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(published) != string(Schema()) {
+		t.Error("deploy/order.schema.json is not what the code says: go run ./cmd/certmill schema > deploy/order.schema.json")
 	}
 }
