@@ -190,15 +190,18 @@ func (s *Submitter) notOurs(o order.Order, err error) (order.Order, error) {
 }
 
 // inUse: the look shows that somebody else started it, before our first call:
-// unless a later visit of this very order did, while this one was frozen. That
-// one noted the resource before it called.
+// unless this very order did, in a later visit while this one was frozen, or
+// before the streams were put back to an earlier copy. Who calls notes the
+// resource in the key store first: the record takes that number, which for an
+// old visit is a transition that fails.
 func (s *Submitter) inUse(ctx context.Context, o order.Order, st issuer.Status) (order.Order, error) {
 	raised, err := s.Keys.Number(o.ID())
 	if err != nil {
 		return o, err
 	}
-	if raised.Resource == o.Resource {
-		return o, pipeline.Snooze(time.Second) // this visit's order is an old one
+	if raised.Resource == o.Resource && raised.Purchase == o.Purchase {
+		o.Attempt = raised.Attempt
+		return o, nil
 	}
 	return s.giveBack(ctx, o, order.Failure{Class: ClassInUse,
 		Reason: fmt.Sprintf("%s is in use already: the cloud says %q", o.Resource, st.Raw),

@@ -248,3 +248,31 @@ func TestLateVisitLeavesItsOrdersResourceAlone(t *testing.T) {
 		w.wantIssued(r.ID)
 	}
 }
+
+// Put back to a copy from between the choice and the first call, an order knows
+// its instance and not that it started it; the key store does.
+func TestResourceAfterARestore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	r := order.Request{ID: "a", Names: []string{"a.example.com"}, Account: "ali", Instance: "any"}
+	w.publish(r)
+	p := w.worker()
+	early := p.drive("a", order.Submit)
+	for early.Resource == "" {
+		p.visit("a")
+		early = w.last("a")
+	}
+	if early.Attempt != 0 {
+		t.Fatalf("attempt %d", early.Attempt)
+	}
+	p.drive("a", order.Verify)
+	n := w.afterWipe()
+	n.sweepFirst()
+	_, err := n.line.Create(t.Context(), early)
+	w.must(err)
+	n.worker().drive("a", order.Issued)
+	if o := n.wantIssued("a"); o.Resource != early.Resource {
+		t.Errorf("it used %s, and then %s", early.Resource, o.Resource)
+	}
+	n.wantPaid(1, "a.example.com")
+}
