@@ -104,8 +104,8 @@ func (s *session) lanes(ctx context.Context, g *errgroup.Group, state order.Stat
 		g.Go(func() error {
 			lane := a.Label + order.UrgentSuffix
 			busy := func(ctx context.Context) bool {
-				any, err := s.line.Any(ctx, state, lane)
-				return s.active(a)(ctx) && (any || err != nil)
+				some, err := s.line.Any(ctx, state, lane)
+				return s.active(a)(ctx) && (some || err != nil)
 			}
 			urgent := pipeline.HandlerFunc(func(ctx context.Context, o order.Order) (order.Order, error) {
 				return h.Handle(permit.Urgent(ctx), o) // its calls pass the others of this process
