@@ -69,7 +69,7 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 }
 
 func (s *session) verifier(ctx context.Context, g *errgroup.Group) {
-	s.lanes(ctx, g, order.Verify, &stage.Verifier{Accounts: s.accounts, Solvers: s.solvers, Looker: s.looker, Trouble: s.trouble()})
+	s.lanes(ctx, g, order.Verify, &stage.Verifier{Accounts: s.accounts, Solvers: s.solvers, Looker: s.looker, Trouble: s.trouble(), Pace: &stage.Pace{}})
 	issuing := &stage.IssuingSweep{Accounts: s.accounts, Line: s.line, Trouble: s.trouble(), Log: s.log, Now: time.Now}
 	for _, a := range s.accounts {
 		s.sweep(ctx, g, "issuing", a, func() time.Duration { return issuing.Interval(a.Label) }, issuing.Sweep)

@@ -81,6 +81,7 @@ type Row struct {
 type Page struct {
 	Rows []Row
 	More bool
+	Last int // index of the last page as the cloud counts now; 0 where it does not tell
 }
 
 // Usage is how much of a product the account has.

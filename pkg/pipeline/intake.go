@@ -128,16 +128,22 @@ func (l *Line) Pending(ctx context.Context) (uint64, error) {
 // Each reads the present orders of one state and lane ("*": all) and calls f
 // for each. The reads may be stale; act on them only through Move.
 func (l *Line) Each(ctx context.Context, state order.State, lane string, f func(Item) error) error {
-	return l.each(ctx, order.Subject(state, "*", lane), f)
+	return l.EachAfter(ctx, state, lane, 0, f)
+}
+
+// EachAfter is Each for the orders whose message came after a sequence of the
+// stream: those that a reader who remembers the rest has not seen yet.
+func (l *Line) EachAfter(ctx context.Context, state order.State, lane string, seq uint64, f func(Item) error) error {
+	return l.each(ctx, order.Subject(state, "*", lane), seq, f)
 }
 
 // EachOrder is Each for orders of all states.
 func (l *Line) EachOrder(ctx context.Context, f func(Item) error) error {
-	return l.each(ctx, order.Subject("*", "*", "*"), f)
+	return l.each(ctx, order.Subject("*", "*", "*"), 0, f)
 }
 
-func (l *Line) each(ctx context.Context, filter string, f func(Item) error) error {
-	r := reading{filter: filter, next: 1, left: math.MaxInt}
+func (l *Line) each(ctx context.Context, filter string, after uint64, f func(Item) error) error {
+	r := reading{filter: filter, next: after + 1, left: math.MaxInt}
 	for r.left > 0 {
 		if err := l.readOn(ctx, &r, f); err != nil {
 			return err

@@ -2,21 +2,29 @@ package stage
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
 
-// IssuingSweep looks after the orders that wait for the CA. It pages the
-// cloud's list of what still waits and compares; only orders that are no longer
-// listed are asked about. Ten thousand waiting orders cost 200 list calls, not
-// ten thousand.
+// IssuingSweep looks after the orders that wait for the CA, by the cloud's
+// lists. The list of what still waits tells what has changed; where the cloud
+// lists certificates, too, its newest pages tell what was issued, with the ids
+// to fetch it by, so that the long list is paged seldom. An order is asked about
+// by itself only when no list explains it. Ten thousand waiting orders cost 200
+// list calls a pass, not ten thousand.
+//
+// What it knows lies in memory: another replica, or the next process, learns it
+// again from the lists. Two sweeps of one account at once do no harm.
 type IssuingSweep struct {
 	Accounts Accounts
 	Line     *pipeline.Line
@@ -24,155 +32,151 @@ type IssuingSweep struct {
 	Log      *slog.Logger
 	Now      func() time.Time
 
-	mu      sync.Mutex
-	notes   map[string]note          // by order id; lost with the process, then learned again
-	average map[string]time.Duration // by label: how long orders now take
+	mu     sync.Mutex
+	fleets map[string]*fleet // by label
 }
 
-// note is what the sweep remembers of one order between two rounds.
-type note struct {
-	instance string // CAS instance id, by which the certificate list names it
-	asked    time.Time
-	distance time.Duration // until it is asked about again
-}
+// hands is how many orders a sweep moves at the same time.
+const hands = 8
 
-// Bounds of the sweep's rhythm.
-const (
-	shortestSweep = time.Second
-	longestSweep  = 5 * time.Minute
-	firstDistance = 2 * time.Second
-	farDistance   = 10 * time.Minute
-)
-
-// Interval is about a tenth of the time that orders now take.
+// Interval is how long the next sweep may wait: about a tenth of the time that
+// orders now take, a twentieth where a sweep is one or two calls.
 func (s *IssuingSweep) Interval(label string) time.Duration {
+	f := s.fleet(label)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.interval()
+}
+
+func (s *IssuingSweep) fleet(label string) *fleet {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return min(max(s.average[label]/10, shortestSweep), longestSweep)
+	if s.fleets == nil {
+		s.fleets = map[string]*fleet{}
+	}
+	if s.fleets[label] == nil {
+		s.fleets[label] = newFleet()
+	}
+	return s.fleets[label]
 }
 
 // Sweep looks at the issuing orders of an account once.
 func (s *IssuingSweep) Sweep(ctx context.Context, a *Account) error {
-	byFlow := map[string][]pipeline.Item{}
+	f := s.fleet(a.Label)
+	f.turn.Lock() // of this process; the interval is asked for meanwhile
+	defer f.turn.Unlock()
+	if err := s.read(ctx, a, f); err != nil {
+		return err
+	}
+	f.begin()
+	for _, action := range slices.Sorted(maps.Keys(a.Flows)) {
+		if err := s.sweepFlow(ctx, a, a.Flows[action], f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read learns which orders came to issuing since the last sweep. From time to
+// time it reads all, and forgets those that left by another way: a command, or
+// another replica's sweep.
+func (s *IssuingSweep) read(ctx context.Context, a *Account, f *fleet) error {
+	all := f.readAllDue(s.Now())
+	present := map[string]bool{}
 	for _, lane := range []string{a.Label, a.Label + order.UrgentSuffix} {
-		err := s.Line.Each(ctx, order.Issuing, lane, func(it pipeline.Item) error {
-			byFlow[it.Operation] = append(byFlow[it.Operation], it)
+		after := f.upTo[lane]
+		if all {
+			after = 0
+		}
+		err := s.Line.EachAfter(ctx, order.Issuing, lane, after, func(it pipeline.Item) error {
+			f.add(it)
+			present[it.ID()], f.upTo[lane] = true, max(f.upTo[lane], it.Seq)
 			return nil
 		})
 		if err != nil {
 			return err
 		}
 	}
-	for op, items := range byFlow {
-		if f := a.Flows[op]; f != nil {
-			if err := s.sweepFlow(ctx, a, f, items); err != nil {
-				return err
-			}
-		}
+	if all {
+		f.keep(present, s.Now())
 	}
+	f.age(s.Now())
 	return nil
 }
 
-func (s *IssuingSweep) sweepFlow(ctx context.Context, a *Account, f issuer.Flow, items []pipeline.Item) error {
-	waits := map[string]issuer.Row{}
-	if err := eachRow(ctx, f.Waiting, func(row issuer.Row) error { waits[row.CloudID] = row; return nil }); err != nil {
+func (s *IssuingSweep) sweepFlow(ctx context.Context, a *Account, flow issuer.Flow, f *fleet) error {
+	orders := f.of(flow.Action())
+	if len(orders) == 0 {
+		return nil
+	}
+	l := f.lists(flow)
+	if err := l.readWaiting(ctx, orders, s.Now(), f.passEvery(l)); err != nil {
 		return err
 	}
-	var changed []pipeline.Item
-	for _, it := range items {
-		if s.changed(it, waits) {
-			changed = append(changed, it)
+	if err := l.readCertificates(ctx, orders); err != nil {
+		return err
+	}
+	now, began := s.Now(), time.Now()
+	issued, unexplained := l.judge(orders, now, f.grace(l))
+	if err := s.collect(ctx, a, f, l, issued); err != nil {
+		return err
+	}
+	for _, o := range unexplained {
+		if time.Since(began) > s.Interval(a.Label) {
+			break // the lists are old by now; the next sweep asks about the rest
 		}
-	}
-	certs, err := s.certificates(ctx, f, changed)
-	if err != nil {
-		return err
-	}
-	for _, it := range changed {
-		if err := s.Line.Visit(ctx, it, pipeline.HandlerFunc(func(ctx context.Context, o order.Order) (order.Order, error) {
-			return s.ask(ctx, a, f, o, certs[s.instance(o.ID())])
-		})); err != nil {
+		o.asked, o.distance = now, min(max(2*o.distance, firstDistance), farDistance)
+		if err := s.visit(ctx, f, o, func(ctx context.Context, rec order.Order) (order.Order, error) {
+			return s.ask(ctx, a, flow, f, rec)
+		}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// changed tells whether an order is to be asked about: it was listed and no
-// longer is, or the list, which lags, should have shown it by now, or it has
-// names for which no challenge was shown yet (CAS has room for one at a time).
-// Each further time is at twice the distance.
-func (s *IssuingSweep) changed(it pipeline.Item, waits map[string]issuer.Row) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.notes == nil {
-		s.notes = map[string]note{}
+// collect sends on what the list of certificates shows as issued.
+func (s *IssuingSweep) collect(ctx context.Context, a *Account, f *fleet, l *lists, issued []*flying) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(hands)
+	for _, o := range issued {
+		certID := l.certificate(o)
+		g.Go(func() error {
+			return s.visit(ctx, f, o, func(_ context.Context, rec order.Order) (order.Order, error) {
+				f.finished(rec, s.Now())
+				rec.State, rec.CertID = order.Collect, certID
+				return rec, nil
+			})
+		})
 	}
-	n, known := s.notes[it.ID()]
-	if row, still := waits[it.CloudID]; still {
-		if len(it.Challenges) >= len(it.Request.Names) {
-			s.notes[it.ID()] = note{instance: row.InstanceID} // once it is gone, it is asked about at once
-			return false
-		}
-		n.instance = row.InstanceID
-	}
-	if !known { // it may have been issued before it was ever listed
-		n.asked, n.distance = it.Stored, firstDistance
-	}
-	due := s.Now().Sub(n.asked) >= n.distance
-	if due {
-		n.asked, n.distance = s.Now(), min(max(2*n.distance, firstDistance), farDistance)
-	}
-	s.notes[it.ID()] = n
-	return due
+	return g.Wait()
 }
 
-func (s *IssuingSweep) instance(id string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.notes[id].instance
+// visit runs a handler on an order, if it is still where the sweep saw it.
+func (s *IssuingSweep) visit(ctx context.Context, f *fleet, o *flying, h pipeline.HandlerFunc) error {
+	it, err := s.Line.Last(ctx, o.id)
+	switch {
+	case errors.Is(err, pipeline.ErrNoOrder):
+		f.forget(o)
+		return nil
+	case err != nil:
+		return err
+	case it.Seq != o.seq || it.State != order.Issuing:
+		// It moved on, or a crash between publish and removal left what we saw.
+		f.forget(o)
+		_, err := s.Line.Settle(ctx, o.item())
+		return err
+	}
+	err = s.Line.Visit(ctx, it, h)
+	if last, failed := s.Line.Last(ctx, o.id); failed == nil && last.Seq != o.seq && last.State != order.Issuing {
+		f.forget(o)
+	}
+	return err
 }
 
-// certificates reads the newest pages of the certificate list, as long as they
-// bring ids that are wanted: one call for many orders.
-func (s *IssuingSweep) certificates(ctx context.Context, f issuer.Flow, changed []pipeline.Item) (map[string]string, error) {
-	l, ok := f.(issuer.CertLister)
-	wanted := map[string]bool{}
-	for _, it := range changed {
-		if i := s.instance(it.ID()); i != "" {
-			wanted[i] = true
-		}
-	}
-	found := map[string]string{}
-	if !ok || len(wanted) == 0 {
-		return found, nil
-	}
-	for page := 0; len(found) < len(wanted) && page < maxPages; page++ {
-		p, err := l.Certificates(ctx, page)
-		if err != nil {
-			return nil, fmt.Errorf("list certificates: %w", err)
-		}
-		brought := false
-		for _, row := range p.Rows {
-			if wanted[row.InstanceID] {
-				found[row.InstanceID], brought = row.CertID, true
-			}
-		}
-		if !brought || !p.More {
-			break
-		}
-	}
-	return found, nil
-}
-
-// ask decides about an order that the list no longer shows as waiting.
-func (s *IssuingSweep) ask(ctx context.Context, a *Account, f issuer.Flow, o order.Order, certID string) (order.Order, error) {
-	if certID != "" {
-		s.finished(a, o)
-		o.State, o.CertID = order.Collect, certID
-		return o, nil
-	}
-	st, err := f.Look(ctx, o.CloudID)
+// ask decides about an order that no list explains.
+func (s *IssuingSweep) ask(ctx context.Context, a *Account, flow issuer.Flow, f *fleet, o order.Order) (order.Order, error) {
+	st, err := flow.Look(ctx, o.CloudID)
 	if err != nil {
 		if issuer.KindOf(err) == issuer.Rejected {
 			return o, pipeline.Snooze(time.Second) // a look that is refused decides nothing
@@ -181,7 +185,7 @@ func (s *IssuingSweep) ask(ctx context.Context, a *Account, f issuer.Flow, o ord
 	}
 	switch st.Phase {
 	case issuer.IssuedPhase:
-		s.finished(a, o)
+		f.finished(o, s.Now())
 		o.State, o.CertID = order.Collect, st.CertID
 	case issuer.Refused:
 		return o, refusedByCA(o, st)
@@ -210,23 +214,4 @@ func further(known, shown []order.Challenge) []order.Challenge {
 		}
 	}
 	return more
-}
-
-// finished learns how long orders now take, as a moving average, and forgets
-// the order.
-func (s *IssuingSweep) finished(a *Account, o order.Order) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.notes, o.ID())
-	if len(o.Timeline) == 0 {
-		return
-	}
-	took := s.Now().Sub(o.Timeline[len(o.Timeline)-1].At)
-	if s.average == nil {
-		s.average = map[string]time.Duration{}
-	}
-	if was := s.average[a.Label]; was > 0 {
-		took = (4*was + took) / 5
-	}
-	s.average[a.Label] = took
 }

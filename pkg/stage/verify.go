@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ type Verifier struct {
 	Solvers  map[string]dcv.Solver // by account label
 	Looker   Looker
 	Trouble  Trouble
+	Pace     *Pace // at which challenges come
 }
 
 // Handle is one visit: first for the challenge, then with it.
@@ -47,12 +49,20 @@ func (v *Verifier) Handle(ctx context.Context, o order.Order) (order.Order, erro
 
 // ask gets the challenge. It is stored, with the note that clean-up is owed,
 // before anything is placed: a crash while placing leaves records that the
-// order knows of.
+// order knows of. An order that was just bought is not asked about before its
+// challenge usually comes.
 func (v *Verifier) ask(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
+	age, fresh := sinceBought(o)
+	what := a.Label + " " + o.Operation
+	if wait := v.Pace.wait(what, age); fresh && wait > 0 {
+		return o, pipeline.Snooze(wait)
+	}
 	st, err := flow.Look(ctx, o.CloudID)
 	if err != nil {
-		if issuer.KindOf(err) == issuer.NotFound {
-			return o, pipeline.Snooze(2 * time.Second) // a new order may not be visible yet
+		if issuer.KindOf(err) == issuer.NotFound && fresh && age < time.Minute {
+			return o, pipeline.Snooze(v.Pace.early(what, age)) // a new order may not be visible yet
+		} else if issuer.KindOf(err) == issuer.NotFound {
+			return o, pipeline.Snooze(2 * time.Second)
 		}
 		return o, v.Trouble.Verb(ctx, a, err)
 	}
@@ -68,10 +78,28 @@ func (v *Verifier) ask(ctx context.Context, a *Account, flow issuer.Flow, o orde
 			return o, pipeline.Snooze(time.Second)
 		}
 		o.Challenges, o.Placed = st.Challenges, true
+		if fresh {
+			v.Pace.shown(what)
+		}
 	default:
+		if fresh && age < time.Minute {
+			return o, pipeline.Snooze(v.Pace.early(what, age))
+		}
 		return o, v.late(o, st)
 	}
 	return o, nil
+}
+
+// sinceBought is how long an order has been in verify, and whether it came
+// there from its purchase.
+func sinceBought(o order.Order) (age time.Duration, fresh bool) {
+	for i, e := range slices.Backward(o.Timeline) {
+		if e.State != order.Verify {
+			return age, age > 0 && e.State == order.Submit
+		}
+		age = max(time.Since(o.Timeline[i].At), 1)
+	}
+	return age, false
 }
 
 // late: the challenge has not come yet. It takes a moment by nature; after a

@@ -141,7 +141,7 @@ func TestChallengeThatDoesNotShow(t *testing.T) {
 }
 
 // Nobody asks about single orders while the list shows them as waiting: many
-// waiting orders cost one list call a sweep.
+// waiting orders cost one call of each of the two lists a sweep.
 func TestIssuingSweepIsByList(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{cloud: func(c *cloudsim.Config) { c.IssueDelay = cloudsim.Exactly(hour) }})
@@ -159,7 +159,7 @@ func TestIssuingSweepIsByList(t *testing.T) {
 	if n := w.calls("DescribeCertificateState") - asked; n != 0 {
 		t.Errorf("%d orders were asked about one by one", n)
 	}
-	if n := w.calls("ListUserCertificateOrder") - listed; n != sweeps {
+	if n := w.calls("ListUserCertificateOrder") - listed; n > 2*sweeps {
 		t.Errorf("%d list calls for %d sweeps", n, sweeps)
 	}
 }

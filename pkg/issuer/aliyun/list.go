@@ -64,7 +64,8 @@ func (c *Client) orders(ctx context.Context, q orderQuery) (issuer.Page, error) 
 	if size <= 0 || size > pageSize {
 		size = pageSize
 	}
-	page := issuer.Page{More: int64(out.TotalCount) > int64(q.page+1)*size && len(out.CertificateOrderList) > 0}
+	page := issuer.Page{More: int64(out.TotalCount) > int64(q.page+1)*size && len(out.CertificateOrderList) > 0,
+		Last: int(max(int64(out.TotalCount)-1, 0) / size)}
 	for _, row := range out.CertificateOrderList {
 		page.Rows = append(page.Rows, row.row())
 	}
