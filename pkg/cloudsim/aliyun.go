@@ -20,8 +20,9 @@ type rpcFields map[string]any
 // rpcAction is one operation.
 type rpcAction struct {
 	run func(*Sim, *rpcCall) (rpcFields, error)
-	// spends marks what makes an order; its nonce survives a restart.
+	// spends marks what makes an order or a task; its nonce survives a restart.
 	spends bool
+	batch  bool // Config.NoBatch leaves it out
 }
 
 // rpcActions are the operations of each version. No two versions share a name,
@@ -55,6 +56,10 @@ func init() { // not in the declaration, because the actions' calls look them up
 			"DescribeDomainRecords":    {run: (*Sim).describeDomainRecords},
 			"DescribeDomains":          {run: (*Sim).describeDomains},
 			"GetMainDomainName":        {run: (*Sim).getMainDomainName},
+
+			"OperateBatchDomain":        {run: (*Sim).operateBatchDomain, spends: true, batch: true},
+			"DescribeBatchResultCount":  {run: (*Sim).describeBatchResultCount, batch: true},
+			"DescribeBatchResultDetail": {run: (*Sim).describeBatchResultDetail, batch: true},
 		},
 	}
 }
@@ -92,10 +97,10 @@ func (s *Sim) admitRPC(c *rpcCall, path string) error {
 	if !known {
 		return refuse(http.StatusBadRequest, "InvalidVersion", "Specified parameter Version is not valid.")
 	}
-	if _, known := actions[c.action()]; !known || path != "/" {
+	cfg := s.cfg()
+	if action, known := actions[c.action()]; !known || path != "/" || action.batch && cfg.NoBatch {
 		return refuse(http.StatusNotFound, "InvalidAction.NotFound", "Specified api is not found, please check your url and method.")
 	}
-	cfg := s.cfg()
 	if !s.meter.arrive(api{c.own, c.action()}, cfg.limit(c.action()), cfg.LimitMode, cfg.ThrottledCount) {
 		return errFlowControl()
 	}
@@ -207,9 +212,13 @@ func (c *rpcCall) number(name string, standard, least int) (int, error) {
 
 // rpcPage cuts a list; pages count from 1.
 func rpcPage[T any](all []T, number, size int) []T {
-	if number-1 > len(all)/size { // before the product below can overflow
-		return nil
+	return offsetPage(all, pageStart(number, size, len(all)), size)
+}
+
+// pageStart is the first row of a page, or the end of the list beyond it.
+func pageStart(number, size, total int) int {
+	if number-1 > total/size { // before the product below can overflow
+		return total
 	}
-	from := min((number-1)*size, len(all))
-	return all[from:min(from+size, len(all))]
+	return min((number-1)*size, total)
 }

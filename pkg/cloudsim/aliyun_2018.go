@@ -2,6 +2,7 @@ package cloudsim
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -65,9 +66,13 @@ func (s *Sim) describeDVOrderResult(c *rpcCall) (rpcFields, error) {
 	if o == nil {
 		return nil, errNotFoundOrder()
 	}
+	now := time.Now()
+	if s.odd(o, now) {
+		return rpcFields{"OrderStatus": strings.ToLower(oddWord)}, nil
+	}
 	switch o.State {
 	case statePending, stateReview:
-		return checking(o, time.Now()), nil
+		return checking(o, now), nil
 	case stateIssued:
 		return rpcFields{"OrderStatus": "issued", "Certificate": s.ca.chain(o.Leaf), "PrivateKey": o.Key}, nil
 	case stateFailed:
@@ -105,8 +110,7 @@ func (s *Sim) describeOrderInstanceList(c *rpcCall) (rpcFields, error) {
 	now := time.Now()
 	all := s.books.list(c.own, func(o *order) bool { return o.Kind == kindInstance && o.visible(now) })
 	rows := []rpcFields{}
-	from := min(start, len(all))
-	for _, o := range all[from:min(from+s.cfg().MaxShowSize, len(all))] {
+	for _, o := range offsetPage(s.arrange(all), s.start(start), s.cfg().MaxShowSize) {
 		rows = append(rows, rpcFields{
 			"Id": o.Number % 1_000_000_007, "InstanceId": o.Instance, "CertType": o.CertType,
 			"Source": "BUY", "Status": s.listedStatus(o, now),

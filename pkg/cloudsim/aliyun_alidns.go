@@ -16,6 +16,7 @@ const (
 	maxTTL      = 86400
 	defaultPage = 20
 	maxPage     = 100
+	maxZonePage = 500 // DescribeDomainRecords
 	anyLine     = "default"
 )
 
@@ -48,7 +49,7 @@ func (c *rpcCall) dnsName(param string) (string, error) {
 	if err := c.require(param); err != nil {
 		return "", err
 	}
-	name := strings.ToLower(strings.TrimSuffix(c.params[param], "."))
+	name := aLabels(c.params[param])
 	if checkName(name) != nil || isWildcard(name) {
 		return "", errBadName()
 	}
@@ -63,21 +64,26 @@ func (c *rpcCall) writtenRecord(zone string) (record, error) {
 	r := record{Owner: c.own, Zone: zone, RR: strings.ToLower(c.params["RR"]), Type: strings.ToUpper(c.params["Type"]),
 		Value: c.params["Value"], Line: c.params["Line"]}
 	setIfZero(&r.Line, anyLine)
-	if !recordHost(r.RR) || len(r.name()) > 253 {
-		return r, dnsRefusal("InvalidRR.Format", "The RR is not well formatted.")
-	}
-	if !contains([]string{"A", "AAAA", "CNAME", "TXT", "MX", "NS", "SRV", "CAA"}, r.Type) {
-		return r, rpcInvalid("Type", "there is no such type of record")
-	}
 	ttl, err := c.number("TTL", defaultTTL, 1)
 	if err != nil || ttl > maxTTL {
 		return r, rpcInvalid("TTL", "it is not from 1 to "+strconv.Itoa(maxTTL))
 	}
 	r.TTL = uint32(ttl)
-	if _, err := makeRR(r.name(), r.Type, r.Value, r.TTL); err != nil {
-		return r, dnsRefusal("InvalidValue.Format", "The value does not fit the type of the record.")
+	return r, checkRecord(r)
+}
+
+// checkRecord holds a record against the rules of RR, Type and Value.
+func checkRecord(r record) error {
+	if !recordHost(r.RR) || len(r.name()) > 253 {
+		return dnsRefusal("InvalidRR.Format", "The RR is not well formatted.")
 	}
-	return r, nil
+	if !contains([]string{"A", "AAAA", "CNAME", "TXT", "MX", "NS", "SRV", "CAA"}, r.Type) {
+		return rpcInvalid("Type", "there is no such type of record")
+	}
+	if _, err := makeRR(r.name(), r.Type, r.Value, r.TTL); err != nil {
+		return dnsRefusal("InvalidValue.Format", "The value does not fit the type of the record.")
+	}
+	return nil
 }
 
 // recordHost says whether RR is "@" or labels; unlike a host's they may begin with
@@ -131,7 +137,7 @@ func (s *Sim) addDomainRecord(c *rpcCall) (rpcFields, error) {
 	}
 	now := time.Now()
 	r.ID, r.Created, r.VisibleAt = s.freshRecordID(cloudAliyun), now, now.Add(s.dice.in(s.cfg().DNSLag))
-	return rpcFields{"RecordId": formatID(r.ID)}, s.books.addRecord(r)
+	return rpcFields{"RecordId": formatID(r.ID)}, s.books.writeRecord(r, c.hand())
 }
 
 // updateDomainRecord writes all of a record anew; changing nothing is refused as a
@@ -154,11 +160,8 @@ func (s *Sim) updateDomainRecord(c *rpcCall) (rpcFields, error) {
 	if err := s.books.clashes(r); err != nil {
 		return nil, err
 	}
-	if err := s.books.dropRecord(old); err != nil {
-		return nil, err
-	}
 	r.VisibleAt = time.Now().Add(s.dice.in(s.cfg().DNSLag))
-	return rpcFields{"RecordId": formatID(r.ID)}, s.books.addRecord(r)
+	return rpcFields{"RecordId": formatID(r.ID)}, s.books.rewriteRecord(old, r, c.hand())
 }
 
 func (s *Sim) deleteDomainRecord(c *rpcCall) (rpcFields, error) {
@@ -168,7 +171,7 @@ func (s *Sim) deleteDomainRecord(c *rpcCall) (rpcFields, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rpcFields{"RecordId": formatID(r.ID)}, s.books.dropRecord(r)
+	return rpcFields{"RecordId": formatID(r.ID)}, s.books.removeRecord(r, c.hand())
 }
 
 // ownRecord finds the record that RecordId names. One that is gone, and one of
@@ -194,9 +197,8 @@ func (s *Sim) describeSubDomainRecords(c *rpcCall) (rpcFields, error) {
 	if err := c.require("SubDomain"); err != nil {
 		return nil, err
 	}
-	name := strings.ToLower(strings.TrimSuffix(c.params["SubDomain"], "."))
-	name = strings.TrimPrefix(name, "@.")
-	zone := strings.ToLower(strings.TrimSuffix(c.params["DomainName"], "."))
+	name := strings.TrimPrefix(aLabels(c.params["SubDomain"]), "@.")
+	zone := aLabels(c.params["DomainName"])
 	s.books.mu.Lock()
 	defer s.books.mu.Unlock()
 	hosted := zone != "" && s.hosts(c.own, zone)
@@ -215,7 +217,7 @@ func (s *Sim) describeSubDomainRecords(c *rpcCall) (rpcFields, error) {
 			found = append(found, r)
 		}
 	}
-	return c.recordPage(found)
+	return c.recordPage(found, maxPage)
 }
 
 // wants compares with a parameter that, left out, accepts everything.
@@ -236,7 +238,7 @@ func (s *Sim) describeDomainRecords(c *rpcCall) (rpcFields, error) {
 		return nil, errNoZone()
 	}
 	found := slices.DeleteFunc(s.books.inZone(c.own, zone), func(r record) bool { return !c.searchesFor(r) })
-	return c.recordPage(found)
+	return c.recordPage(found, maxZonePage)
 }
 
 func (c *rpcCall) searchesFor(r record) bool {
@@ -251,28 +253,28 @@ func (c *rpcCall) searchesFor(r record) bool {
 }
 
 // pages reads PageNumber and PageSize.
-func (c *rpcCall) pages() (number, size int, err error) {
+func (c *rpcCall) pages(largest int) (number, size int, err error) {
 	if number, err = c.number("PageNumber", 1, 1); err != nil {
 		return 0, 0, err
 	}
 	if size, err = c.number("PageSize", defaultPage, 1); err != nil {
 		return 0, 0, err
 	}
-	if size > maxPage {
-		return 0, 0, rpcInvalid("PageSize", "it is larger than "+strconv.Itoa(maxPage))
+	if size > largest {
+		return 0, 0, rpcInvalid("PageSize", "it is larger than "+strconv.Itoa(largest))
 	}
 	return number, size, nil
 }
 
-func (c *rpcCall) recordPage(found []record) (rpcFields, error) {
-	number, size, err := c.pages()
+func (c *rpcCall) recordPage(found []record, largest int) (rpcFields, error) {
+	number, size, err := c.pages(largest)
 	if err != nil {
 		return nil, err
 	}
 	rows := []rpcFields{}
 	for _, r := range rpcPage(found, number, size) {
 		rows = append(rows, rpcFields{
-			"RecordId": formatID(r.ID), "DomainName": r.Zone, "RR": r.RR, "Type": r.Type, "Value": r.Value, "TTL": r.TTL,
+			"RecordId": formatID(r.ID), "DomainName": uLabels(r.Zone), "RR": r.RR, "Type": r.Type, "Value": r.Value, "TTL": r.TTL,
 			"Line": r.Line, "Status": "ENABLE", "Locked": false, "Weight": 1,
 		})
 	}
@@ -282,24 +284,25 @@ func (c *rpcCall) recordPage(found []record) (rpcFields, error) {
 // describeDomains lists the account's zones; see the package comment for those
 // that are made on demand.
 func (s *Sim) describeDomains(c *rpcCall) (rpcFields, error) {
-	number, size, err := c.pages()
+	number, size, err := c.pages(maxPage)
 	if err != nil {
 		return nil, err
 	}
-	zones, err := s.listZones(c.own, c.params["KeyWord"])
+	keyword := aLabels(c.params["KeyWord"])
+	zones, err := s.listZones(c.own, keyword)
 	if err != nil {
 		return nil, err
 	}
 	if c.params["SearchMode"] == "EXACT" {
-		zones = slices.DeleteFunc(zones, func(zone string) bool { return !c.wants("KeyWord", zone) })
+		zones = slices.DeleteFunc(zones, func(zone string) bool { return keyword != "" && zone != keyword })
 	}
 	s.books.mu.Lock()
 	defer s.books.mu.Unlock()
 	rows := []rpcFields{}
 	for _, zone := range rpcPage(zones, number, size) {
 		rows = append(rows, rpcFields{
-			"DomainName": zone, "PunyCode": zone, "DomainId": zone, "AliDomain": true, "VersionCode": "mianfei",
-			"RecordCount": len(s.books.inZone(c.own, zone)), "DnsServers": rpcFields{"DnsServer": []string{nameServer}},
+			"DomainName": uLabels(zone), "PunyCode": punyCode(zone), "DomainId": zone, "AliDomain": true, "VersionCode": "mianfei",
+			"RecordCount": len(s.books.byZone[zoneKey{c.own, zone}]), "DnsServers": rpcFields{"DnsServer": []string{nameServer}},
 		})
 	}
 	return rpcFields{"TotalCount": len(zones), "PageNumber": number, "PageSize": size, "Domains": rpcFields{"Domain": rows}}, nil
@@ -310,7 +313,7 @@ func (s *Sim) getMainDomainName(c *rpcCall) (rpcFields, error) {
 	if err := c.require("InputString"); err != nil {
 		return nil, err
 	}
-	name := strings.ToLower(strings.TrimSuffix(c.params["InputString"], "."))
+	name := aLabels(c.params["InputString"])
 	zone, err := registrable(name)
 	if err != nil || !recordHost(relative(name, zone)) {
 		return nil, errBadName()
@@ -320,5 +323,5 @@ func (s *Sim) getMainDomainName(c *rpcCall) (rpcFields, error) {
 	if rr != "@" {
 		level = strings.Count(rr, ".") + 1
 	}
-	return rpcFields{"DomainName": zone, "RR": rr, "DomainLevel": level}, nil
+	return rpcFields{"DomainName": uLabels(zone), "RR": uLabels(rr), "DomainLevel": level}, nil
 }

@@ -156,9 +156,40 @@ func TestDomainRecordsPageAndSearch(t *testing.T) {
 		t.Errorf("search: %+v, %v", out, err)
 	}
 	r = alidns.CreateDescribeDomainRecordsRequest()
-	r.DomainName, r.PageSize = "example.com", "101"
+	r.DomainName, r.PageSize = "example.com", "501"
 	_, err := a.dns.DescribeDomainRecords(r)
 	wantCode(t, err, "400 InvalidParameter")
+}
+
+func TestChineseZones(t *testing.T) {
+	t.Parallel()
+	cfg := quick()
+	cfg.Accounts = cloudsim.DefaultAccounts()
+	cfg.Accounts[0].Zones = []string{"xn--fiq228c.com", "example.com"}
+	a := startAli(t, cfg)
+	out, err := a.dns.DescribeDomains(alidns.CreateDescribeDomainsRequest())
+	if err != nil || len(out.Domains.Domain) != 2 {
+		t.Fatalf("zones %+v, %v", out, err)
+	}
+	if d := out.Domains.Domain; d[0].DomainName != "example.com" || d[0].PunyCode != "" || d[1].DomainName != "中文.com" || d[1].PunyCode != "xn--fiq228c.com" {
+		t.Errorf("zones %+v", d)
+	}
+	for _, zone := range []string{"中文.com", "xn--fiq228c.com"} {
+		if _, err := a.add(zone, "_dnsauth", "TXT", zone); err != nil {
+			t.Fatal(err)
+		}
+		if rows := a.at("_dnsauth."+zone, zone); rows[0].DomainName != "中文.com" || rows[0].Value != zone {
+			t.Errorf("listed %+v", rows)
+		}
+	}
+	if got := a.lookup("_dnsauth.xn--fiq228c.com", dns.TypeTXT); len(got) != 2 {
+		t.Errorf("served %v", got)
+	}
+	search := alidns.CreateDescribeDomainsRequest()
+	search.KeyWord, search.SearchMode = "中文.com", "EXACT"
+	if out, err := a.dns.DescribeDomains(search); err != nil || out.TotalCount != 1 {
+		t.Errorf("search %+v, %v", out, err)
+	}
 }
 
 func TestMainDomainName(t *testing.T) {

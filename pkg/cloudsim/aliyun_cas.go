@@ -69,8 +69,11 @@ func (s *Sim) describeCertificateState(c *rpcCall) (rpcFields, error) {
 	if err != nil {
 		return nil, err
 	}
+	now := time.Now()
 	switch {
-	case o.challenged(time.Now()):
+	case s.odd(o, now):
+		return rpcFields{"Type": "unknow"}, nil
+	case o.challenged(now):
 		return s.domainVerify(o), nil
 	case o.State == statePending, o.State == stateBought, o.State == stateWithdrawn:
 		return rpcFields{"Type": "payed"}, nil

@@ -2,7 +2,6 @@ package cloudsim
 
 import (
 	"cmp"
-	"crypto/ecdsa"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
@@ -53,17 +52,21 @@ func (c *rpcCall) rowFilter(largest int) (rowFilter, error) {
 
 func (f rowFilter) ofCertificates() bool { return f.kind == "CERT" || f.kind == "UPLOAD" }
 
-// listUserCertificateOrder lists orders or certificates, newest first, as of a
-// little while ago. Rows shift while one pages, and TotalCount with them.
+// listUserCertificateOrder lists orders or certificates, by default newest first,
+// as of a little while ago. Rows shift while one pages, and TotalCount with them.
 func (s *Sim) listUserCertificateOrder(c *rpcCall) (rpcFields, error) {
 	f, err := c.rowFilter(s.cfg().MaxShowSize)
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
-	found := s.books.list(c.own, func(o *order) bool { return s.matches(f, o, now) })
+	list := s.books.list
+	if f.ofCertificates() {
+		list = s.books.listIssued
+	}
+	found := s.arrange(list(c.own, func(o *order) bool { return s.matches(f, o, now) }))
 	rows := []rpcFields{}
-	for _, o := range rpcPage(found, f.page, f.size) {
+	for _, o := range offsetPage(found, s.start(pageStart(f.page, f.size, len(found))), f.size) {
 		row, err := s.row(f, o, now)
 		if err != nil {
 			return nil, err
@@ -100,6 +103,9 @@ func (o *order) mentions(keyword string) bool {
 
 // listedStatus is Status as lists show it.
 func (s *Sim) listedStatus(o *order, now time.Time) string {
+	if s.odd(o, now) {
+		return oddWord
+	}
 	switch o.listed(now) {
 	case statePending:
 		if now.Before(o.ChallengeAt) {
@@ -113,17 +119,16 @@ func (s *Sim) listedStatus(o *order, now time.Time) string {
 	case stateRevoked:
 		return "REVOKED"
 	case stateIssued:
-		return s.issuedStatus(o, now)
+		return issuedStatus(o, now)
 	}
 	return "PAYED"
 }
 
-func (s *Sim) issuedStatus(o *order, now time.Time) string {
-	end := o.IssuedAt.AddDate(0, 0, s.validity(o))
+func issuedStatus(o *order, now time.Time) string {
 	switch {
-	case now.After(end):
+	case now.After(o.NotAfter):
 		return "EXPIRED"
-	case now.After(end.AddDate(0, 0, -expiringDays)):
+	case now.After(o.NotAfter.Add(-expiringDays * 24 * time.Hour)):
 		return "WILLEXPIRED"
 	}
 	return "ISSUED"
@@ -148,12 +153,7 @@ func (s *Sim) row(f rowFilter, o *order, now time.Time) (rpcFields, error) {
 	if o.Leaf == "" || o.listed(now) != stateIssued {
 		return row, nil
 	}
-	leaf, err := casLeaf(o)
-	if err != nil {
-		return nil, err
-	}
-	row["CertStartTime"], row["CertEndTime"] = leaf.NotBefore.UnixMilli(), leaf.NotAfter.UnixMilli()
-	row["Algorithm"] = algorithm(leaf)
+	row["CertStartTime"], row["CertEndTime"], row["Algorithm"] = o.NotBefore.UnixMilli(), o.NotAfter.UnixMilli(), o.algorithm()
 	return row, nil
 }
 
@@ -172,8 +172,8 @@ func domainType(names []string) string {
 	return "ONE"
 }
 
-func algorithm(leaf *x509.Certificate) string {
-	if _, is := leaf.PublicKey.(*ecdsa.PublicKey); is {
+func (o *order) algorithm() string {
+	if o.LeafAlg == x509.ECDSA.String() {
 		return "ECC"
 	}
 	return "RSA"
@@ -231,7 +231,7 @@ func (s *Sim) getUserCertificateDetail(c *rpcCall) (rpcFields, error) {
 	out := casCertificateFields(o, leaf, time.Now())
 	out["Id"], out["Common"], out["InstanceId"] = o.CertID, leaf.Subject.CommonName, o.Instance
 	out["CertIdentifier"] = strconv.FormatInt(o.CertID, 10) + "-cn-hangzhou"
-	out["OrderId"], out["BuyInAliyun"], out["Algorithm"] = o.Number, true, algorithm(leaf)
+	out["OrderId"], out["BuyInAliyun"], out["Algorithm"] = o.Number, true, o.algorithm()
 	out["NotBefore"], out["NotAfter"] = leaf.NotBefore.UnixMilli(), leaf.NotAfter.UnixMilli()
 	if !filter {
 		out["Cert"], out["Key"] = s.ca.chain(o.Leaf), o.Key

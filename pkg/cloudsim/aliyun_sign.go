@@ -33,6 +33,7 @@ type rpcCall struct {
 
 func (c *rpcCall) action() string  { return c.params["Action"] }
 func (c *rpcCall) version() string { return c.params["Version"] }
+func (c *rpcCall) hand() hand      { return hand{c.key.AccessKeyID, c.action()} }
 
 // readRPC reads the parameters of query and form, which are signed together.
 func readRPC(w http.ResponseWriter, r *http.Request) (*rpcCall, error) {

@@ -53,12 +53,12 @@ func quick() cloudsim.Config {
 // aliCloud is a simulator as the vendor's SDK sees it.
 type aliCloud struct {
 	*cloudsim.Sim
-	t   *testing.T
+	t   testing.TB
 	cas *cas.Client
 	dns *alidns.Client
 }
 
-func startAli(t *testing.T, cfg cloudsim.Config) *aliCloud {
+func startAli(t testing.TB, cfg cloudsim.Config) *aliCloud {
 	t.Helper()
 	sim, err := cloudsim.Start(context.WithoutCancel(t.Context()), cfg)
 	if err != nil {
@@ -76,7 +76,7 @@ func startAli(t *testing.T, cfg cloudsim.Config) *aliCloud {
 // without a lock.
 var making sync.Mutex
 
-func aliClient(t *testing.T, sim *cloudsim.Sim, key, secret string) *aliCloud {
+func aliClient(t testing.TB, sim *cloudsim.Sim, key, secret string) *aliCloud {
 	t.Helper()
 	making.Lock()
 	defer making.Unlock()
@@ -103,7 +103,7 @@ func code(err error) string {
 	return fmt.Sprint(err)
 }
 
-func wantCode(t *testing.T, err error, want string) {
+func wantCode(t testing.TB, err error, want string) {
 	t.Helper()
 	if got := code(err); got != want {
 		t.Errorf("got %q, want %q (%v)", got, want, err)
@@ -155,7 +155,7 @@ func (a *aliCloud) until(id int64, want string) *cas.DescribeCertificateStateRes
 	return s
 }
 
-func eventually(t *testing.T, what string, done func() bool) {
+func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {

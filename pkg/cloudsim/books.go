@@ -19,11 +19,20 @@ type books struct {
 	byKey    map[string]*Account       // by access key id
 	orders   map[string]*order         // by order.key
 	lists    map[owner][]string        // keys, oldest first
+	issued   map[owner][]string        // keys of CAS's certificates, the first issued first
 	certs    map[int64]string          // CAS CertificateId -> key
 	records  map[uint64]record         // by id
 	names    map[string][]uint64       // DNS name -> record ids
 	below    map[string]int            // DNS name -> records below it
 	zones    map[owner]map[string]bool // zones on demand that were seen
+	writers  map[writer]*WriterReport  // what each access key wrote; of one run
+	foreign  []ForeignChange           // records that somebody else touched
+	batches  map[int64]*batch          // tasks of many records
+	tasks    map[owner][]int64         // their numbers, oldest first
+	hour     []time.Time               // when DNSPod took tasks; of one run
+	byZone   map[zoneKey]idSet         // record ids
+	named    map[owner]map[string]bool // zones that the config of an account names
+	anyNamed map[string]bool           // the same of all accounts
 	money    map[account]usage         // running totals of each product
 	nonces   map[string]time.Time      // until when a nonce is remembered
 	extra    map[string]bool           // access keys that came through the control port
@@ -44,10 +53,15 @@ func newBooks() *books {
 
 func (b *books) clear() {
 	b.orders, b.lists, b.certs = map[string]*order{}, map[owner][]string{}, map[int64]string{}
+	b.issued = map[owner][]string{}
 	b.records, b.names, b.below = map[uint64]record{}, map[string][]uint64{}, map[string]int{}
 	b.zones, b.nonces = map[owner]map[string]bool{}, map[string]time.Time{}
 	b.money = map[account]usage{}
+	b.writers, b.foreign = map[writer]*WriterReport{}, nil
+	b.hour = nil
+	b.batches, b.tasks, b.byZone = map[int64]*batch{}, map[owner][]int64{}, map[zoneKey]idSet{}
 	b.accounts, b.byKey, b.extra = nil, map[string]*Account{}, map[string]bool{}
+	b.indexNamed()
 }
 
 // load reads the state folder, compacts it and goes on appending there.
@@ -70,6 +84,9 @@ func (b *books) load(dir string) error {
 			live = append(live, e)
 		}
 	}
+	for _, keys := range b.issued { // the journal has them as they were placed
+		slices.SortStableFunc(keys, func(x, y string) int { return b.orders[x].IssuedAt.Compare(b.orders[y].IssuedAt) })
+	}
 	b.journal, err = openJournal(dir, live)
 	return err
 }
@@ -85,6 +102,9 @@ func (b *books) restore(e entry, now time.Time) (bool, error) {
 		if err := json.Unmarshal(e.Value, o); err != nil {
 			return false, err
 		}
+		if err := o.readLeaf(); err != nil {
+			return false, err
+		}
 		b.index(o)
 	case "record":
 		var r record
@@ -92,6 +112,18 @@ func (b *books) restore(e entry, now time.Time) (bool, error) {
 			return false, err
 		}
 		b.indexRecord(r)
+	case "batch":
+		t := &batch{}
+		if err := json.Unmarshal(e.Value, t); err != nil {
+			return false, err
+		}
+		b.indexBatch(t)
+	case "foreign":
+		var f ForeignChange
+		if err := json.Unmarshal(e.Value, &f); err != nil {
+			return false, err
+		}
+		b.foreign = append(b.foreign, f)
 	case "zone":
 		var o owner
 		if err := json.Unmarshal(e.Value, &o); err != nil {
@@ -125,9 +157,11 @@ func (b *books) admit(a Account) {
 		for i := range b.accounts { // append may have moved them
 			b.byKey[b.accounts[i].AccessKeyID] = &b.accounts[i]
 		}
+		b.indexNamed()
 		return
 	}
 	*known = a
+	b.indexNamed()
 }
 
 // stock enters what an account has bought. What the books know already stays.
@@ -182,8 +216,9 @@ func (b *books) index(o *order) {
 	sum.count(o, 1)
 	b.money[money] = sum
 	b.orders[o.key()] = o
-	if o.CertID != 0 {
+	if _, known := b.certs[o.CertID]; o.CertID != 0 && !known {
 		b.certs[o.CertID] = o.key()
+		b.issued[o.Owner] = append(b.issued[o.Owner], o.key())
 	}
 }
 
@@ -218,8 +253,20 @@ func (b *books) find(own owner, k kind, id string) *order {
 func (b *books) list(own owner, keep func(*order) bool) []*order {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.pick(b.lists[own], keep)
+}
+
+// listIssued is list for CAS's certificates, those issued last first.
+func (b *books) listIssued(own owner, keep func(*order) bool) []*order {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.pick(b.issued[own], keep)
+}
+
+// pick goes through keys from the end. Callers hold the lock.
+func (b *books) pick(keys []string, keep func(*order) bool) []*order {
 	var found []*order
-	for _, key := range slices.Backward(b.lists[own]) {
+	for _, key := range slices.Backward(keys) {
 		if o := b.orders[key]; keep(o) {
 			found = append(found, o)
 		}

@@ -67,12 +67,18 @@ type Config struct {
 	ListLag Range `json:"list_lag,omitzero"`
 	// DNSLag is how much later the DNS serves a written record (0s..100ms).
 	DNSLag Range `json:"dns_lag,omitzero"`
+	// BatchDelay passes until a task of many records is carried out (100ms..800ms).
+	BatchDelay Range `json:"batch_delay,omitzero"`
+	// RecordListLag is how much later DescribeRecordList of DNSPod shows a new record
+	// (none): its page speaks of a delay of the index, up to 30 seconds.
+	RecordListLag Range `json:"record_list_lag,omitzero"`
 	// Latency of every call (5ms..40ms).
 	Latency Range `json:"latency,omitzero"`
 
 	// FilePort is used in place of port 80 for FILE validation.
 	FilePort int `json:"file_port,omitempty"`
-	// Resolver (host:port) is asked for validation; empty means the own DNS.
+	// Resolver (host:port) is asked for validation, CAA and the hosts of FILE; empty
+	// means the own DNS. It may be recursive, or know only the zones of a test.
 	Resolver string `json:"resolver,omitempty"`
 
 	// CSRSANs makes CAS honour the SANs of a CSR. The documents bind only its CN,
@@ -91,9 +97,29 @@ type Config struct {
 	// SelfValidate lets each cloud write its own challenge where the ordered name
 	// lies in a zone that the account names in Zones.
 	SelfValidate bool `json:"self_validate,omitempty"`
+	// IgnoreCAA issues whatever the CAA records of the names say. By default an order
+	// fails where they leave its CA out (RFC 8659).
+	IgnoreCAA bool `json:"ignore_caa,omitempty"`
+	// NoBatch leaves out the actions for many records, as if the clouds had none.
+	NoBatch bool `json:"no_batch,omitempty"`
+	// BatchTasksPerHour is how many such tasks DNSPod takes from one address (80,
+	// as RequestLimitExceeded.BatchTaskLimit says; -1 for any number).
+	BatchTasksPerHour int `json:"batch_tasks_per_hour,omitempty"`
 	// IgnoreUnknownKeys makes Tencent ignore undefined parameters instead of
 	// answering UnknownParameter. Alibaba ignores them always.
 	IgnoreUnknownKeys bool `json:"ignore_unknown_keys,omitempty"`
+	// ListOrder is newest (first, the default), oldest, or shuffled, anew in each
+	// call: the order of ListUserCertificateOrder is not documented. Orders go by
+	// when they were placed, certificates by when they were issued. Tencent
+	// documents the newest first; shuffled holds for it all the same.
+	ListOrder string `json:"list_order,omitempty"`
+	// ListShift is the share of pages, the first excepted, that begin up to three
+	// rows too early or too late, as when rows come or go while one pages.
+	ListShift float64 `json:"list_shift,omitempty"`
+	// OddStates is the share of orders that, at any time, show a state that no
+	// document knows: "unknow" in DescribeCertificateState, another word in lists,
+	// another number at Tencent. Each does so for a few seconds.
+	OddStates float64 `json:"odd_states,omitempty"`
 	// MaxShowSize clamps the page of ListUserCertificateOrder (50).
 	MaxShowSize int `json:"max_show_size,omitempty"`
 
@@ -108,6 +134,10 @@ type Config struct {
 	RefuseNames []string `json:"refuse_names,omitempty"`
 	// FailRate is the share of orders that the CA's review refuses at random.
 	FailRate float64 `json:"fail_rate,omitempty"`
+
+	// What Zones and Records say, by name.
+	zones   map[string]bool
+	records map[string][]StaticRecord
 
 	// Logger receives the one loud line at the start and odd events; nil means
 	// slog.Default.
@@ -155,7 +185,9 @@ type Certificate struct {
 	Domains    int `json:"domains,omitempty"` // how many names it may bind, 0 = any
 }
 
-// StaticRecord is served by the DNS from the start.
+// StaticRecord is served by the DNS from the start: A, AAAA, CAA, CNAME, NS, TXT
+// and whatever else has a text form. The value of CAA is that of a zone file,
+// 0 issue "digicert.com". NS at a zone's apex takes the place of the simulator's.
 type StaticRecord struct {
 	Name  string `json:"name"`
 	Type  string `json:"type"`
@@ -172,7 +204,8 @@ func DefaultLimits() map[string]int {
 		"DescribeSubDomainRecords": 300, "DescribeDomainRecords": 100,
 		"DescribeDomains": 20, "GetMainDomainName": 20,
 		"CreateRecord": 500, "DeleteRecord": 500, "DescribeRecordList": 100,
-		"DescribeDomainList": 20,
+		"DescribeDomainList": 20, "DescribeDomain": 20,
+		"CreateRecordBatch": 20, "DeleteRecordBatch": 20, "DescribeBatchTask": 20,
 	}
 }
 
@@ -234,14 +267,26 @@ func (c Config) withDefaults() (Config, error) {
 	setIfZero(&c.ValidationDeadline, Duration(10*time.Minute))
 	setIfZero(&c.ListLag, Between(0, 500*time.Millisecond))
 	setIfZero(&c.DNSLag, Between(0, 100*time.Millisecond))
+	setIfZero(&c.BatchDelay, Between(100*time.Millisecond, 800*time.Millisecond))
+	setIfZero(&c.BatchTasksPerHour, 80)
 	setIfZero(&c.Latency, Between(5*time.Millisecond, 40*time.Millisecond))
 	setIfZero(&c.FilePort, 80)
 	setIfZero(&c.CASRecordType, typeTXT)
 	setIfZero(&c.TencentRecordType, "mixed")
 	setIfZero(&c.MaxShowSize, 50)
+	setIfZero(&c.ListOrder, newestFirst)
 	setIfZero(&c.CloudKey, keyRSA)
 	setIfZero(&c.ValidityDays, 180)
 	c.Limits = completeLimits(c.Limits)
+	c.zones = make(map[string]bool, len(c.Zones))
+	for _, zone := range c.Zones {
+		c.zones[zone] = true
+	}
+	c.records = map[string][]StaticRecord{}
+	for _, r := range c.Records {
+		name := strings.ToLower(strings.TrimSuffix(r.Name, "."))
+		c.records[name] = append(c.records[name], r)
+	}
 	if c.RefuseNames == nil {
 		c.RefuseNames = []string{"refused.example"}
 	}
@@ -277,6 +322,7 @@ func (c Config) check() error {
 		{"limit_mode", c.LimitMode, "fixed sliding both"},
 		{"cas_record_type", c.CASRecordType, "TXT CNAME mixed"},
 		{"tencent_record_type", c.TencentRecordType, "TXT CNAME mixed"},
+		{"list_order", c.ListOrder, newestFirst + " " + oldestFirst + " " + noOrder},
 		{"cloud_key", c.CloudKey, "rsa2048 p256"},
 	} {
 		if !contains(strings.Fields(f.allowed), f.value) {
@@ -285,6 +331,14 @@ func (c Config) check() error {
 	}
 	if c.ValidityDays < 1 || c.ValidityDays > 200 {
 		return fmt.Errorf("validity_days %d is not in 1..200", c.ValidityDays)
+	}
+	for _, share := range []struct {
+		name  string
+		value float64
+	}{{"fail_rate", c.FailRate}, {"list_shift", c.ListShift}, {"odd_states", c.OddStates}} {
+		if share.value < 0 || share.value > 1 {
+			return fmt.Errorf("%s %v is not between 0 and 1", share.name, share.value)
+		}
 	}
 	for i, a := range c.Accounts {
 		if err := a.check(); err != nil {

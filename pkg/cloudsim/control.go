@@ -18,7 +18,11 @@ import (
 //
 //	GET    /health    who listens where
 //	GET    /root      the root certificate, PEM
-//	GET    /report    Report; ?orders=false leaves out the single orders
+//	GET    /report    Report; ?orders=false leaves out the single orders,
+//	                  ?records=false the single DNS records
+//	GET    /records   the DNS records that the APIs left behind: []RecordReport
+//	POST   /records   writes a ConsoleRecord, which no API key wrote
+//	DELETE /records   ?id= removes one behind the back of whoever wrote it
 //	GET    /faults    the rules and how often each hit
 //	POST   /faults    adds a Fault
 //	DELETE /faults    removes all
@@ -43,8 +47,16 @@ func (s *Sim) controlMux() http.Handler {
 		if r.URL.Query().Get("orders") == "false" {
 			report.Orders = nil
 		}
+		if r.URL.Query().Get("records") == "false" {
+			report.DNS.Records = nil
+		}
 		return report
 	}))
+	mux.HandleFunc("GET /records", shows(func(*http.Request) any { return s.Records() }))
+	mux.HandleFunc("POST /records", takes(func(in ConsoleRecord) error { _, err := s.AddRecord(in); return err }))
+	mux.HandleFunc("DELETE /records", func(w http.ResponseWriter, r *http.Request) {
+		answerControl(w, s.DropRecord(r.URL.Query().Get("id")))
+	})
 	mux.HandleFunc("GET /faults", shows(func(*http.Request) any { return s.Faults() }))
 	mux.HandleFunc("POST /faults", takes(s.AddFault))
 	mux.HandleFunc("DELETE /faults", func(w http.ResponseWriter, _ *http.Request) {

@@ -46,6 +46,9 @@ func TestControlRefuses(t *testing.T) {
 		{"/accounts", `{"cloud":"tencent"}`, "required"},
 		{"/accounts", `{"cloud":"tencent","uid":"2","access_key_id":"AKIDone","access_key_secret":"s"}`, "belongs to"},
 		{"/stock", `{"cloud":"tencent","uid":"nobody"}`, "POST it to /accounts"},
+		{"/settings", `{"odd_states":1.5}`, "between 0 and 1"},
+		{"/records", `{"cloud":"tencent","uid":"100000000001","zone":"www.example.com","rr":"x","type":"TXT","value":"v"}`, "has no zone"},
+		{"/records", `{"cloud":"tencent","uid":"100000000001","zone":"example.com","rr":"x","type":"A","value":"v"}`, "A"},
 		{"/stock", `{"cloud":"tencent","uid":"100000000001","certificates":[{"id":"paid0001"}]}`, "taken"},
 		{"/stock", `{"cloud":"tencent","uid":"100000000001","instances":[{"id":"x"}]}`, "sold by aliyun"},
 		{"/stock", `{"cloud":"tencent","uid":"100000000001","products":{"83":-3}}`, "not possible"},
@@ -133,6 +136,19 @@ func TestControl(t *testing.T) {
 		cloud.call("ssl", "CertificateOrderSubmit", params{"CertId": id}, nil)
 	}
 	checkReport(t, c.ok("GET", "/report", ""))
+
+	c.ok("POST", "/records", `{"cloud":"tencent","uid":"200","zone":"example.com","rr":"_a","type":"TXT","value":"a person's"}`)
+	var records []cloudsim.RecordReport
+	if err := json.Unmarshal([]byte(c.ok("GET", "/records", "")), &records); err != nil || len(records) != 1 || records[0].Name != "_a.example.com" || records[0].By != "console" {
+		t.Errorf("records %+v, %v", records, err)
+	}
+	if text := c.ok("GET", "/report?orders=false&records=false", ""); !strings.Contains(text, `"dns":{"records":null`) {
+		t.Errorf("report %s", text)
+	}
+	c.ok("DELETE", "/records?id="+records[0].ID, "")
+	if text := c.ok("GET", "/records", ""); text != "[]" {
+		t.Errorf("records after removal: %s", text)
+	}
 
 	c.ok("POST", "/reset", "")
 	if got := two.code("ssl", "DescribeCertificate", params{"CertificateId": "two00001"}); got != "AuthFailure.SecretIdNotFound" {

@@ -67,6 +67,12 @@ func (d *dice) number(lo, hi int64) int64 {
 	return lo + d.rand.Int64N(hi-lo)
 }
 
+func (d *dice) shuffle(n int, swap func(i, j int)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rand.Shuffle(n, swap)
+}
+
 // orderID is above 2^56 and no multiple of 16, so that it never survives a
 // float64: the trap in the vendor's own sample 98987582437920968.
 func (d *dice) orderID() int64 {

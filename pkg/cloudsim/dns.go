@@ -134,7 +134,10 @@ func (s *Sim) deny(m *dns.Msg, name, zone string, qtype uint16, exists bool) {
 func (s *Sim) lookup(name, zone string) ([]dns.RR, bool) {
 	found := s.written(name)
 	if name == zone {
-		found = append(found, soa(zone), &dns.NS{Hdr: header(zone, dns.TypeNS, 3600), Ns: dns.Fqdn(nameServer)})
+		if !hasType(found, dns.TypeNS) {
+			found = append(found, &dns.NS{Hdr: header(zone, dns.TypeNS, 3600), Ns: dns.Fqdn(nameServer)})
+		}
+		found = append(found, soa(zone))
 	}
 	if len(found) > 0 && found[0].Header().Rrtype == dns.TypeCNAME {
 		return found, true
@@ -168,10 +171,8 @@ func (s *Sim) written(name string) []dns.RR {
 			add(r.Type, r.Value, r.TTL)
 		}
 	}
-	for _, r := range s.cfg().Records {
-		if strings.EqualFold(strings.TrimSuffix(r.Name, "."), name) {
-			add(r.Type, r.Value, max(r.TTL, 1))
-		}
+	for _, r := range s.cfg().records[name] {
+		add(strings.ToUpper(r.Type), r.Value, max(r.TTL, 1))
 	}
 	return found
 }

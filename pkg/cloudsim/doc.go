@@ -19,4 +19,17 @@
 // one label). Such a zone comes into being when a record is added to it, when an
 // order names it, or when DescribeDomains or DescribeDomainList asks for it by
 // keyword; without a keyword these two list the zones that exist so far.
+//
+// # What it leaves open
+//
+// Where the documents are silent, the settings say what the cloud does, so that
+// a client that relies on it is found out: the order of lists, rows that shift
+// while one pages, states that no document knows, lists that lag, a cloud
+// without the actions for many records. The defaults are the friendly end.
+//
+// # What it witnesses
+//
+// The report names every record that is left in the zones with the access key
+// and the action that wrote it, every change to a record that the key had not
+// written, and for each order when it was validated, issued and first listed.
 package cloudsim

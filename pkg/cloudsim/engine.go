@@ -32,6 +32,10 @@ func (s *Sim) runAgenda(ctx context.Context) {
 
 // advance does what is due for one order.
 func (s *Sim) advance(ctx context.Context, key string) {
+	if strings.HasPrefix(key, batchKey) {
+		s.runBatch(key)
+		return
+	}
 	s.books.mu.Lock()
 	o := s.books.orders[key]
 	s.books.mu.Unlock()
@@ -47,7 +51,7 @@ func (s *Sim) advance(ctx context.Context, key string) {
 	case o.State == stateReview && now.Before(o.IssueAt):
 		s.agenda.put(key, o.IssueAt)
 	case o.State == stateReview:
-		s.decide(o)
+		s.decide(ctx, o)
 	}
 }
 
@@ -120,26 +124,40 @@ func (s *Sim) moveOn(key string, edit func(*order) error) {
 func (s *Sim) enter(o *order, next state) {
 	now := time.Now()
 	o.Before = o.listed(now)
-	o.State, o.ShownAt = next, now.Add(s.dice.in(s.cfg().ListLag))
+	o.State, o.ChangedAt, o.ShownAt = next, now, now.Add(s.dice.in(s.cfg().ListLag))
 }
 
 // decide is the CA's review: refuse, or issue.
-func (s *Sim) decide(o *order) {
+func (s *Sim) decide(ctx context.Context, o *order) {
 	if s.refused(o) {
-		s.moveOn(o.key(), func(o *order) error {
-			if o.State != stateReview {
-				return errUnchanged
-			}
-			o.Reason = "CA机构安全审核未通过，域名不予签发" // the CA's security review refuses the domain
-			s.enter(o, stateFailed)
-			return nil
-		})
+		s.fail(o, "CA机构安全审核未通过，域名不予签发") // the CA's security review refuses the domain
+		return
+	}
+	now := time.Now()
+	switch err := s.mayIssue(ctx, o); {
+	case errors.Is(err, errForbidden), err != nil && now.After(o.Deadline):
+		s.fail(o, "CAA记录检查未通过："+err.Error()) // the CAA check was not passed
+		return
+	case err != nil:
+		s.agenda.put(o.key(), now.Add(s.patience(o, now)))
 		return
 	}
 	if err := s.issue(o); err != nil {
 		s.log.Error("cloudsim cannot issue", "order", o.key(), "error", err)
 		s.agenda.put(o.key(), time.Now().Add(time.Second))
 	}
+}
+
+// fail ends an order in review.
+func (s *Sim) fail(o *order, reason string) {
+	s.moveOn(o.key(), func(o *order) error {
+		if o.State != stateReview {
+			return errUnchanged
+		}
+		o.Reason = reason
+		s.enter(o, stateFailed)
+		return nil
+	})
 }
 
 func (s *Sim) refused(o *order) bool {
@@ -169,6 +187,7 @@ func (s *Sim) issue(o *order) error {
 			return errUnchanged
 		}
 		o.Leaf, o.Key, o.KeyFP = string(encodeCert(cert.Raw)), keyPEM, fingerprint(pub)
+		o.NotBefore, o.NotAfter, o.LeafAlg = cert.NotBefore, cert.NotAfter, cert.PublicKeyAlgorithm.String()
 		o.IssuedAt = time.Now()
 		if o.Owner.Cloud == cloudAliyun {
 			o.CertID = s.books.freshCertID(s.dice)
@@ -257,7 +276,7 @@ func (s *Sim) placeOwn(o *order) {
 
 func (s *Sim) placeChallenge(o *order, c challenge) error {
 	zone, ok := s.zoneOf(o.Owner, c.Name)
-	if !ok || (o.Method != methodAuto && len(s.books.namedZones(o.Owner)) == 0) {
+	if !ok || (o.Method != methodAuto && len(s.books.named[o.Owner]) == 0) {
 		return nil
 	}
 	for _, r := range s.books.at(o.Owner, c.Name) {

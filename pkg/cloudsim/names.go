@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/net/idna"
 	"golang.org/x/net/publicsuffix"
 )
 
@@ -30,6 +31,32 @@ func registrable(name string) (string, error) {
 		return "", fmt.Errorf("no registrable domain: %w", err)
 	}
 	return zone, nil
+}
+
+// aLabels is a name in A-labels, lower case, without its last dot. What is no IDN
+// stays, for others to refuse.
+func aLabels(name string) string {
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if ascii, err := idna.Punycode.ToASCII(name); err == nil {
+		return ascii
+	}
+	return name
+}
+
+// uLabels is a name as its owner writes it.
+func uLabels(name string) string {
+	if u, err := idna.Punycode.ToUnicode(name); err == nil {
+		return u
+	}
+	return name
+}
+
+// punyCode is PunyCode of alidns, returned for Chinese domain names only.
+func punyCode(zone string) string {
+	if uLabels(zone) == zone {
+		return ""
+	}
+	return zone
 }
 
 // within says whether name is zone or lies below it.

@@ -56,6 +56,11 @@ type order struct {
 	Key    string   `json:"key,omitempty"`     // PEM, only when the cloud made it
 	Leaf   string   `json:"leaf,omitempty"`    // PEM
 
+	// Of the leaf, so that lists need not parse it.
+	NotBefore time.Time `json:"not_before,omitzero"`
+	NotAfter  time.Time `json:"not_after,omitzero"`
+	LeafAlg   string    `json:"leaf_alg,omitempty"` // RSA or ECDSA
+
 	State      state       `json:"state"`
 	Before     state       `json:"before,omitempty"` // what lists show until ShownAt
 	ShownAt    time.Time   `json:"shown_at,omitzero"`
@@ -69,6 +74,7 @@ type order struct {
 	ValidatedAt time.Time `json:"validated_at,omitzero"`
 	IssueAt     time.Time `json:"issue_at,omitzero"`
 	IssuedAt    time.Time `json:"issued_at,omitzero"`
+	ChangedAt   time.Time `json:"changed_at,omitzero"` // when State was entered
 
 	Counted  bool   `json:"counted,omitempty"`  // it spent quota
 	Returned bool   `json:"returned,omitempty"` // the quota came back

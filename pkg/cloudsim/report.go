@@ -17,6 +17,7 @@ type Report struct {
 	// applied for is only counted, in States.
 	Orders     []OrderReport `json:"orders"`
 	Duplicates []Duplicate   `json:"duplicates"`
+	DNS        DNSReport     `json:"dns"`
 	Faults     []Fault       `json:"faults"`
 }
 
@@ -62,20 +63,27 @@ type StateReport struct {
 
 // OrderReport is one application.
 type OrderReport struct {
-	Cloud    string            `json:"cloud"`
-	UID      string            `json:"uid"`
-	ID       string            `json:"id"`
-	Kind     string            `json:"kind"` // package, instance, ssl or free
-	Product  string            `json:"product,omitempty"`
-	Names    []string          `json:"names"`
-	State    string            `json:"state"`
-	Spent    bool              `json:"spent"` // it cost something, not given back
-	Alias    string            `json:"alias,omitempty"`
-	Tags     map[string]string `json:"tags,omitempty"` // set by the client
-	KeyFP    string            `json:"key_fp,omitempty"`
-	Reason   string            `json:"reason,omitempty"`
-	Created  time.Time         `json:"created,omitzero"`
-	IssuedAt time.Time         `json:"issued_at,omitzero"`
+	Cloud   string            `json:"cloud"`
+	UID     string            `json:"uid"`
+	ID      string            `json:"id"`
+	Kind    string            `json:"kind"` // package, instance, ssl or free
+	Product string            `json:"product,omitempty"`
+	Names   []string          `json:"names"`
+	State   string            `json:"state"`
+	Spent   bool              `json:"spent"` // it cost something, not given back
+	Alias   string            `json:"alias,omitempty"`
+	Tags    map[string]string `json:"tags,omitempty"` // set by the client
+	KeyFP   string            `json:"key_fp,omitempty"`
+	Reason  string            `json:"reason,omitempty"`
+	Created time.Time         `json:"created,omitzero"`
+	// ChallengeAt is when the cloud showed the challenge, ValidatedAt when the last
+	// proof was seen, IssuedAt when there was a certificate. ChangedAt is when State
+	// was entered, whichever it is, and ListedAt when the lists began to show it.
+	ChallengeAt time.Time `json:"challenge_at,omitzero"`
+	ValidatedAt time.Time `json:"validated_at,omitzero"`
+	IssuedAt    time.Time `json:"issued_at,omitzero"`
+	ChangedAt   time.Time `json:"changed_at,omitzero"`
+	ListedAt    time.Time `json:"listed_at,omitzero"`
 }
 
 // Duplicate is one set of names for which several orders, at any account, were
@@ -94,7 +102,7 @@ func (s *Sim) Report() Report {
 	for o := range maps.Values(s.books.orders) {
 		orders = append(orders, o)
 	}
-	r.Money = s.books.moneyReport()
+	r.Money, r.DNS = s.books.moneyReport(), s.books.dnsReport()
 	s.books.mu.Unlock()
 	slices.SortFunc(orders, func(x, y *order) int {
 		return cmp.Or(x.Created.Compare(y.Created), strings.Compare(x.key(), y.key()))
@@ -192,7 +200,15 @@ func findDuplicates(orders []*order) []Duplicate {
 func orderReport(o *order) OrderReport {
 	return OrderReport{Cloud: o.Owner.Cloud, UID: o.Owner.UID, ID: o.ID, Kind: string(o.Kind), Product: o.Product, Names: o.Names,
 		State: string(o.State), Spent: o.Counted && !o.Returned, Alias: o.Alias, Tags: o.Tags, KeyFP: o.KeyFP,
-		Reason: o.Reason, Created: o.Created, IssuedAt: o.IssuedAt}
+		Reason: o.Reason, Created: o.Created, ChallengeAt: o.ChallengeAt, ValidatedAt: o.ValidatedAt, IssuedAt: o.IssuedAt,
+		ChangedAt: o.ChangedAt, ListedAt: later(o.ShownAt, o.VisibleAt)}
+}
+
+func later(x, y time.Time) time.Time {
+	if x.After(y) {
+		return x
+	}
+	return y
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

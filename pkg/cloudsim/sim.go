@@ -99,6 +99,11 @@ func (s *Sim) openBooks(cfg Config) error {
 // resume takes up the orders that wait. Their deadline starts anew, because the
 // time in which the simulator was down is not theirs.
 func (s *Sim) resume(now time.Time) error {
+	for _, t := range s.books.batches {
+		if !t.done() {
+			s.agenda.put(t.key(), t.DueAt)
+		}
+	}
 	for key, o := range s.books.orders {
 		if o.State == statePending {
 			_, err := s.books.change(key, func(o *order) error {

@@ -15,7 +15,13 @@ import (
 // tencentAction is one action of one service. Run gets the body as it came.
 type tencentAction struct {
 	service string
-	run     func(s *Sim, own owner, body []byte) (fields, error)
+	run     func(s *Sim, by caller, body []byte) (fields, error)
+}
+
+// caller is a main account and the access key of it that calls.
+type caller struct {
+	owner owner
+	hand  hand
 }
 
 // fields are the answer below "Response"; what an API calls nullable is nil.
@@ -39,21 +45,32 @@ var tencentActions = map[string]tencentAction{
 	"CancelAuditCertificate":             serves("ssl", (*Sim).cancelAuditCertificate),
 	"DeleteCertificate":                  serves("ssl", (*Sim).deleteCertificate),
 
-	"CreateRecord":       serves("dnspod", (*Sim).createRecord),
-	"DeleteRecord":       serves("dnspod", (*Sim).deleteRecord),
+	"CreateRecord":       writes("dnspod", (*Sim).createRecord),
+	"DeleteRecord":       writes("dnspod", (*Sim).deleteRecord),
 	"DescribeRecordList": serves("dnspod", (*Sim).describeRecordList),
 	"DescribeDomainList": serves("dnspod", (*Sim).describeDomainList),
 	"DescribeDomain":     serves("dnspod", (*Sim).describeDomain),
+	"CreateRecordBatch":  writes("dnspod", (*Sim).createRecordBatch),
+	"DeleteRecordBatch":  writes("dnspod", (*Sim).deleteRecordBatch),
+	"DescribeBatchTask":  serves("dnspod", (*Sim).describeBatchTask),
 }
+
+// tencentBatch are the actions that Config.NoBatch leaves out.
+var tencentBatch = []string{"CreateRecordBatch", "DeleteRecordBatch", "DescribeBatchTask"}
 
 // serves joins the binding of parameters with an action.
 func serves[In any](service string, run func(*Sim, owner, In) (fields, error)) tencentAction {
-	return tencentAction{service, func(s *Sim, own owner, body []byte) (fields, error) {
+	return writes(service, func(s *Sim, by caller, in In) (fields, error) { return run(s, by.owner, in) })
+}
+
+// writes is serves for what asks which access key it is.
+func writes[In any](service string, run func(*Sim, caller, In) (fields, error)) tencentAction {
+	return tencentAction{service, func(s *Sim, by caller, body []byte) (fields, error) {
 		var in In
 		if err := bind(body, &in, s.cfg().IgnoreUnknownKeys); err != nil {
 			return nil, err
 		}
-		return run(s, own, in)
+		return run(s, by, in)
 	}}
 }
 
@@ -104,7 +121,7 @@ func (s *Sim) admitTencent(r *http.Request, body []byte) (Account, tencentAction
 		return Account{}, tencentAction{}, refuse(0, "NoSuchProduct", "The product `%s` does not exist.", service)
 	case r.Header.Get("X-TC-Version") != version:
 		return Account{}, tencentAction{}, refuse(0, "NoSuchVersion", "The version `%s` does not exist.", r.Header.Get("X-TC-Version"))
-	case action.service != service:
+	case action.service != service, s.cfg().NoBatch && contains(tencentBatch, r.Header.Get("X-TC-Action")):
 		return Account{}, tencentAction{}, refuse(0, "InvalidAction", "The action `%s` does not exist in version %s.", r.Header.Get("X-TC-Action"), version)
 	default:
 		return a, action, nil
@@ -134,7 +151,7 @@ func (s *Sim) runTencent(a Account, name string, action tencentAction, body []by
 	if contains(a.Deny, name) {
 		return nil, refuse(0, "UnauthorizedOperation", "you are not authorized to perform operation (%s:%s)", action.service, name)
 	}
-	return action.run(s, owner{a.Cloud, a.UID}, body)
+	return action.run(s, caller{owner{a.Cloud, a.UID}, hand{a.AccessKeyID, name}}, body)
 }
 
 // spoilTencent does what is Tencent's own about a fault, and leaves the rest to
@@ -244,5 +261,8 @@ func gmt8(t time.Time) any {
 	if t.IsZero() {
 		return nil
 	}
-	return t.In(time.FixedZone("GMT+8", 8*3600)).Format(time.DateTime)
+	return t.In(chinaTime).Format(time.DateTime)
 }
+
+// chinaTime is how both clouds write times that name no zone.
+var chinaTime = time.FixedZone("GMT+8", 8*3600)

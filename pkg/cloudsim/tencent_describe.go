@@ -35,9 +35,17 @@ func tencentStatus(o *order, st state, now time.Time) int {
 	}
 }
 
+// shownStatus is tencentStatus, or a number that no document knows.
+func (s *Sim) shownStatus(o *order, st state, now time.Time) int {
+	if s.odd(o, now) {
+		return oddNumber
+	}
+	return tencentStatus(o, st, now)
+}
+
 // statusNames are StatusName by Status.
 var statusNames = []string{"审核中", "已通过", "审核失败", "已过期", "待验证", "待提交资料", "订单取消中", "已取消", "待上传确认函",
-	"证书吊销中", "已吊销", "重颁发中", "待上传吊销确认函", "免费证书待提交资料", "证书已退款", "证书迁移中"}
+	"证书吊销中", "已吊销", "重颁发中", "待上传吊销确认函", "免费证书待提交资料", "证书已退款", "证书迁移中", oddNumber: ""}
 
 // statusMsg explains a state. An issued certificate may go on showing the review,
 // as the vendor's own sample does: only Status tells.
@@ -75,7 +83,7 @@ func packageType(o *order) string {
 
 // describe are the fields that DescribeCertificate and its Detail share.
 func (s *Sim) describe(o *order, leaf *x509.Certificate, now time.Time) fields {
-	status := tencentStatus(o, o.State, now)
+	status := s.shownStatus(o, o.State, now)
 	out := fields{
 		"OwnerUin": o.Owner.UID, "ProjectId": "0", "From": "trustasia", "CertificateType": "SVR",
 		"PackageType": packageType(o), "ProductZhName": o.Product, "Domain": nil, "Alias": o.Alias,
@@ -242,7 +250,11 @@ func (s *Sim) describeCertificates(own owner, in certificateQuery) (fields, erro
 		return nil, refuse(0, "InvalidParameter.CertificateIdNumberLimit", "No more than 50 certificate ids can be asked for.")
 	}
 	now := time.Now()
-	found := s.books.list(own, func(o *order) bool { return in.wants(o, now) })
+	in.SearchKey = strings.ToLower(in.SearchKey)
+	found := s.books.list(own, func(o *order) bool { return in.wants(o, s.shownStatus(o, o.listed(now), now), now) })
+	if s.cfg().ListOrder == noOrder {
+		found = s.arrange(found)
+	}
 	if in.ExpirationSort != "" {
 		slices.SortStableFunc(found, func(x, y *order) int {
 			if in.ExpirationSort == "DESC" {
@@ -252,12 +264,8 @@ func (s *Sim) describeCertificates(own owner, in certificateQuery) (fields, erro
 		})
 	}
 	rows := []fields{}
-	for _, o := range offsetPage(found, in.Offset, limit) {
-		row, err := sslRow(o, now)
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, row)
+	for _, o := range offsetPage(found, s.start(in.Offset), limit) {
+		rows = append(rows, s.sslRow(o, now))
 	}
 	return fields{"TotalCount": len(found), "Certificates": rows}, nil
 }
@@ -268,9 +276,7 @@ func offsetPage[T any](all []T, offset, limit int) []T {
 	return all[:min(limit, len(all))]
 }
 
-func (in *certificateQuery) wants(o *order, now time.Time) bool {
-	status := tencentStatus(o, o.listed(now), now)
-	key := strings.ToLower(in.SearchKey)
+func (in *certificateQuery) wants(o *order, status int, now time.Time) bool {
 	switch {
 	case (o.Kind != kindSSL && o.Kind != kindFree) || !o.visible(now),
 		in.CertificateType == "CA", in.FilterSource == "upload", in.Upload == 1,
@@ -284,14 +290,14 @@ func (in *certificateQuery) wants(o *order, now time.Time) bool {
 			return false
 		}
 	}
-	text := strings.ToLower(strings.Join(append([]string{o.ID, o.Alias}, o.Names...), "\n"))
-	return strings.Contains(text, key)
+	return in.SearchKey == "" ||
+		strings.Contains(strings.ToLower(strings.Join(append([]string{o.ID, o.Alias}, o.Names...), "\n")), in.SearchKey)
 }
 
 // sslRow is one line of the list: no challenge, no PEM, no OrderId.
-func sslRow(o *order, now time.Time) (fields, error) {
+func (s *Sim) sslRow(o *order, now time.Time) fields {
 	shown := o.listed(now)
-	status := tencentStatus(o, shown, now)
+	status := s.shownStatus(o, shown, now)
 	row := fields{
 		"OwnerUin": o.Owner.UID, "ProjectId": "0", "From": "trustasia", "PackageType": packageType(o), "CertificateType": "SVR",
 		"ProductZhName": o.Product, "Domain": nil, "Alias": o.Alias, "Status": status, "StatusMsg": statusMsg(o, shown, now),
@@ -306,16 +312,10 @@ func sslRow(o *order, now time.Time) (fields, error) {
 	if len(o.Names) > 0 {
 		row["Domain"] = o.Names[0]
 	}
-	if shown != stateIssued {
-		return row, nil
+	if shown == stateIssued {
+		row["CertBeginTime"], row["CertEndTime"], row["EncryptAlgorithm"] = gmt8(o.NotBefore), gmt8(o.NotAfter), o.LeafAlg
 	}
-	leaf, err := issuedLeaf(o)
-	if err != nil {
-		return nil, err
-	}
-	row["CertBeginTime"], row["CertEndTime"] = gmt8(leaf.NotBefore), gmt8(leaf.NotAfter)
-	row["EncryptAlgorithm"] = leaf.PublicKeyAlgorithm.String()
-	return row, nil
+	return row
 }
 
 // checkDomainVerification looks at every challenge now, and tells what it saw.

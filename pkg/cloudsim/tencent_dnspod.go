@@ -21,21 +21,29 @@ func (s *Sim) findZone(own owner, in zoneName) (string, error) {
 	if in.DomainId == 0 {
 		s.books.mu.Lock()
 		defer s.books.mu.Unlock()
-		if zone := strings.ToLower(in.Domain); s.hosts(own, zone) {
+		if zone := aLabels(in.Domain); s.hosts(own, zone) {
 			return zone, nil
 		}
 		return "", noZone()
 	}
-	zones, err := s.listZones(own, "")
+	zones, err := s.zonesByID(own)
 	if err != nil {
 		return "", err
 	}
-	for _, zone := range zones {
-		if zoneID(own, zone) == in.DomainId {
-			return zone, nil
-		}
+	if zone, known := zones[in.DomainId]; known {
+		return zone, nil
 	}
 	return "", noZone()
+}
+
+// zonesByID are the zones that the account has so far.
+func (s *Sim) zonesByID(own owner) (map[uint64]string, error) {
+	zones, err := s.listZones(own, "")
+	byID := make(map[uint64]string, len(zones))
+	for _, zone := range zones {
+		byID[zoneID(own, zone)] = zone
+	}
+	return byID, err
 }
 
 func noZone() error {
@@ -64,7 +72,8 @@ type newRecord struct {
 
 var subDomain = regexp.MustCompile(`^(@|[a-z0-9_*]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*)$`)
 
-func (s *Sim) createRecord(own owner, in newRecord) (fields, error) {
+func (s *Sim) createRecord(by caller, in newRecord) (fields, error) {
+	own := by.owner
 	zone, err := s.findZone(own, zoneName{in.Domain, in.DomainId})
 	if err != nil {
 		return nil, err
@@ -83,11 +92,11 @@ func (s *Sim) createRecord(own owner, in newRecord) (fields, error) {
 	if err := s.books.room(r); err != nil {
 		return nil, err
 	}
-	r.ID = s.freshRecordID(cloudTencent)
+	r.ID, r.ListedAt = s.freshRecordID(cloudTencent), now.Add(s.dice.in(s.cfg().RecordListLag))
 	if err := s.demandZone(own, zone); err != nil {
 		return nil, err
 	}
-	if err := s.books.addRecord(r); err != nil {
+	if err := s.books.writeRecord(r, by.hand); err != nil {
 		return nil, err
 	}
 	return fields{"RecordId": r.ID}, nil
@@ -136,22 +145,22 @@ func (b *books) room(r record) error {
 	return nil
 }
 
-func (s *Sim) deleteRecord(own owner, in struct {
+func (s *Sim) deleteRecord(by caller, in struct {
 	Domain   string `tc:"required"`
 	RecordId uint64 `tc:"required"`
 	DomainId uint64
 }) (fields, error) {
-	zone, err := s.findZone(own, zoneName{in.Domain, in.DomainId})
+	zone, err := s.findZone(by.owner, zoneName{in.Domain, in.DomainId})
 	if err != nil {
 		return nil, err
 	}
 	s.books.mu.Lock()
 	defer s.books.mu.Unlock()
 	r, known := s.books.records[in.RecordId]
-	if !known || r.Owner != own || r.Zone != zone {
+	if !known || r.Owner != by.owner || r.Zone != zone {
 		return nil, refuse(0, "InvalidParameter.RecordIdInvalid", "The record id is incorrect.")
 	}
-	return fields{}, s.books.dropRecord(r)
+	return fields{}, s.books.removeRecord(r, by.hand)
 }
 
 // recordQuery are the parameters of DescribeRecordList. Subdomain is the older
@@ -186,7 +195,8 @@ func (s *Sim) describeRecordList(own owner, in recordQuery) (fields, error) {
 	s.books.mu.Lock()
 	all := s.books.inZone(own, zone)
 	s.books.mu.Unlock()
-	all = slices.DeleteFunc(all, func(r record) bool { return !in.wants(r) })
+	now := time.Now()
+	all = slices.DeleteFunc(all, func(r record) bool { return now.Before(r.ListedAt) || !in.wants(r) })
 	if len(all) == 0 && !strings.EqualFold(in.ErrorOnEmpty, "no") {
 		return nil, refuse(0, "ResourceNotFound.NoDataOfRecord", "The list of records is empty.")
 	}
@@ -214,13 +224,17 @@ func (in *recordQuery) wants(r record) bool {
 		(in.Keyword == "" || strings.Contains(r.RR, in.Keyword) || strings.Contains(r.Value, in.Keyword))
 }
 
-// recordRow shows a record. Host names end with a dot, as DNSPod stores them.
-func recordRow(r record) fields {
-	value := r.Value
-	if r.Type == typeCNAME || r.Type == "NS" || r.Type == "MX" {
-		value += "."
+// shownValue ends host names with a dot, as DNSPod stores them.
+func shownValue(typ, value string) string {
+	if typ == typeCNAME || typ == "NS" || typ == "MX" {
+		return value + "."
 	}
-	return fields{"RecordId": r.ID, "Name": r.RR, "Type": r.Type, "Value": value, "Line": defaultLine, "LineId": "0",
+	return value
+}
+
+// recordRow shows a record.
+func recordRow(r record) fields {
+	return fields{"RecordId": r.ID, "Name": r.RR, "Type": r.Type, "Value": shownValue(r.Type, r.Value), "Line": defaultLine, "LineId": "0",
 		"TTL": r.TTL, "MX": 0, "Weight": nil, "Status": "ENABLE", "Remark": r.Remark, "MonitorStatus": "",
 		"DefaultNS": false, "UpdatedOn": gmt8(r.Created)}
 }
@@ -241,7 +255,7 @@ func (s *Sim) describeDomainList(own owner, in struct {
 	if in.Offset < 0 || limit < 0 {
 		return nil, wrongValue("Offset", in.Offset)
 	}
-	zones, err := s.listZones(own, in.Keyword)
+	zones, err := s.listZones(own, aLabels(in.Keyword))
 	if err != nil {
 		return nil, err
 	}
@@ -258,9 +272,9 @@ func (s *Sim) describeDomainList(own owner, in struct {
 func (s *Sim) domainRow(own owner, zone string) fields {
 	s.books.mu.Lock()
 	defer s.books.mu.Unlock()
-	return fields{"DomainId": zoneID(own, zone), "Name": zone, "Punycode": zone, "Status": "ENABLE", "DNSStatus": "", "TTL": 600,
+	return fields{"DomainId": zoneID(own, zone), "Name": uLabels(zone), "Punycode": zone, "Status": "ENABLE", "DNSStatus": "", "TTL": 600,
 		"EffectiveDNS": []string{nameServer}, "Grade": "DP_FREE", "GradeTitle": "免费版", "IsVip": "NO", "GroupId": 1,
-		"Remark": "", "Owner": own.UID, "RecordCount": len(s.books.inZone(own, zone)), "TagList": []string{}}
+		"Remark": "", "Owner": own.UID, "RecordCount": len(s.books.byZone[zoneKey{own, zone}]), "TagList": []string{}}
 }
 
 func (s *Sim) describeDomain(own owner, in struct {
@@ -272,7 +286,7 @@ func (s *Sim) describeDomain(own owner, in struct {
 		return nil, err
 	}
 	row := s.domainRow(own, zone)
-	return fields{"DomainInfo": fields{"Domain": zone, "DomainId": row["DomainId"], "Status": "ENABLE", "Grade": "DP_FREE",
+	return fields{"DomainInfo": fields{"Domain": uLabels(zone), "DomainId": row["DomainId"], "Status": "ENABLE", "Grade": "DP_FREE",
 		"DnsStatus": "", "TTL": 600, "RecordCount": row["RecordCount"], "DnspodNsList": []string{nameServer},
 		"ActualNsList": []string{nameServer}, "Punycode": zone, "Owner": own.UID, "IsMark": "no", "IsVip": "no"}}, nil
 }

@@ -405,6 +405,18 @@ func (s *Sim) deleteCertificate(own owner, in struct {
 	return fields{"DeleteResult": err == nil}, err
 }
 
+// readLeaf fills in what an older journal does not have.
+func (o *order) readLeaf() error {
+	if o.Leaf == "" || !o.NotAfter.IsZero() {
+		return nil
+	}
+	leaf, err := issuedLeaf(o)
+	if err == nil {
+		o.NotBefore, o.NotAfter, o.LeafAlg = leaf.NotBefore, leaf.NotAfter, leaf.PublicKeyAlgorithm.String()
+	}
+	return err
+}
+
 // issuedLeaf is the issued certificate, nil before.
 func issuedLeaf(o *order) (*x509.Certificate, error) {
 	if o.Leaf == "" {

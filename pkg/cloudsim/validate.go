@@ -60,7 +60,7 @@ func textOf(rr *dns.TXT) string {
 // proveRecord accepts when any value at the name is the expected one, exactly:
 // other orders may have values at the same name.
 func (s *Sim) proveRecord(ctx context.Context, c challenge, t uint16, value func(dns.RR) (string, bool)) error {
-	answer, err := s.ask(ctx, c.Name, t)
+	answer, err := s.follow(ctx, c.Name, t)
 	if err != nil {
 		return err
 	}
@@ -76,6 +76,39 @@ func (s *Sim) proveRecord(ctx context.Context, c challenge, t uint16, value func
 		result = fmt.Errorf("%s %s: %w", c.Type, c.Name, errOther)
 	}
 	return result
+}
+
+// follow asks for a name and goes on where the answer ends in an alias, as a server
+// that is not recursive leaves it (RFC 1034, section 3.6.2).
+func (s *Sim) follow(ctx context.Context, name string, t uint16) (*dns.Msg, error) {
+	all, err := s.ask(ctx, name, t)
+	for range 8 {
+		if err != nil || t == dns.TypeCNAME {
+			break
+		}
+		next := aliasEnd(all.Answer, dns.Fqdn(name))
+		if strings.EqualFold(next, dns.Fqdn(name)) || hasType(all.Answer, t) {
+			break
+		}
+		name = next
+		answer, failed := s.ask(ctx, name, t)
+		if err = failed; err == nil {
+			all.Rcode, all.Answer = answer.Rcode, append(all.Answer, answer.Answer...)
+		}
+	}
+	return all, err
+}
+
+// aliasEnd is where the aliases of an answer lead from a name.
+func aliasEnd(answer []dns.RR, name string) string {
+	for range len(answer) {
+		for _, rr := range answer {
+			if c, is := rr.(*dns.CNAME); is && strings.EqualFold(c.Hdr.Name, name) {
+				name = c.Target
+			}
+		}
+	}
+	return name
 }
 
 // ask queries the resolver, over TCP when the answer does not fit into UDP.
@@ -136,19 +169,33 @@ func (s *Sim) webTransport() *http.Transport {
 			if port == "80" {
 				port = strconv.Itoa(s.cfg().FilePort)
 			}
-			answer, err := s.ask(ctx, host, dns.TypeA)
+			ip, err := s.hostIP(ctx, host)
 			if err != nil {
 				return nil, err
 			}
-			for _, rr := range answer.Answer {
-				if a, ok := rr.(*dns.A); ok {
-					var d net.Dialer
-					return d.DialContext(ctx, network, net.JoinHostPort(a.A.String(), port))
-				}
-			}
-			return nil, fmt.Errorf("no address for %s", host)
+			var d net.Dialer
+			return d.DialContext(ctx, network, net.JoinHostPort(ip.String(), port))
 		},
 	}
+}
+
+// hostIP is a host's first address, IPv4 before IPv6.
+func (s *Sim) hostIP(ctx context.Context, host string) (net.IP, error) {
+	for _, t := range []uint16{dns.TypeA, dns.TypeAAAA} {
+		answer, err := s.follow(ctx, host, t)
+		if err != nil {
+			return nil, err
+		}
+		for _, rr := range answer.Answer {
+			switch rr := rr.(type) {
+			case *dns.A:
+				return rr.A, nil
+			case *dns.AAAA:
+				return rr.AAAA, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("no address for %s", host)
 }
 
 func sameDomain(req *http.Request, via []*http.Request) error {

@@ -1,6 +1,7 @@
 package cloudsim
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -18,8 +19,11 @@ type record struct {
 	Line      string    `json:"line,omitempty"`
 	Remark    string    `json:"remark,omitempty"`
 	Auto      string    `json:"auto,omitempty"` // key of the order for which the cloud wrote it
+	By        string    `json:"by,omitempty"`   // the access key that wrote it
+	API       string    `json:"api,omitempty"`  // and the action
 	Created   time.Time `json:"created"`
-	VisibleAt time.Time `json:"visible_at"` // the DNS does not serve it earlier
+	VisibleAt time.Time `json:"visible_at"`         // the DNS does not serve it earlier
+	ListedAt  time.Time `json:"listed_at,omitzero"` // DescribeRecordList does not show it earlier
 }
 
 func (r *record) name() string { return joinName(r.RR, r.Zone) }
@@ -53,8 +57,21 @@ func (b *books) indexRecord(r record) {
 		b.names[r.name()] = append(b.names[r.name()], r.ID)
 		b.countAbove(r.name(), 1)
 	}
+	key := zoneKey{r.Owner, r.Zone}
+	if b.byZone[key] == nil {
+		b.byZone[key] = idSet{}
+	}
+	b.byZone[key][r.ID] = struct{}{}
 	b.records[r.ID] = r
 }
+
+// zoneKey is one zone of one account.
+type zoneKey struct {
+	owner owner
+	zone  string
+}
+
+type idSet map[uint64]struct{}
 
 // dropRecord removes a record. Callers hold the lock.
 func (b *books) dropRecord(r record) error {
@@ -62,6 +79,7 @@ func (b *books) dropRecord(r record) error {
 		return err
 	}
 	delete(b.records, r.ID)
+	delete(b.byZone[zoneKey{r.Owner, r.Zone}], r.ID)
 	b.names[r.name()] = slices.DeleteFunc(b.names[r.name()], func(id uint64) bool { return id == r.ID })
 	if len(b.names[r.name()]) == 0 {
 		delete(b.names, r.name())
@@ -95,38 +113,41 @@ func (b *books) at(own owner, name string) []record {
 // inZone lists an account's records in a zone, newest first. Callers hold the lock.
 func (b *books) inZone(own owner, zone string) []record {
 	var found []record
-	for _, r := range b.records {
-		if r.Owner == own && r.Zone == zone {
-			found = append(found, r)
-		}
+	for id := range b.byZone[zoneKey{own, zone}] {
+		found = append(found, b.records[id])
 	}
-	slices.SortFunc(found, func(x, y record) int { return y.Created.Compare(x.Created) })
+	slices.SortFunc(found, func(x, y record) int {
+		return cmp.Or(y.Created.Compare(x.Created), cmp.Compare(y.ID, x.ID))
+	})
 	return found
 }
 
-// namedZones are the zones that the main account's config names. Callers hold the
+// indexNamed notes the zones that the accounts' config names. Callers hold the
 // lock.
-func (b *books) namedZones(own owner) []string {
-	var zones []string
+func (b *books) indexNamed() {
+	b.named, b.anyNamed = map[owner]map[string]bool{}, map[string]bool{}
 	for _, a := range b.accounts {
-		if a.Cloud == own.Cloud && a.UID == own.UID {
-			zones = append(zones, a.Zones...)
+		own := owner{a.Cloud, a.UID}
+		if b.named[own] == nil {
+			b.named[own] = map[string]bool{}
+		}
+		for _, zone := range a.Zones {
+			b.named[own][zone], b.anyNamed[zone] = true, true
 		}
 	}
-	return zones
 }
 
 // hosts says whether the account's DNS service has this very zone, or makes it on
 // demand. Callers hold the lock.
 func (s *Sim) hosts(own owner, zone string) bool {
-	if named := s.books.namedZones(own); len(named) > 0 {
-		return contains(named, zone)
+	if named := s.books.named[own]; len(named) > 0 {
+		return named[zone]
 	}
 	apex, err := registrable(zone)
 	if err != nil || apex != zone {
 		return false
 	}
-	return s.cfg().Zones == nil || contains(s.cfg().Zones, zone)
+	return s.cfg().Zones == nil || s.cfg().zones[zone]
 }
 
 // zoneOf finds the account's zone of a name: the longest that fits. Callers hold
@@ -147,7 +168,7 @@ func (s *Sim) listZones(own owner, keyword string) ([]string, error) {
 	s.books.mu.Lock()
 	defer s.books.mu.Unlock()
 	keyword = strings.ToLower(keyword)
-	zones := slices.Clone(s.books.namedZones(own))
+	zones := sortedKeys(s.books.named[own])
 	if len(zones) == 0 {
 		if err := s.demandZone(own, keyword); err != nil {
 			return nil, err
@@ -157,7 +178,7 @@ func (s *Sim) listZones(own owner, keyword string) ([]string, error) {
 		}
 	}
 	slices.Sort(zones)
-	return slices.DeleteFunc(slices.Compact(zones), func(zone string) bool {
+	return slices.DeleteFunc(zones, func(zone string) bool {
 		return !strings.Contains(zone, keyword) && !within(keyword, zone)
 	}), nil
 }
@@ -165,7 +186,7 @@ func (s *Sim) listZones(own owner, keyword string) ([]string, error) {
 // demandZone notes the zone of a name that somebody took an interest in. Callers
 // hold the lock.
 func (s *Sim) demandZone(own owner, name string) error {
-	if len(s.books.namedZones(own)) > 0 || checkName(name) != nil {
+	if len(s.books.named[own]) > 0 || checkName(name) != nil {
 		return nil
 	}
 	zone, ok := s.zoneOf(own, name)
@@ -177,18 +198,10 @@ func (s *Sim) demandZone(own owner, name string) error {
 
 // cut is the zone of a name as the DNS serves it. Callers hold the lock.
 func (s *Sim) cut(name string) (string, bool) {
-	explicit := s.cfg().Zones
-	for _, a := range s.books.accounts {
-		explicit = append(explicit[:len(explicit):len(explicit)], a.Zones...)
-	}
-	longest := ""
-	for _, zone := range explicit {
-		if within(name, zone) && len(zone) > len(longest) {
-			longest = zone
+	for zone := name; zone != ""; _, zone, _ = strings.Cut(zone, ".") {
+		if s.cfg().zones[zone] || s.books.anyNamed[zone] {
+			return zone, true
 		}
-	}
-	if longest != "" {
-		return longest, true
 	}
 	if within(name, simDomain) {
 		return simDomain, true
