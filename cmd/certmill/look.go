@@ -13,6 +13,7 @@ import (
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/issuer/aliyun"
 	"github.com/certmill/certmill/pkg/issuer/tencent"
+	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
@@ -46,6 +47,9 @@ func (statusCmd) Run(ctx context.Context, c *cli) error {
 		a.AppendRow(table.Row{line.Label, line.Main, line.State})
 	}
 	fmt.Println(a.Render())
+	if s.Left > 0 {
+		fmt.Printf("%d records or files of ended orders could not be removed: certmill stuck\n", s.Left)
+	}
 	return nil
 }
 
@@ -84,7 +88,8 @@ func (l *listCmd) Run(ctx context.Context, c *cli) error {
 }
 
 type showCmd struct {
-	ID string `arg:"" help:"Order id."`
+	ID  string `arg:"" help:"Order id."`
+	Now bool   `help:"Also ask the cloud (one call) and look for its challenges from outside, now."`
 }
 
 // Run is certmill show.
@@ -98,22 +103,29 @@ func (s *showCmd) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	if c.Output == "json" {
+	if c.Output == "json" && !s.Now {
 		return printJSON(it.Order)
 	}
+	e, err := console.Explain(ctx, it)
+	if err != nil {
+		return err
+	}
 	o := it.Order
+	if s.Now {
+		now, err := console.Now(ctx, o)
+		if err != nil {
+			return err
+		}
+		e.Evidence = append(e.Evidence, now...)
+	}
+	if c.Output == "json" {
+		return printJSON(e)
+	}
 	fmt.Printf("%s  %s  account %s (%s)  %s\nnames     %s\n", o.ID(), o.State, o.Account, o.Main, o.Operation, app.Names(o))
 	if o.CloudID != "" {
 		fmt.Printf("cloud id  %s\n", o.CloudID)
 	}
-	if why := app.Why(o); why != "" {
-		fmt.Printf("why       %s\n", why)
-	}
-	if o.Hold != nil && o.State == order.Held {
-		for _, command := range o.Hold.Commands {
-			fmt.Printf("          %s\n", command)
-		}
-	}
+	fmt.Println(explained(e))
 	if o.Certificate != nil {
 		fmt.Printf("serial    %s, until %s, at %v\n", o.Certificate.Serial, o.Certificate.NotAfter.Format(time.RFC3339), o.Certificate.Delivered)
 	}
@@ -123,6 +135,74 @@ func (s *showCmd) Run(ctx context.Context, c *cli) error {
 	}
 	fmt.Println(t.Render())
 	return nil
+}
+
+// explained is an explanation for people.
+func explained(e app.Explanation) string {
+	lines := []string{fmt.Sprintf("since     %s (%v)", e.Since.Format(time.RFC3339), time.Since(e.Since).Round(time.Second)), "why       " + e.Blocker}
+	if e.Advice != "" {
+		lines = append(lines, "          "+e.Advice)
+	}
+	if time.Until(e.Next) > 0 {
+		lines = append(lines, "next      "+e.Next.Format(time.RFC3339))
+	}
+	for i, said := range e.Evidence {
+		lines = append(lines, [...]string{"evidence  ", "          "}[min(i, 1)]+said)
+	}
+	for i, command := range e.Commands {
+		lines = append(lines, [...]string{"helps     ", "          "}[min(i, 1)]+command)
+	}
+	return strings.Join(lines, "\n")
+}
+
+type stuckCmd struct {
+	Older time.Duration `default:"10m" help:"Orders that have been at one stage for so long. Those that wait or are held come always."`
+}
+
+// Run is certmill stuck.
+func (s *stuckCmd) Run(ctx context.Context, c *cli) error {
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	stuck, err := console.Stuck(ctx, s.Older)
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return printJSON(stuck)
+	}
+	for _, g := range stuck.Groups {
+		fmt.Printf("%s: %s\n", counted(len(g.IDs)), g.Cause)
+		fmt.Printf("%s\n\n", indented(fmt.Sprintf("%s, %s, account %s\n%s", g.Example.ID, g.Example.State, g.Example.Account, explained(g.Example))))
+	}
+	if len(stuck.Groups) == 0 {
+		fmt.Println("every order moves")
+	}
+	if len(stuck.Left) > 0 {
+		fmt.Println(leftTable(stuck.Left).Render())
+	}
+	return nil
+}
+
+func counted(n int) string {
+	if n == 1 {
+		return "1 order"
+	}
+	return fmt.Sprint(n, " orders")
+}
+
+func indented(s string) string { return "    " + strings.ReplaceAll(s, "\n", "\n    ") }
+
+// leftTable are the records that could not be removed.
+func leftTable(left []ledger.Placement) table.Writer {
+	t := newTable(table.Row{"left behind at", "type", "of orders", "since", "tries", "again", "why"})
+	for _, pl := range left {
+		t.AppendRow(table.Row{pl.Challenge.Host + pl.Challenge.Path, pl.Challenge.Type, strings.Join(pl.Orders, " "),
+			pl.Since.Format(time.RFC3339), pl.Tries, pl.Next.Format(time.RFC3339), pl.Why})
+	}
+	return t
 }
 
 type failedCmd struct {

@@ -27,12 +27,13 @@ type cli struct {
 	Run   runCmd   `cmd:"" help:"Everything in one process: server, workers, and simulated clouds if no account is configured."`
 	Work  workCmd  `cmd:"" help:"One worker, as the binary of its name."`
 	Order orderCmd `cmd:"" help:"Hand order files in to a running installation."`
-	Plan  planCmd  `cmd:"" help:"Show which operation each order would take, and where. Nothing is handed in."`
+	Plan  planCmd  `cmd:"" help:"Show which operation each order would take, and what stands in its way: CAA, DNSSEC, zones, quota, duplicates. Nothing is handed in."`
 	Check checkCmd `cmd:"" help:"Check order files, without a server."`
 
 	Status statusCmd `cmd:"" help:"Orders by state, accounts, backlog of each stage."`
 	List   listCmd   `cmd:"" help:"List orders."`
-	Show   showCmd   `cmd:"" help:"Show one order with its story."`
+	Show   showCmd   `cmd:"" help:"Show one order: why it is where it is, what was seen, what helps, and its story."`
+	Stuck  stuckCmd  `cmd:"" help:"Orders that do not move, grouped by what blocks them, and records that cannot be removed."`
 	Failed failedCmd `cmd:"" help:"Failed and held orders, grouped by cause."`
 
 	Surplus surplusCmd `cmd:"" help:"Cloud orders that nobody claims, with what they cost, and ended orders that may have been bought."`
@@ -129,12 +130,18 @@ func (c *cli) override(cfg app.Config, err error) (app.Config, error) {
 
 // open connects to the installation.
 func (c *cli) open(ctx context.Context) (*app.Console, error) {
-	cfg, err := c.load()
+	cfg, err := c.loadQuiet()
 	if err != nil {
 		return nil, err
 	}
+	return app.OpenConsole(ctx, cfg, app.NewLogger(os.Stderr, cfg.Log))
+}
+
+// loadQuiet is load for commands that only look: they log what is odd.
+func (c *cli) loadQuiet() (app.Config, error) {
+	cfg, err := c.load()
 	if c.Log == "" {
 		cfg.Log = "warn"
 	}
-	return app.OpenConsole(ctx, cfg, app.NewLogger(os.Stderr, cfg.Log))
+	return cfg, err
 }

@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/certmill/certmill/pkg/app"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/orderfile"
 )
 
 type orderCmd struct {
@@ -40,30 +44,64 @@ func (o *orderCmd) Run(ctx context.Context, c *cli) error {
 }
 
 type planCmd struct {
-	Files []string `arg:"" type:"existingfile" help:"Order files."`
-	Batch string   `help:"Batch of orders that name none."`
+	Files   []string      `arg:"" type:"existingfile" help:"Order files."`
+	Batch   string        `help:"Batch of orders that name none."`
+	NoDNS   bool          `name:"no-dns" help:"Ask no name server: no CAA, DNSSEC, zones."`
+	Timeout time.Duration `default:"5m" help:"How long the look at the DNS, and that at the clouds, may take."`
+	Pack    string        `type:"path" placeholder:"FILE" help:"Write the batch, with single names of one domain packed into orders of up to five, as JSON lines."`
 }
 
-// Run is certmill plan.
+// Run is certmill plan. Its exit status is 1 if a line is no order, or an order
+// would not be issued as things stand.
 func (p *planCmd) Run(ctx context.Context, c *cli) error {
 	batch, err := app.ReadFiles(p.Batch, p.Files...)
 	if err != nil {
 		return err
 	}
-	console, err := c.open(ctx)
+	cfg, err := c.loadQuiet()
 	if err != nil {
 		return err
 	}
-	defer console.Close()
-	steps, err := console.Plan(ctx, batch)
+	plan, err := app.MakePlan(ctx, cfg, app.NewLogger(os.Stderr, cfg.Log), batch, app.PlanOptions{NoDNS: p.NoDNS, Within: p.Timeout})
 	if err != nil {
 		return err
 	}
 	if c.Output == "json" {
-		return printJSON(map[string]any{"steps": steps, "bad_lines": batch.Bad})
+		err = printJSON(plan)
+	} else {
+		newView("text").Planned(plan.Steps, batch)
+		err = writeFindings(os.Stdout, plan)
 	}
-	newView("text").Planned(steps, batch)
-	return badLines(batch)
+	if err == nil && p.Pack != "" {
+		err = p.pack(plan)
+	}
+	if err == nil {
+		err = badLines(batch)
+	}
+	if n := plan.Failing(); err == nil && n > 0 {
+		err = fmt.Errorf("%d orders would not be issued as things stand", n)
+	}
+	return err
+}
+
+// pack writes the packed batch. A file that is there is not replaced.
+func (p *planCmd) pack(plan app.Plan) error {
+	packed, err := plan.Packed()
+	if err != nil {
+		return err
+	}
+	if f, err := orderfile.FormatOf(p.Pack); err != nil || f != orderfile.JSON {
+		return fmt.Errorf("%s: let the name end in .jsonl", p.Pack)
+	}
+	out, err := os.OpenFile(p.Pack, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return fmt.Errorf("write packed orders: %w", err)
+	}
+	lines := json.NewEncoder(out)
+	for _, r := range packed {
+		err = errors.Join(err, lines.Encode(r))
+	}
+	return errors.Join(err, out.Close())
 }
 
 func badLines(b app.Batch) error {

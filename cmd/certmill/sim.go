@@ -16,6 +16,7 @@ type simCmd struct {
 	Tencent  string `default:"127.0.0.1:5002" help:"Listen address of Tencent Cloud (SSL, DNSPod)."`
 	DNS      string `name:"dns" default:"127.0.0.1:5053" help:"Listen address of the DNS, UDP and TCP."`
 	Control  string `default:"127.0.0.1:5080" help:"Listen address of the control port."`
+	Resolver string `help:"DNS server (host:port) that is asked for validation, instead of the simulator's own." placeholder:"HOST:PORT"`
 	FilePort int    `default:"5081" help:"Port at which FILE challenges are fetched."`
 	Dir      string `type:"path" help:"Folder to keep the books in. Default: it forgets."`
 }
@@ -33,6 +34,9 @@ func (s *simCmd) Run(ctx context.Context, c *cli) error {
 		}
 	}
 	cfg.AliyunAddr, cfg.TencentAddr, cfg.DNSAddr, cfg.ControlAddr, cfg.FilePort = s.Aliyun, s.Tencent, s.DNS, s.Control, s.FilePort
+	if s.Resolver != "" {
+		cfg.Resolver = s.Resolver
+	}
 	if s.Dir != "" {
 		cfg.Dir = s.Dir
 	}

@@ -69,12 +69,20 @@ type Step struct {
 // plan tells which operation each order will take and where, before anything is
 // spent. Orders that no account can take stand in it with the reason.
 func (s *session) plan(ctx context.Context, requests []order.Request) ([]Step, error) {
+	_, steps, err := planned(ctx, requests, s.place)
+	return steps, err
+}
+
+// planned places every order with place, and counts those of one kind.
+func planned(ctx context.Context, requests []order.Request, place placing) ([]stage.Planned, []Step, error) {
 	counts := map[Step]int{}
+	var all []stage.Planned
 	for _, r := range requests {
-		step, err := s.step(ctx, r)
+		p, step, err := place(ctx, r)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		all = append(all, p)
 		counts[step]++
 	}
 	var steps []Step
@@ -85,24 +93,36 @@ func (s *session) plan(ctx context.Context, requests []order.Request) ([]Step, e
 	slices.SortFunc(steps, func(a, b Step) int {
 		return strings.Compare(a.Account+a.Operation+a.Product+a.Problem, b.Account+b.Operation+b.Product+b.Problem)
 	})
-	return steps, nil
+	return all, steps, nil
 }
 
-func (s *session) step(ctx context.Context, r order.Request) (Step, error) {
+// placing says where an order goes. What no account takes has a problem in its
+// step; an error means that it could not be found out.
+type placing func(ctx context.Context, r order.Request) (stage.Planned, Step, error)
+
+// place decides as the intake will.
+func (s *session) place(ctx context.Context, r order.Request) (stage.Planned, Step, error) {
 	a, op, err := stage.Intake{Accounts: s.accounts, Ledger: s.ledger, Line: s.line, Log: s.log}.Place(ctx, r)
 	if bad, ok := errors.AsType[*order.Invalid](err); ok {
-		return Step{Account: r.Account, Problem: bad.Error()}, nil
+		return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: bad.Error()}, nil
 	}
 	if err != nil {
-		return Step{}, err
+		return stage.Planned{}, Step{}, err
 	}
+	p, step := placed(r, a, op)
+	return p, step, nil
+}
+
+func placed(r order.Request, a *stage.Account, op string) (stage.Planned, Step) {
+	p := stage.Planned{Request: r, Account: a, Operation: op}
 	step := Step{Account: a.Label, Operation: op, Spends: a.Flows[op].Spends()}
-	if step.Spends {
-		if step.Product = r.Product; step.Product == "" {
-			step.Product = a.Product
-		}
+	if p.Product = r.Product; p.Product == "" {
+		p.Product = a.Product
 	}
-	return step, nil
+	if step.Spends {
+		step.Product = p.Product
+	}
+	return p, step
 }
 
 // handed is the outcome of handing a batch in.
@@ -164,7 +184,7 @@ func (s *session) handOne(ctx context.Context, r order.Request, urgent bool) (ke
 	if err != nil {
 		return "", false, fmt.Errorf("hand in order %s: %w", r.ID, err)
 	}
-	step, err := s.step(ctx, r)
+	_, step, err := s.place(ctx, r)
 	if other || step.Problem != "" {
 		return s.line.BadID(seq), false, err // where the intake puts what it refuses
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/alidns"
 	"github.com/certmill/certmill/pkg/dcv/dnspod"
-	"github.com/certmill/certmill/pkg/dcv/file"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/issuer/aliyun"
 	"github.com/certmill/certmill/pkg/issuer/tencent"
@@ -20,30 +19,40 @@ import (
 // clouds are the accounts of a config, ready to be called.
 type clouds struct {
 	accounts stage.Accounts
-	solvers  map[string]dcv.Solver // by label
+	solvers  map[string]dcv.Solver // of DNS challenges, by label
 }
 
-// openClouds makes the clients. Nothing is sent.
-func openClouds(c Config, permits *permit.Set, simulated bool) (clouds, error) {
+// openClouds makes the clients. Nothing is sent. aliases follow delegated
+// challenges; nil: names are what they seem.
+func openClouds(c Config, permits *permit.Set, simulated bool, aliases dcv.Aliases) (clouds, error) {
 	out := clouds{accounts: stage.Accounts{}, solvers: map[string]dcv.Solver{}}
+	own := map[string]dcv.Solver{} // the accounts' own DNS, by label
 	for _, label := range sorted(c.Accounts) {
 		a := c.Accounts[label]
-		flows, solver, err := a.open(c, permits)
+		flows, records, err := a.open(permits)
 		if err != nil {
 			return clouds{}, fmt.Errorf("account %s: %w", label, err)
 		}
-		out.solvers[label] = solver
+		own[label] = records
 		out.accounts[label] = &stage.Account{
 			Label: label, Main: a.Main, Cloud: a.Cloud, Flows: flows, Contact: a.Contact, Company: a.Company,
 			Product: a.Product, CSRSANs: a.CSRSANs, Daily: a.Daily, Simulated: simulated,
 			Waits: stage.Waits{Entry: a.EntryLife, Signature: a.SignatureLife, Clocks: a.Clocks, ListLag: a.ListLag},
 		}
 	}
+	byZone, err := c.openSolvers(own)
+	if err != nil {
+		return clouds{}, err
+	}
+	for label, records := range own {
+		out.solvers[label] = route(byZone, records, aliases)
+	}
 	return out, nil
 }
 
-// open makes the client of one label: a new cloud is one case here.
-func (a Account) open(c Config, permits *permit.Set) (map[string]issuer.Flow, dcv.Solver, error) {
+// open makes the client of one label and the solver of its own DNS: a new cloud
+// is one case here.
+func (a Account) open(permits *permit.Set) (map[string]issuer.Flow, dcv.Solver, error) {
 	id, err := a.KeyID.read()
 	if err != nil {
 		return nil, nil, fmt.Errorf("key_id: %w", err)
@@ -78,7 +87,7 @@ func (a Account) open(c Config, permits *permit.Set) (map[string]issuer.Flow, dc
 	for _, f := range flows {
 		byAction[f.Action()] = f
 	}
-	return byAction, newSolver(c.DCV, records), nil
+	return byAction, records, nil
 }
 
 // documented are the limits of the clouds' own pages, in calls a second; what
@@ -87,6 +96,7 @@ var documented = map[string]int{
 	"AddDomainRecord": 60, "DeleteDomainRecord": 60, "UpdateDomainRecord": 60,
 	"DescribeSubDomainRecords": 300, "DescribeDomainRecords": 100,
 	"CreateRecord": 500, "DeleteRecord": 500, "DescribeRecordList": 100, "DescribeDomainList": 20,
+	"CreateRecordBatch": 20, "DeleteRecordBatch": 20, "DescribeBatchTask": 20,
 }
 
 const (
@@ -134,12 +144,11 @@ func (c Config) openRings(ctx context.Context, set *permit.Set, accounts stage.A
 	return set.Open(ctx, keys...)
 }
 
-// newSolver proves by records in the account's own DNS, and by files.
-func newSolver(c DCV, records dcv.Solver) dcv.Solver {
-	return dcv.ByType{DNS: records, FILE: file.Solver{Dir: c.Files}}
-}
-
 // newLooker looks as the CA will.
 func newLooker(c DCV) (*dcv.Looker, error) {
-	return dcv.NewLooker(dcv.LookerConfig{Resolvers: c.Resolvers, Servers: c.Servers, HTTPPort: c.FilePort})
+	allow, err := c.allowed()
+	if err != nil {
+		return nil, err
+	}
+	return dcv.NewLooker(dcv.LookerConfig{Resolvers: c.Resolvers, Servers: c.Servers, HTTPPort: c.FilePort, Allow: allow, OwnPort: c.servePort()})
 }

@@ -27,18 +27,19 @@ import (
 //
 // The doc tags are the source of the tables of settings (Table).
 type Config struct {
-	NATS     NATS               `yaml:"nats"`
-	State    string             `yaml:"state" doc:"folder of this process: embedded server, key store, identity, simulated clouds"`
-	Keys     Keys               `yaml:"keys"`
-	Deliver  Deliver            `yaml:"deliver"`
-	DCV      DCV                `yaml:"dcv"`
-	Listen   string             `yaml:"listen" doc:"host:port of the probes /healthz and /readyz and of the counters /permits; empty: none"`
-	Log      string             `yaml:"log" doc:"debug, info, warn or error"`
-	Parallel int                `yaml:"parallel" doc:"orders that one worker handles at the same time, for each stage and lane"`
-	AckWait  time.Duration      `yaml:"ack_wait" doc:"the orders of a worker that died are handed out again after this"`
-	Zone     string             `yaml:"zone" doc:"time zone of the calendar day that daily budgets go by, such as Asia/Shanghai"`
-	Batches  map[string]int     `yaml:"batches" doc:"most purchases of a batch, by its name; over it, orders are held. An attempt whose outcome was unknown stays counted"`
-	Accounts map[string]Account `yaml:"accounts" doc:"by label, [a-z0-9-]; a label is a queue of its own, what concerns money or limits goes by main account"`
+	NATS      NATS               `yaml:"nats"`
+	State     string             `yaml:"state" doc:"folder of this process: embedded server, key store, identity, simulated clouds"`
+	Keys      Keys               `yaml:"keys"`
+	Deliver   Deliver            `yaml:"deliver"`
+	DCV       DCV                `yaml:"dcv"`
+	Preflight string             `yaml:"preflight" doc:"whether submitters look at an order's names (CAA, DNSSEC, zones, words) before it is bought: off, warn (a note in its timeline) or hold (what would fail is held); certmill plan looks always"`
+	Listen    string             `yaml:"listen" doc:"host:port of the probes /healthz and /readyz and of the counters /permits; empty: none"`
+	Log       string             `yaml:"log" doc:"debug, info, warn or error"`
+	Parallel  int                `yaml:"parallel" doc:"orders that one worker handles at the same time, for each stage and lane"`
+	AckWait   time.Duration      `yaml:"ack_wait" doc:"the orders of a worker that died are handed out again after this"`
+	Zone      string             `yaml:"zone" doc:"time zone of the calendar day that daily budgets go by, such as Asia/Shanghai"`
+	Batches   map[string]int     `yaml:"batches" doc:"most purchases of a batch, by its name; over it, orders are held. An attempt whose outcome was unknown stays counted"`
+	Accounts  map[string]Account `yaml:"accounts" doc:"by label, [a-z0-9-]; a label is a queue of its own, what concerns money or limits goes by main account"`
 }
 
 // NATS is the way to the server.
@@ -66,10 +67,15 @@ type Deliver struct {
 
 // DCV is how control of names is proved and seen.
 type DCV struct {
-	Files     string   `yaml:"files" doc:"folder that FILE challenges are written to, <host>/<path>; the web servers of the names serve it"`
-	FilePort  int      `yaml:"file_port" doc:"port at which certmill looks at FILE challenges"`
-	Resolvers []string `yaml:"resolvers" doc:"host:port of recursive resolvers; empty: those of /etc/resolv.conf"`
-	Servers   []string `yaml:"servers" doc:"host:port of name servers that are asked in place of the zones' own: split-horizon DNS and simulated clouds"`
+	Files     string            `yaml:"files" doc:"folder that FILE challenges are written to, <host>/<path>; the web servers of the names serve it. Without dcv.bucket and dcv.serve: files in the state folder"`
+	Bucket    string            `yaml:"bucket" doc:"URL of an object store that FILE challenges are written to in place of a folder: s3://name?region=…&endpoint=…, also for OSS and COS; credentials from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"`
+	Serve     string            `yaml:"serve" doc:"host:port at which every verifier serves FILE challenges itself, in place of a folder; they are kept in NATS. Port 80 of the names has to lead there for /.well-known/pki-validation/"`
+	FilePort  int               `yaml:"file_port" doc:"port at which certmill looks at FILE challenges"`
+	CleanUp   time.Duration     `yaml:"clean_up" doc:"records and files that no order needs any more, because of a crash or of what a person decided, are removed when they are so old"`
+	Resolvers []string          `yaml:"resolvers" doc:"host:port of recursive resolvers; empty: those of /etc/resolv.conf"`
+	Servers   []string          `yaml:"servers" doc:"host:port of name servers that are asked in place of the zones' own: split-horizon DNS and simulated clouds"`
+	Solvers   map[string]Solver `yaml:"solvers" doc:"by name: who places DNS challenges in zones that are not in the ordering account's own cloud DNS"`
+	Allow     []string          `yaml:"allow" doc:"networks (10.20.0.0/16) that are not public and that certmill looks at all the same, where a name lies or has its name servers there; link-local addresses and metadata services never"`
 }
 
 // Account is one label.
@@ -127,8 +133,8 @@ func (r Ref) read() (order.Secret, error) {
 // Defaults are the settings that a config starts from.
 func Defaults() Config {
 	return Config{
-		NATS: NATS{Replicas: 1}, State: "state", Deliver: Deliver{Directory: "certs"}, DCV: DCV{FilePort: 80},
-		Log: "info", Parallel: 16, AckWait: time.Minute, Zone: "UTC",
+		NATS: NATS{Replicas: 1}, State: "state", Deliver: Deliver{Directory: "certs"}, DCV: DCV{FilePort: 80, CleanUp: 10 * time.Minute},
+		Preflight: flightOff, Log: "info", Parallel: 16, AckWait: time.Minute, Zone: "UTC",
 	}
 }
 
@@ -188,7 +194,7 @@ func (c *Config) fill() {
 	if c.Keys.Store == "" {
 		c.Keys.Store = filepath.Join(c.State, "keys")
 	}
-	if c.DCV.Files == "" {
+	if c.DCV.Files == "" && c.DCV.Bucket == "" && c.DCV.Serve == "" {
 		c.DCV.Files = filepath.Join(c.State, "files")
 	}
 	for label, a := range c.Accounts {
@@ -240,6 +246,13 @@ func (c Config) check() error {
 			bad("batches.%s is %d: write how many purchases are allowed", batch, most)
 		}
 	}
+	if c.Preflight != flightOff && c.Preflight != flightWarn && c.Preflight != flightHold {
+		bad("preflight is %q: write %s, %s or %s", c.Preflight, flightOff, flightWarn, flightHold)
+	}
+	all = append(all, c.DCV.checkFiles()...)
+	if c.DCV.CleanUp < time.Second {
+		bad("dcv.clean_up is %v: write at least 1s; orders that are under way look after theirs", c.DCV.CleanUp)
+	}
 	if c.AckWait < time.Second {
 		bad("ack_wait is %v: write at least 1s; a call to a cloud alone may take 15s", c.AckWait)
 	}
@@ -252,6 +265,7 @@ func (c Config) check() error {
 		all = append(all, a.check("accounts."+label, label)...)
 	}
 	all = append(all, c.sharedMains()...)
+	all = append(all, c.checkSolvers()...)
 	slices.SortFunc(all, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(all...)
 }

@@ -99,6 +99,7 @@ type Status struct {
 	Inbox    uint64              `json:"inbox"`
 	States   map[order.State]int `json:"states"`
 	Accounts []AccountStatus     `json:"accounts"`
+	Left     int                 `json:"left_behind"` // records and files that could not be removed: certmill stuck
 }
 
 // AccountStatus is one label.
@@ -118,7 +119,11 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Inbox: inbox, States: states}
+	left, err := c.Left(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	s := Status{Inbox: inbox, States: states, Left: len(left)}
 	for _, label := range c.accounts.Labels() {
 		a := c.accounts[label]
 		s.Accounts = append(s.Accounts, AccountStatus{Label: label, Main: a.Main, State: describe(c.states.State(a.Main), label, c.line.Incarnation())})
@@ -351,16 +356,3 @@ func Restored(ctx context.Context, c Config, log *slog.Logger) error {
 
 // Names are an order's names in one line.
 func Names(o order.Order) string { return strings.Join(o.Request.Names, " ") }
-
-// Why says in a sentence why an order is where it is; "" if that is as usual.
-func Why(o order.Order) string {
-	switch {
-	case o.State == order.Held && o.Hold != nil:
-		return o.Hold.Reason
-	case o.Failure != nil:
-		return o.Failure.Reason
-	case o.State == order.Waiting:
-		return strings.TrimSpace("waits for " + o.Wait.For + " " + o.Wait.What)
-	}
-	return ""
-}

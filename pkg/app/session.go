@@ -50,11 +50,13 @@ type session struct {
 	js       jetstream.JetStream
 	line     *pipeline.Line
 	ledger   *ledger.Ledger
+	placed   *ledger.Placed
 	states   *account.Accounts
 	permits  *permit.Set
 	sinks    []stage.Sink
 	accounts stage.Accounts
 	solvers  map[string]dcv.Solver
+	files    files
 
 	looked atomic.Int64 // when the storage was looked at, Unix seconds
 	full   atomic.Bool  // it was nearly used up then
@@ -66,7 +68,7 @@ func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles .
 	p := &Process{cfg: c, name: name, simulated: simulated, log: log}
 	// Once without permits, so that bad credentials are told before anything
 	// connects.
-	_, err := openClouds(c, permit.NewSet(c.limits(nil)), simulated)
+	_, err := openClouds(c, permit.NewSet(c.limits(nil)), simulated, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -78,8 +80,8 @@ func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles .
 			return nil, err
 		}
 		if r != Submitter { // they place FILE challenges and take them back
-			if err := os.MkdirAll(c.DCV.Files, 0o755); err != nil {
-				return nil, fmt.Errorf("dcv.files: %w", err)
+			if err := c.DCV.prepareFiles(); err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -129,7 +131,7 @@ func (p *Process) Run(ctx context.Context, roles ...Role) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, errOtherStreams), errors.Is(err, permit.ErrSettings):
+		case errors.Is(err, errOtherStreams), errors.Is(err, permit.ErrSettings), errors.Is(err, errServe):
 			return err
 		}
 		p.log.WarnContext(ctx, "connection to NATS ended; connecting again", "err", err)
@@ -203,6 +205,9 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.ledger, err = ledger.New(start, s.js); err != nil {
 		return err
 	}
+	if s.placed, err = ledger.OpenPlaced(start, s.js); err != nil {
+		return err
+	}
 	s.sinks = []stage.Sink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}
 	// The states are followed for as long as the session lives.
 	if s.states, err = account.Open(ctx, s.js, s.cfg.NATS.Replicas); err != nil {
@@ -232,8 +237,10 @@ func provision(ctx context.Context, js jetstream.JetStream, replicas int) error 
 	orders := err == nil
 	_, err = js.Stream(ctx, ledger.StreamName)
 	lost := orders && errors.Is(err, jetstream.ErrStreamNotFound)
-	if err := pipeline.EnsureStream(ctx, js, ledger.Config(replicas, pipeline.FirstSeq())); err != nil {
-		return err
+	for _, cfg := range []jetstream.StreamConfig{ledger.Config(replicas, pipeline.FirstSeq()), ledger.PlacedConfig(replicas, pipeline.FirstSeq())} {
+		if err := pipeline.EnsureStream(ctx, js, cfg); err != nil {
+			return err
+		}
 	}
 	if err := pipeline.Provision(ctx, js, replicas); err != nil || !lost {
 		return err
@@ -246,9 +253,16 @@ func provision(ctx context.Context, js jetstream.JetStream, replicas int) error 
 // openAccounts makes the clients on this connection's permits.
 func (s *session) openAccounts(ctx context.Context) error {
 	s.permits = permit.New(s.js, s.cfg.limits(s.states), permit.Options{Replicas: s.cfg.NATS.Replicas, SkipWait: s.simulated, Log: s.log})
-	c, err := openClouds(s.cfg, s.permits, s.simulated)
+	aliases, _ := s.looker.(dcv.Aliases) // none where a test looks instead
+	c, err := openClouds(s.cfg, s.permits, s.simulated, aliases)
 	if err != nil {
 		return err
+	}
+	if s.files, err = openFiles(ctx, s.cfg.DCV, s.js, s.cfg.NATS.Replicas); err != nil {
+		return err
+	}
+	for label, records := range c.solvers {
+		c.solvers[label] = dcv.ByType{DNS: records, FILE: s.files.Solver}
 	}
 	s.accounts, s.solvers = c.accounts, c.solvers
 	return s.cfg.openRings(ctx, s.permits, s.accounts)
@@ -263,6 +277,9 @@ func (s *session) close() {
 		ctx, cancel := context.WithTimeout(context.Background(), restTime)
 		defer cancel()
 		_ = s.permits.Close(ctx) // what is not put back now comes back by itself
+	}
+	if s.files.close != nil {
+		s.files.close()
 	}
 	s.nc.Close()
 }
@@ -279,6 +296,9 @@ func hostName(role string) string {
 
 // absolute makes paths of a config independent of the working directory.
 func absolute(path string) string {
+	if path == "" {
+		return ""
+	}
 	if a, err := filepath.Abs(path); err == nil {
 		return a
 	}

@@ -54,7 +54,7 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 		})
 	}
 	s.lanes(ctx, g, order.Submit, &stage.Submitter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Keys: s.keys,
-		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Line: s.line})
+		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Flight: s.flight(), Line: s.line})
 
 	reconciler := &stage.Reconciler{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
 	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Now: time.Now}
@@ -69,20 +69,44 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 }
 
 func (s *session) verifier(ctx context.Context, g *errgroup.Group) {
-	s.lanes(ctx, g, order.Verify, &stage.Verifier{Accounts: s.accounts, Solvers: s.solvers, Looker: s.looker, Trouble: s.trouble(), Pace: &stage.Pace{}})
+	if s.files.handler != nil {
+		g.Go(func() error { return serveFiles(ctx, s.cfg.DCV.Serve, s.files.handler, s.log) })
+	}
+	s.lanes(ctx, g, order.Verify, &stage.Verifier{Accounts: s.accounts, Solvers: s.solvers, Placed: s.placed, Looker: s.looker, Since: s.line.Since(), Trouble: s.trouble(), Pace: &stage.Pace{}})
 	issuing := &stage.IssuingSweep{Accounts: s.accounts, Line: s.line, Trouble: s.trouble(), Log: s.log, Now: time.Now}
+	recheck := &stage.Recheck{Accounts: s.accounts, Line: s.line, Looker: s.looker, Log: s.log, Now: time.Now, Takes: issuing.Takes}
 	for _, a := range s.accounts {
 		s.sweep(ctx, g, "issuing", a, func() time.Duration { return issuing.Interval(a.Label) }, issuing.Sweep)
+		s.sweep(ctx, g, "recheck", a, func() time.Duration { return recheckEvery }, recheck.Sweep)
 	}
 }
 
+// recheckEvery is how often some of the orders that wait long for the CA are
+// looked at from outside.
+const recheckEvery = 30 * time.Second
+
 func (s *session) collector(ctx context.Context, g *errgroup.Group) error {
-	c := &stage.Collector{Accounts: s.accounts, Ledger: s.ledger, Solvers: s.solvers, Sinks: s.sinks, Sealer: s.recipients, Trouble: s.trouble()}
+	c := &stage.Collector{Accounts: s.accounts, Ledger: s.ledger, Solvers: s.solvers, Placed: s.placed, Sinks: s.sinks, Sealer: s.recipients, Trouble: s.trouble()}
 	if s.identities != nil { // a nil pointer in the interface would not be nil
 		c.Opener = s.identities
 	}
 	s.lanes(ctx, g, order.Collect, c)
+	s.sweepPlaced(ctx, g)
 	return nil
+}
+
+// sweepPlaced removes what lies in the DNS and on web servers and no order needs
+// any more.
+func (s *session) sweepPlaced(ctx context.Context, g *errgroup.Group) {
+	placed := &stage.PlacedSweep{Accounts: s.accounts, Placed: s.placed, Solvers: s.solvers, Line: s.line, Trouble: s.trouble(), Log: s.log,
+		Now: time.Now, Older: s.cfg.DCV.CleanUp}
+	g.Go(func() error {
+		return s.line.Ticket(ctx, "placed", func() time.Duration { return s.cfg.DCV.CleanUp / 2 }, func(ctx context.Context) {
+			if err := placed.Sweep(ctx); err != nil && ctx.Err() == nil {
+				s.log.WarnContext(ctx, "sweep failed; the next one comes by itself", "sweep", "placed", "err", err)
+			}
+		})
+	})
 }
 
 func (s *session) budgets() stage.Budgets {

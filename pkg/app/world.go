@@ -28,24 +28,42 @@ type world struct {
 
 // openWorld starts the world and returns the config with its accounts in it.
 func openWorld(ctx context.Context, c Config, log *slog.Logger) (*world, Config, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := webPort(&c.DCV)
 	if err != nil {
 		return nil, c, fmt.Errorf("simulated web server: %w", err)
 	}
-	c.DCV.FilePort = l.Addr().(*net.TCPAddr).Port
 	sim, err := cloudsim.Start(ctx, cloudsim.Config{Dir: filepath.Join(c.State, "cloudsim"), FilePort: c.DCV.FilePort, Logger: log})
 	if err != nil {
-		_ = l.Close()
+		if l != nil {
+			_ = l.Close()
+		}
 		return nil, c, err
 	}
 	w := &world{sim: sim, files: &http.Server{Handler: file.Handler(c.DCV.Files), ReadHeaderTimeout: 5 * time.Second}}
-	go func() { _ = w.files.Serve(l) }() // ends with close
+	if l != nil {
+		go func() { _ = w.files.Serve(l) }() // ends with close
+	}
+	c.DCV.Allow = []string{"127.0.0.0/8"} // where all names lie here
 	c.DCV.Servers, c.DCV.Resolvers = []string{sim.DNSAddr()}, []string{sim.DNSAddr()}
 	if c.Accounts, err = w.accounts(c.State); err != nil {
 		return nil, c, errors.Join(err, w.close())
 	}
 	c.fill()
 	return w, c, errors.Join(c.check(), w.describe(c))
+}
+
+// webPort sets the port of the names' web servers. Where the verifier itself
+// serves the files, it is that one's; else a listener is opened for them.
+func webPort(c *DCV) (net.Listener, error) {
+	if c.Serve != "" {
+		c.FilePort = int(c.servePort())
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err == nil {
+		c.FilePort = l.Addr().(*net.TCPAddr).Port
+	}
+	return l, err
 }
 
 // accounts are the simulator's, with their secrets in files as for real ones.

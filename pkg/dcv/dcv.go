@@ -3,8 +3,10 @@
 // takes it back.
 //
 // Records solves DNS challenges at any Provider, a DNS API of which each has a
-// folder of its own (alidns, dnspod); package file solves FILE challenges;
-// ByType sends each challenge to its solver. Looker looks.
+// folder of its own (alidns, dnspod, rfc2136), and package hook hands them to
+// whatever else the user has; Route chooses by zone and follows delegations by
+// CNAME. Package file solves FILE challenges. ByType sends each challenge to
+// its solver. Looker looks. What every DNS solver keeps is in package dcvtest.
 package dcv
 
 import (
@@ -59,6 +61,7 @@ const (
 type Sighting struct {
 	Seen    bool     // everywhere
 	Missing []string // where it was not seen and what was there, a sentence for each
+	Silent  bool     // of those where it was not seen, none answered: it may be there all the same
 }
 
 // ByType sends each challenge to the solver of its type. A nil solver refuses.

@@ -23,10 +23,13 @@ type world struct {
 // nameServer is a real one, over UDP and TCP, for a few zones.
 type nameServer struct {
 	addr string
+	tcp  *dns.Server
 
 	mu       sync.Mutex
 	zones    map[string][]dns.RR // by apex
 	asked    []string            // "name TYPE"
+	packets  int                 // questions that came over UDP
+	serial   uint32              // of the SOA in negative answers, if set
 	distort  func(*dns.Msg)      // applied to every answer
 	truncate int                 // UDP answers are cut at this size, if set
 }
@@ -67,6 +70,9 @@ func (w *world) start() (*nameServer, error) {
 		go server.ActivateAndServe()
 		<-started
 		w.t.Cleanup(func() { server.Shutdown() })
+		if server.Listener != nil {
+			s.tcp = server
+		}
 	}
 	return s, nil
 }
@@ -117,6 +123,9 @@ func (s *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	m := new(dns.Msg)
 	m.SetReply(q)
 	name := strings.ToLower(q.Question[0].Name)
+	if w.RemoteAddr().Network() == "udp" {
+		s.packets++
+	}
 	s.asked = append(s.asked, name+" "+dns.TypeToString[q.Question[0].Qtype])
 	apex := ""
 	for zone := range s.zones {
@@ -159,10 +168,20 @@ func (s *nameServer) answer(m *dns.Msg, apex, name string, t uint16) {
 	if len(m.Answer) == 0 && !exists && name != apex {
 		m.Rcode = dns.RcodeNameError
 	}
+	if len(m.Answer) == 0 && s.serial != 0 {
+		m.Ns = []dns.RR{&dns.SOA{Hdr: dns.RR_Header{Name: apex, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: 60}, Ns: "ns." + apex, Mbox: "x." + apex, Serial: s.serial}}
+	}
 }
 
 func (s *nameServer) questions() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.asked)
+}
+
+// overUDP counts the questions that came over UDP.
+func (s *nameServer) overUDP() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.packets
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,13 +16,17 @@ import (
 
 // Looker sees challenges as the CA will: records at every authoritative server
 // of their zone, asked directly, so that no cache answers and none learns that
-// there is nothing yet; files over HTTP. It is safe for concurrent use.
+// there is nothing yet; files over HTTP. It connects to public addresses only,
+// besides the resolvers and servers of its config. It is safe for concurrent
+// use.
 type Looker struct {
 	resolvers []string
 	servers   []string
 	port      string
 	httpPort  string
 	timeout   time.Duration
+	guard     *guard
+	slots     chan struct{} // one for each question that is on the way
 }
 
 // LookerConfig says which way a Looker looks. The zero value looks at the
@@ -39,7 +45,21 @@ type LookerConfig struct {
 	HTTPPort int
 	// Timeout of one query or connection. Default 3 s.
 	Timeout time.Duration
+	// Allow are addresses that are not public and that names may lie at all the
+	// same: split-horizon DNS, a simulated world. Link-local addresses and the
+	// metadata services of clouds are not allowed by it.
+	Allow []netip.Prefix
+	// OwnPort is where this machine serves challenges itself, if it does: there
+	// it may be looked at, if its address is a public one.
+	OwnPort uint16
 }
+
+// Bounds of what a Looker does at a time and of what it tells.
+const (
+	maxQuestions = 128 // on the way at once; each is a socket
+	maxSentences = 12  // of a Sighting
+	lookTimeouts = 10  // timeouts that one look at a record may take together
+)
 
 // NewLooker checks the config. Nothing is sent.
 func NewLooker(cfg LookerConfig) (*Looker, error) {
@@ -58,12 +78,14 @@ func NewLooker(cfg LookerConfig) (*Looker, error) {
 		}
 	}
 	return &Looker{resolvers: cfg.Resolvers, servers: cfg.Servers, port: portOr(cfg.ServerPort, 53), httpPort: portOr(cfg.HTTPPort, 80),
-		timeout: durationOr(cfg.Timeout, 3*time.Second)}, nil
+		timeout: durationOr(cfg.Timeout, 3*time.Second), guard: &guard{allow: cfg.Allow, own: net.InterfaceAddrs, port: cfg.OwnPort},
+		slots: make(chan struct{}, maxQuestions)}, nil
 }
 
 // Look tells whether the challenge shows everywhere. An error means that
 // nothing can be said: ctx ended, or no resolver tells whom to ask. A server
-// that does not answer is not an error: the challenge does not show there.
+// that does not answer is not an error: the challenge does not show there. What
+// is missing is told in sentences that stay the same while nothing changes.
 func (l *Looker) Look(ctx context.Context, c order.Challenge) (Sighting, error) {
 	var s Sighting
 	var err error
@@ -82,7 +104,18 @@ func (l *Looker) Look(ctx context.Context, c order.Challenge) (Sighting, error) 
 		return Sighting{}, err
 	}
 	s.Seen = len(s.Missing) == 0
+	s.Missing = evidence(s.Missing)
 	return s, nil
+}
+
+// evidence puts sentences in order, each once, and no more than a person reads.
+func evidence(sentences []string) []string {
+	slices.Sort(sentences)
+	sentences = slices.Compact(sentences)
+	if n := len(sentences) - maxSentences; n > 0 {
+		sentences = append(sentences[:maxSentences], fmt.Sprintf("and %d more servers", n))
+	}
+	return sentences
 }
 
 func isHostPort(s string) bool {

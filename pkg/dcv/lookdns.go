@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strconv"
@@ -34,15 +35,21 @@ func (l *Looker) lookDNS(ctx context.Context, c order.Challenge) (Sighting, erro
 	if _, ok := dns.IsDomainName(name); !ok {
 		return Sighting{}, fmt.Errorf("look for %s: that is no name", quote(c.Host))
 	}
+	parent := ctx
+	ctx, cancel := context.WithTimeout(ctx, lookTimeouts*l.timeout) // many servers may be silent
+	defer cancel()
 	for range maxHops {
 		servers, err := l.serversOf(ctx, name)
 		if err != nil {
 			return Sighting{}, err
 		}
+		if parent.Err() == nil && ctx.Err() != nil {
+			return Sighting{Silent: true, Missing: []string{canonical(name) + ": its name servers take too long to answer"}}, nil
+		}
 		views := l.askAll(ctx, servers, name, dns.StringToType[c.Type])
 		target := commonAlias(views)
 		if c.Type != TXT || target == "" {
-			return Sighting{Missing: missing(views, name, c)}, nil
+			return Sighting{Missing: missing(views, name, c), Silent: silent(views, c)}, nil
 		}
 		name = target
 	}
@@ -72,6 +79,8 @@ type view struct {
 	values []string // of the type that was asked for
 	alias  string   // target of a CNAME, where another type was asked for
 	said   string   // in place of values
+	serial uint32   // of the zone, where the answer is negative; 0: not known
+	noTCP  error    // why it was asked over UDP; nil: over TCP
 	err    error    // no answer
 }
 
@@ -85,17 +94,34 @@ func commonAlias(views []view) string {
 	return views[0].alias
 }
 
+// has tells whether a server shows the challenge.
+func (v view) has(c order.Challenge) bool {
+	return slices.ContainsFunc(v.values, func(s string) bool { return sameValue(c.Type, s, c.Value) })
+}
+
+// silent tells whether all who do not show the challenge do not answer at all.
+func silent(views []view, c order.Challenge) bool {
+	quiet := false
+	for _, v := range views {
+		if v.err == nil && !v.has(c) {
+			return false
+		}
+		quiet = quiet || v.err != nil
+	}
+	return quiet
+}
+
 // missing lists who does not have the value, in words.
 func missing(views []view, name string, c order.Challenge) []string {
 	var all []string
 	for _, v := range views {
-		if slices.ContainsFunc(v.values, func(s string) bool { return sameValue(c.Type, s, c.Value) }) {
+		if v.has(c) {
 			continue
 		}
 		said := v.said
 		switch {
 		case v.err != nil:
-			said = "does not answer: " + v.err.Error()
+			said = "does not answer: " + reason(v.err)
 		case v.alias != "":
 			said = "has a CNAME to " + quote(canonical(v.alias)) + ", other servers do not"
 		case said == "" && len(v.values) == 0:
@@ -103,9 +129,57 @@ func missing(views []view, name string, c order.Challenge) []string {
 		case said == "":
 			said = "has " + c.Type + " " + list(v.values) + ", not " + quote(c.Value)
 		}
-		all = append(all, fmt.Sprintf("%s: %s %s", canonical(name), v.server, said))
+		all = append(all, fmt.Sprintf("%s: %s %s%s", plain(canonical(name)), plain(v.server.String()), said, v.circumstances()))
 	}
 	return all
+}
+
+// circumstances are what helps to find out why: how old the zone is that the
+// server has, and that its answer came over UDP, which anybody could have sent.
+func (v view) circumstances() string {
+	var s string
+	if v.serial != 0 && v.err == nil {
+		s = fmt.Sprintf(" (serial %d)", v.serial)
+	}
+	if v.noTCP != nil && v.err == nil {
+		s += " (over UDP; over TCP: " + reason(v.noTCP) + ")"
+	}
+	return s
+}
+
+// reason is an error of the network in words that are the same each time: no
+// source ports.
+func reason(err error) string {
+	var refused *refusedAddress
+	var late net.Error
+	var op *net.OpError
+	switch {
+	case errors.As(err, &refused):
+		return refused.Error()
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &late) && late.Timeout():
+		return "no answer in time"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "connection reset"
+	case noRoute(err):
+		return "no route to it"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "it breaks the connection off"
+	case errors.As(err, &op):
+		err = op.Err
+	}
+	return plain(err.Error())
+}
+
+// plain shows a text of others inside a sentence: one short line of ASCII.
+func plain(s string) string {
+	const most = 200
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	q := strconv.QuoteToASCII(s)
+	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 }
 
 // list shows some values.
@@ -187,12 +261,16 @@ func between(name, zone string) []string {
 // is a zone of its own: a referral, or NS records where they serve both. It
 // returns the servers of that.
 func (l *Looker) delegated(ctx context.Context, servers []server, name string) []string {
-	for _, s := range servers {
-		if m, err := l.exchange(ctx, s.addr, name, dns.TypeNS, false); err == nil && m.Rcode == dns.RcodeSuccess {
-			return nsAt(append(m.Answer, m.Ns...), name)
-		} else if err == nil && m.Rcode == dns.RcodeNameError {
+	for i, s := range servers {
+		m, err := l.exchange(ctx, s.addr, name, dns.TypeNS, false)
+		if err != nil || m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError {
+			continue
+		}
+		servers[0], servers[i] = s, servers[0] // the next question goes to who answers
+		if m.Rcode == dns.RcodeNameError {
 			return nil
 		}
+		return nsAt(append(m.Answer, m.Ns...), name)
 	}
 	return nil
 }
@@ -261,13 +339,28 @@ func (l *Looker) askAll(ctx context.Context, servers []server, name string, t ui
 }
 
 // reachable leaves out the addresses to which this machine has no way, such as
-// IPv6 ones, where the same host answers at another address.
+// IPv6 ones, where the same host answers at another address; and those that are
+// not public, to which the CA has no way either, where any server answers.
 func reachable(views []view) []view {
-	answers := map[string]bool{}
+	answers, some := map[string]bool{}, false
 	for _, v := range views {
 		answers[v.host] = answers[v.host] || v.err == nil
+		some = some || v.err == nil && v.addr != ""
 	}
-	return slices.DeleteFunc(views, func(v view) bool { return noRoute(v.err) && answers[v.host] })
+	return slices.DeleteFunc(views, func(v view) bool {
+		return noRoute(v.err) && !v.noPort() && answers[v.host] || notPublic(v.err) && some
+	})
+}
+
+// noPort tells whether it was not asked because all ports of this machine were
+// in use. Over IPv6 the same error means that there is no IPv6.
+func (v view) noPort() bool {
+	return errors.Is(v.err, syscall.EADDRNOTAVAIL) && !strings.HasPrefix(v.addr, "[")
+}
+
+func notPublic(err error) bool {
+	var refused *refusedAddress
+	return errors.As(err, &refused)
 }
 
 func noRoute(err error) bool {
@@ -282,7 +375,11 @@ func (l *Looker) ask(ctx context.Context, s server, name string, t uint16) view 
 		return v
 	}
 	instead := len(l.servers) > 0
-	m, err := l.exchange(ctx, s.addr, name, t, instead)
+	m, noTCP, err := l.inquire(ctx, s.addr, name, t, instead)
+	v.noTCP = noTCP
+	if err == nil {
+		v.serial = serial(m)
+	}
 	switch {
 	case err != nil:
 		v.err = err
@@ -341,7 +438,7 @@ func text(r *dns.TXT) string {
 func (l *Looker) resolve(ctx context.Context, name string, t uint16) (*dns.Msg, error) {
 	var failed error
 	for _, r := range l.resolvers {
-		m, err := l.exchange(ctx, r, name, t, true)
+		m, err := l.askResolver(ctx, r, name, t)
 		switch {
 		case err != nil:
 			failed = fmt.Errorf("resolver %s does not answer for %s: %w", r, name, err)
@@ -354,35 +451,99 @@ func (l *Looker) resolve(ctx context.Context, name string, t uint16) (*dns.Msg, 
 	return nil, failed
 }
 
-// exchange asks over UDP, twice because packets get lost, and over TCP where the
-// answer does not fit.
+// exchange asks a name server.
 func (l *Looker) exchange(ctx context.Context, addr, name string, t uint16, recurse bool) (*dns.Msg, error) {
-	q := new(dns.Msg)
-	q.SetQuestion(name, t)
-	q.RecursionDesired = recurse
-	q.SetEdns0(udpSize, false)
+	m, _, err := l.inquire(ctx, addr, name, t, recurse)
+	return m, err
+}
+
+// inquire asks a name server over TCP: such an answer is never cut short, and
+// nobody else can give it. A server has to take TCP (RFC 7766, 5); one that does
+// not is asked over UDP, and noTCP says why.
+func (l *Looker) inquire(ctx context.Context, addr, name string, t uint16, recurse bool) (m *dns.Msg, noTCP, err error) {
+	q := query(name, t, recurse)
+	m, err = l.send(ctx, "tcp", addr, q)
+	if err != nil && !notPublic(err) && ctx.Err() == nil {
+		noTCP = err
+		m, err = l.overUDP(ctx, addr, q)
+	}
+	if err == nil {
+		err = answers(m, q)
+	}
+	return m, noTCP, err
+}
+
+// askResolver asks over UDP, and over TCP where the answer does not fit.
+func (l *Looker) askResolver(ctx context.Context, addr, name string, t uint16) (*dns.Msg, error) {
+	q := query(name, t, true)
+	m, err := l.overUDP(ctx, addr, q)
+	if err == nil && m.Truncated {
+		m, err = l.send(ctx, "tcp", addr, q)
+	}
+	if err == nil {
+		err = answers(m, q)
+	}
+	return m, err
+}
+
+// overUDP asks twice because packets get lost.
+func (l *Looker) overUDP(ctx context.Context, addr string, q *dns.Msg) (*dns.Msg, error) {
 	m, err := l.send(ctx, "udp", addr, q)
 	if err != nil && !noRoute(err) && ctx.Err() == nil {
 		m, err = l.send(ctx, "udp", addr, q)
 	}
-	if err == nil && m.Truncated {
-		m, err = l.send(ctx, "tcp", addr, q)
-	}
-	switch {
-	case err != nil:
-		return nil, err
-	case len(m.Question) != 1 || m.Question[0].Qtype != t || !strings.EqualFold(m.Question[0].Name, name):
-		return nil, errors.New("the answer is to another question")
-	case m.Truncated:
-		return nil, errors.New("the answer is truncated over TCP, too")
-	}
-	return m, nil
+	return m, err
 }
 
+func query(name string, t uint16, recurse bool) *dns.Msg {
+	q := new(dns.Msg)
+	q.SetQuestion(name, t)
+	q.RecursionDesired = recurse
+	q.SetEdns0(udpSize, false)
+	return q
+}
+
+// answers tells whether m is a whole answer to q.
+func answers(m, q *dns.Msg) error {
+	switch {
+	case len(m.Question) != 1 || m.Question[0].Qtype != q.Question[0].Qtype || !strings.EqualFold(m.Question[0].Name, q.Question[0].Name):
+		return errors.New("the answer is to another question")
+	case m.Truncated:
+		return errors.New("the answer is truncated, and there is no other over TCP")
+	}
+	return nil
+}
+
+// send sends a question. Only who is the operator's own, a resolver or a server
+// of the config, is asked to recurse; every other address was chosen by the
+// owner of a name, and must be a public one.
 func (l *Looker) send(ctx context.Context, network, addr string, q *dns.Msg) (*dns.Msg, error) {
-	client := dns.Client{Net: network, Timeout: l.timeout}
+	select {
+	case l.slots <- struct{}{}:
+		defer func() { <-l.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	dialer := &net.Dialer{Timeout: l.timeout}
+	if !q.RecursionDesired {
+		dialer.Control = l.guard.control
+	}
+	client := dns.Client{Net: network, Timeout: l.timeout, Dialer: dialer}
 	m, _, err := client.ExchangeContext(ctx, q, addr)
 	return m, err
+}
+
+// serial is that of the zone in a negative answer (RFC 2308, 3).
+func serial(m *dns.Msg) uint32 {
+	if len(m.Answer) > 0 {
+		return 0
+	}
+	for _, rr := range m.Ns {
+		if soa, ok := rr.(*dns.SOA); ok {
+			return soa.Serial
+		}
+	}
+	return 0
 }
 
 func rcode(code int) string {

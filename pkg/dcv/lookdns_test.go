@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,8 +19,15 @@ import (
 
 func (w *world) looker() *dcv.Looker {
 	w.t.Helper()
-	return newLooker(w.t, dcv.LookerConfig{Resolvers: []string{w.resolverAddr()}, ServerPort: w.port, Timeout: 300 * time.Millisecond})
+	return newLooker(w.t, w.config())
 }
+
+// config is that of a looker that takes the loopback addresses for public.
+func (w *world) config() dcv.LookerConfig {
+	return dcv.LookerConfig{Resolvers: []string{w.resolverAddr()}, ServerPort: w.port, Timeout: 300 * time.Millisecond, Allow: loopback}
+}
+
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
 func newLooker(t *testing.T, cfg dcv.LookerConfig) *dcv.Looker {
 	t.Helper()
@@ -32,7 +41,7 @@ func wantLook(t *testing.T, l *dcv.Looker, c order.Challenge, missing ...string)
 	t.Helper()
 	got, err := l.Look(t.Context(), c)
 	must(t, err)
-	if diff := cmp.Diff(dcv.Sighting{Seen: len(missing) == 0, Missing: missing}, got); diff != "" {
+	if diff := cmp.Diff(dcv.Sighting{Seen: len(missing) == 0, Missing: missing, Silent: got.Silent}, got); diff != "" {
 		t.Errorf("sighting (-want +got):\n%s", diff)
 	}
 }
@@ -184,6 +193,82 @@ func TestLookAtBrokenServers(t *testing.T) {
 		theName+": ns6.example.com ("+stranger.addr+") has no TXT")
 }
 
+// Anybody can answer for a server over UDP; where it takes no TCP, it is said.
+func TestLookOverTCP(t *testing.T) {
+	w := newWorld(t)
+	modern := w.server("example.com", "ns1.example.com", theTXT)
+	old := w.server("example.com", "ns2.example.com")
+	must(t, old.tcp.Shutdown())
+	l, c := w.looker(), txt(theName, "value")
+	wantLook(t, l, c, theName+": ns2.example.com ("+old.addr+") says that there is no such name (over UDP; over TCP: connection refused)")
+	if m, o := modern.overUDP(), old.overUDP(); m != 0 || o == 0 {
+		t.Errorf("%d questions over UDP to a server that takes TCP, %d to one that does not", m, o)
+	}
+	old.add(t, "example.com", theTXT)
+	wantLook(t, l, c)
+	for i := range 60 {
+		old.add(t, "example.com", fmt.Sprintf(`%s 60 IN TXT "%060d"`, theName, i))
+	}
+	old.set(func() { old.truncate = 512 })
+	wantLook(t, l, c, theName+": ns2.example.com ("+old.addr+") does not answer: the answer is truncated, and there is no other over TCP")
+}
+
+// What is stale, fails, or is another server each time behind one address.
+func TestLookAtServersThatChange(t *testing.T) {
+	w := newWorld(t)
+	w.server("example.com", "ns1.example.com", theTXT)
+	stale := w.server("example.com", "ns2.example.com")
+	stale.set(func() { stale.serial = 2026112401 })
+	failing := w.server("example.com", "ns3.example.com", theTXT)
+	failing.set(func() { failing.distort = func(m *dns.Msg) { m.Rcode, m.Answer = dns.RcodeServerFailure, nil } })
+	split := w.server("example.com", "ns4.example.com", theTXT)
+	turn := 0
+	split.set(func() {
+		split.distort = func(m *dns.Msg) {
+			if m.Question[0].Qtype != dns.TypeTXT {
+				return
+			}
+			if turn++; turn%2 == 0 {
+				m.Answer = nil
+			}
+		}
+	})
+	l, c := w.looker(), txt(theName, "value")
+	at2 := theName + ": ns2.example.com (" + stale.addr + ") says that there is no such name (serial 2026112401)"
+	at3 := theName + ": ns3.example.com (" + failing.addr + ") answers SERVFAIL"
+	wantLook(t, l, c, at2, at3)
+	wantLook(t, l, c, at2, at3, theName+": ns4.example.com ("+split.addr+") has no TXT")
+	wantLook(t, l, c, at2, at3)
+	stale.add(t, "example.com", theTXT)
+	failing.set(func() { failing.distort = nil })
+	split.set(func() { split.distort = nil })
+	wantLook(t, l, c)
+}
+
+// The evidence is stored with the order: it is the same while nothing changes,
+// and no longer than a person reads.
+func TestLookTellsTheSameEachTime(t *testing.T) {
+	w := newWorld(t)
+	for i := range 20 {
+		ns := fmt.Sprintf("ns%02d.example.com", i)
+		if i%2 == 0 {
+			w.server("example.com", ns)
+			continue
+		}
+		silent, err := net.ListenPacket("udp", fmt.Sprintf("127.0.1.%d:%d", i, w.port))
+		must(t, err)
+		defer silent.Close()
+		w.resolver.add(t, ".", ns+" 60 IN A 127.0.1."+fmt.Sprint(i), "example.com 60 IN NS "+ns)
+	}
+	l := w.looker()
+	first, err := l.Look(t.Context(), txt(theName, "value"))
+	must(t, err)
+	wantLook(t, l, txt(theName, "value"), first.Missing...)
+	if n := len(first.Missing); n != 13 || first.Missing[n-1] != "and 8 more servers" || !slices.IsSorted(first.Missing[:n-1]) {
+		t.Errorf("%d sentences: %q", n, first.Missing)
+	}
+}
+
 func TestLookAtADeadServer(t *testing.T) {
 	silent, err := net.ListenPacket("udp", "127.0.0.1:0") // takes questions and says nothing
 	must(t, err)
@@ -235,7 +320,8 @@ func TestLookWithGivenServers(t *testing.T) {
 func TestLookNeedsAResolver(t *testing.T) {
 	w := newWorld(t)
 	w.server("example.com", "ns1.example.com", theTXT)
-	cfg := dcv.LookerConfig{Resolvers: []string{"127.0.0.1:1"}, ServerPort: w.port, Timeout: 300 * time.Millisecond}
+	cfg := w.config()
+	cfg.Resolvers = []string{"127.0.0.1:1"}
 	if got, err := newLooker(t, cfg).Look(t.Context(), txt(theName, "value")); err == nil {
 		t.Errorf("got %+v without a resolver, want an error", got)
 	}

@@ -19,15 +19,20 @@ import (
 const (
 	maxRedirects = 2        // tencentcloud.com 1007/43542
 	maxFile      = 64 << 10 // bytes of a file and of an answer's headers
+	maxHosts     = 8        // addresses of a web server that are tried
+	fileTimeouts = 4        // timeouts that fetching one file may take together
 )
 
 // lookFile fetches the file over HTTP. Redirects are followed as the CA does:
 // few, within one registrable domain, on the ports of the Baseline Requirements
 // (3.2.2.4.18), and whatever the certificate there, because the name may have
-// no valid one yet.
+// no valid one yet. No cookie, password or proxy comes into it.
 func (l *Looker) lookFile(ctx context.Context, c order.Challenge) (Sighting, error) {
+	if err := webHost(c.Host); err != nil {
+		return Sighting{Missing: []string{err.Error()}}, nil
+	}
 	at := url.URL{Scheme: "http", Host: c.Host, Path: c.Path}
-	ctx, cancel := context.WithTimeout(ctx, 4*l.timeout)
+	ctx, cancel := context.WithTimeout(ctx, fileTimeouts*l.timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
 	if err != nil {
@@ -35,37 +40,91 @@ func (l *Looker) lookFile(ctx context.Context, c order.Challenge) (Sighting, err
 	}
 	transport := l.webTransport()
 	defer transport.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: transport, CheckRedirect: sameDomain}).Do(req)
-	if err != nil {
-		return Sighting{Missing: []string{err.Error()}}, nil // names the URL
+	resp, err := (&http.Client{Transport: transport, CheckRedirect: asCAsDo}).Do(req)
+	var failed *url.Error
+	switch {
+	case errors.As(err, &failed):
+		return Sighting{Silent: true, Missing: []string{plain(failed.URL) + ": " + reason(failed.Err)}}, nil
+	case err != nil:
+		return Sighting{Silent: true, Missing: []string{plain(at.String()) + ": " + reason(err)}}, nil
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return Sighting{Missing: []string{fmt.Sprintf("%s: status %d", resp.Request.URL, resp.StatusCode)}}, nil
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxFile))
-	if err != nil {
-		return Sighting{Missing: []string{fmt.Sprintf("%s: %v", resp.Request.URL, err)}}, nil
-	}
-	if got := strings.TrimSpace(string(body)); got != strings.TrimSpace(c.Value) {
-		return Sighting{Missing: []string{fmt.Sprintf("%s: holds %s, not %s", resp.Request.URL, quote(got), quote(c.Value))}}, nil
+	if missing := judge(resp, c.Value); missing != "" {
+		return Sighting{Missing: []string{plain(resp.Request.URL.String()) + ": " + missing}}, nil
 	}
 	return Sighting{}, nil
 }
 
-// sameDomain is the rule for redirects.
-func sameDomain(req *http.Request, via []*http.Request) error {
+// judge says what is wrong with an answer.
+func judge(resp *http.Response, want string) string {
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Sprintf("status %d", resp.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxFile))
+	if err != nil {
+		return reason(err)
+	}
+	if got := strings.TrimSpace(string(body)); got != strings.TrimSpace(want) {
+		return "holds " + quote(got) + ", not " + quote(want)
+	}
+	return ""
+}
+
+// webHost refuses what is no name of a public web server: addresses in any
+// spelling that some library reads as one (127.1, 0x7f000001, 2130706433),
+// names of one's own network, and what carries a port, a user or a path.
+func webHost(host string) error {
+	refuse := func(what string) error {
+		return fmt.Errorf("%s is no name of a public web server: %s", quote(host), what)
+	}
+	name := strings.ToLower(host)
+	labels := strings.Split(name, ".")
+	last := labels[len(labels)-1]
+	_, notPublic := publicsuffix.EffectiveTLDPlusOne(name)
+	switch {
+	case !HostName(name):
+		return refuse("a name has labels of letters, digits and '-', and no port")
+	case strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x"): // no such top-level domain (RFC 3696, 2)
+		return refuse("it is an address")
+	case last == "localhost" || len(labels) < 2 || notPublic != nil:
+		return refuse("nobody can register it")
+	}
+	return nil
+}
+
+// HostName accepts host names of lower-case A-labels, underscores too; so never
+// "..", an IPv6 address, or anything with a port.
+func HostName(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// asCAsDo is the rule for redirects.
+func asCAsDo(req *http.Request, via []*http.Request) error {
 	from, errFrom := publicsuffix.EffectiveTLDPlusOne(canonical(via[0].URL.Hostname()))
 	to, errTo := publicsuffix.EffectiveTLDPlusOne(canonical(req.URL.Hostname()))
 	switch port := req.URL.Port(); {
 	case len(via) > maxRedirects:
 		return fmt.Errorf("more than %d redirects", maxRedirects)
-	case errFrom != nil || errTo != nil || from != to:
-		return errors.New("redirects to another domain")
+	case req.Response.StatusCode == http.StatusSeeOther: // Baseline Requirements 3.2.2.4.18: 301, 302, 307 and 308
+		return errors.New("redirects by status 303, which CAs do not follow")
+	case req.URL.Scheme != "http" && req.URL.Scheme != "https":
+		return errors.New("redirects to a scheme other than http and https")
+	case req.URL.User != nil:
+		return errors.New("redirects with a user or password")
 	case port != "" && port != "80" && port != "443":
 		return errors.New("redirects to a port that no CA goes to")
+	case errFrom != nil || errTo != nil || from != to:
+		return errors.New("redirects to another domain")
 	}
-	return nil
+	return webHost(req.URL.Hostname())
 }
 
 // webTransport asks the looker's resolvers and goes to its port. The
@@ -82,7 +141,8 @@ func (l *Looker) webTransport() *http.Transport {
 	}
 }
 
-// dialWeb takes the first address of the host that accepts a connection.
+// dialWeb takes the first address of the host that accepts a connection. What
+// is resolved here is what is connected to.
 func (l *Looker) dialWeb(ctx context.Context, network, addr string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -93,11 +153,11 @@ func (l *Looker) dialWeb(ctx context.Context, network, addr string) (net.Conn, e
 	}
 	addresses, err := l.lookup(ctx, host)
 	if err != nil {
-		return nil, err
+		return nil, errors.New("the name cannot be resolved: " + reason(err))
 	}
-	failed := fmt.Errorf("%s has no address", host)
-	for _, ip := range addresses {
-		dialer := net.Dialer{Timeout: l.timeout}
+	dialer := net.Dialer{Timeout: l.timeout, Control: l.guard.control}
+	failed := fmt.Errorf("%s has no address", plain(host))
+	for _, ip := range addresses[:min(len(addresses), maxHosts)] {
 		conn, err := dialer.DialContext(ctx, network, net.JoinHostPort(ip, port))
 		if err == nil {
 			return conn, nil

@@ -32,33 +32,80 @@ type Record struct {
 // only a person can help SHOULD be of a Kind.
 type Provider interface {
 	// Zones lists the zones that the account hosts: those whose name contains
-	// about, or all if it is empty.
+	// about, or all if it is empty. IDNs may be U-labels.
 	Zones(ctx context.Context, about string) ([]string, error)
 	// Find lists the records of every type at a name, at least.
 	Find(ctx context.Context, zone, rr string) ([]Record, error)
 	// Add adds a record. It MUST NOT change any other. The error MUST be
 	// Refused where the reason may be what stands at the name: a duplicate, a
-	// conflict, or a code that does not say.
+	// conflict, or a code that does not say; it MAY be Exists where Find could
+	// miss the duplicate.
 	Add(ctx context.Context, zone string, r Record) error
-	// Delete removes the record with this id; it is gone is a success.
-	Delete(ctx context.Context, zone, id string) error
+	// Delete removes this record, which Find returned, and no other; it is gone
+	// is a success.
+	Delete(ctx context.Context, zone string, r Record) error
 }
 
-// Refused is returned by a Provider: what was asked for is wrong; after Add, a
-// look at the name may tell why. Solvers return Conflict or Denied instead.
-const Refused Kind = "refused"
+// Further abilities, found by type assertion.
+type (
+	// Batcher is a Provider whose API writes several records of one zone in one
+	// call. Both methods mean what Add and Delete mean for each record. How many
+	// records one call takes, and from how many on it is worth while, is for the
+	// Batcher to know.
+	//
+	// They hand the records in. What they return is called once, waits until the
+	// API has dealt with them, and tells the outcome of each, in their order:
+	// while it waits, other records of the zone may be handed in.
+	Batcher interface {
+		AddAll(ctx context.Context, zone string, rs []Record) func() []error
+		DeleteAll(ctx context.Context, zone string, rs []Record) func() []error
+	}
+	// ZoneFinder is a Provider without a list of zones: its server tells of
+	// each name in which zone it lies. Zones is not called then.
+	ZoneFinder interface {
+		// ZoneOf returns the apex, or NoZone where the server does not serve the
+		// name with authority.
+		ZoneOf(ctx context.Context, host string) (string, error)
+	}
+)
 
-// Records is the Solver of DNS challenges at one provider. An order costs one
-// call of each kind: Add when it is placed, Find and Delete when it is taken
-// back. The zones are listed at times.
+// Kinds that a Provider returns; what a solver returns in their place depends on
+// what stands at the name.
+const (
+	// Refused: what was asked for is wrong. After Add, a look may tell why.
+	Refused Kind = "refused"
+	// Exists: this very record is there, though perhaps disabled.
+	Exists Kind = "exists"
+)
+
+// Records is the Solver of DNS challenges at one provider. An order costs at
+// most one call of each kind: Add when it is placed, Find and Delete when it is
+// taken back. What waits for one zone while a call to it is under way is written
+// together, where the provider is a Batcher. The zones are listed at times.
+//
+// A record is looked for by its exact value before it is deleted, although the
+// APIs return an id when it is added: what an id stands for may have been edited
+// since, and the search needs no memory that a crash could take.
 type Records struct {
 	provider Provider
 	zones    *zones
+	add      func(ctx context.Context, zone string, r Record) error
+	remove   func(ctx context.Context, zone string, r Record) error
 }
 
 // NewRecords returns the solver for the provider's account. Nothing is sent.
 func NewRecords(p Provider) *Records {
-	return &Records{provider: p, zones: newZones(p)}
+	s := &Records{provider: p, zones: newZones(p), add: p.Add, remove: p.Delete}
+	if b, ok := p.(Batcher); ok {
+		s.add, s.remove = newQueue(b.AddAll).do, newQueue(b.DeleteAll).do
+	}
+	return s
+}
+
+// Zone is the zone of the account in which a name lies, or NoZone.
+func (s *Records) Zone(ctx context.Context, host string) (string, error) {
+	zone, _, err := s.zones.split(ctx, host)
+	return canonical(ALabels(zone)), final(err)
 }
 
 // Present implements Solver. It adds without looking first: only the
@@ -68,11 +115,11 @@ func (s *Records) Present(ctx context.Context, c order.Challenge) error {
 	if err != nil {
 		return err
 	}
-	err = s.provider.Add(ctx, zone, want)
+	err = s.add(ctx, zone, want)
 	// A crash here leaves a record that the order knows of: the next visit
 	// finds a duplicate, and the collector removes it.
 	switch {
-	case errors.Is(err, Refused):
+	case errors.Is(err, Refused), errors.Is(err, Exists):
 		return s.explain(ctx, zone, want, err)
 	case errors.Is(err, NoZone):
 		s.zones.forget()
@@ -101,6 +148,9 @@ func (s *Records) explain(ctx context.Context, zone string, want Record, refusal
 	if len(inTheWay) > 0 {
 		return fmt.Errorf("%w: the name has %s, and a CNAME stands alone; delete one or delegate another name", Conflict, strings.Join(inTheWay, ", "))
 	}
+	if errors.Is(refusal, Exists) {
+		return nil // and not listed yet; whether it is served is for the Looker to see
+	}
 	return final(refusal)
 }
 
@@ -118,7 +168,7 @@ func (s *Records) CleanUp(ctx context.Context, c order.Challenge) error {
 		if !mine.same(r) {
 			continue
 		}
-		if err := s.provider.Delete(ctx, zone, r.ID); err != nil {
+		if err := s.remove(ctx, zone, r); err != nil {
 			return final(err)
 		}
 	}

@@ -29,6 +29,7 @@ type cloud struct {
 	name                    string
 	account                 cloudsim.Account
 	list, add, find, delete string // actions
+	addMany                 string // the action that adds a batch
 	gone, locked            string // codes
 
 	url      func(*cloudsim.Sim) string
@@ -43,7 +44,8 @@ type cloud struct {
 var clouds = []cloud{
 	{name: "alidns", account: cloudsim.Account{Cloud: "aliyun", UID: "1000", AccessKeyID: "LTAItest", AccessKeySecret: "secret"},
 		list: "DescribeDomains", add: "AddDomainRecord", find: "DescribeSubDomainRecords", delete: "DeleteDomainRecord",
-		gone: "DomainRecordNotBelongToUser", locked: "DomainRecordLocked",
+		addMany: "OperateBatchDomain",
+		gone:    "DomainRecordNotBelongToUser", locked: "DomainRecordLocked",
 		url: (*cloudsim.Sim).AliyunURL, connect: connectAliyun,
 		scripted: func(f map[string]any) any { return f },
 		zone: func(name string) map[string]any {
@@ -60,7 +62,8 @@ var clouds = []cloud{
 		action: func(r *http.Request) string { return r.URL.Query().Get("Action") }},
 	{name: "dnspod", account: cloudsim.Account{Cloud: "tencent", UID: "2000", AccessKeyID: "AKIDtest", AccessKeySecret: "secret"},
 		list: "DescribeDomainList", add: "CreateRecord", find: "DescribeRecordList", delete: "DeleteRecord",
-		gone: "InvalidParameter.RecordIdInvalid", locked: "LimitExceeded.SubdomainRollLimit",
+		addMany: "CreateRecordBatch",
+		gone:    "InvalidParameter.RecordIdInvalid", locked: "LimitExceeded.SubdomainRollLimit",
 		url: (*cloudsim.Sim).TencentURL, connect: connectTencent,
 		scripted: func(f map[string]any) any { return map[string]any{"Response": f} },
 		zone: func(name string) map[string]any {
@@ -127,10 +130,16 @@ func each(t *testing.T, zones []string, run func(*testing.T, *account)) {
 }
 
 func start(t *testing.T, c cloud, zones []string) *account {
+	return startWith(t, c, zones, func(*cloudsim.Config) {})
+}
+
+func startWith(t *testing.T, c cloud, zones []string, change func(*cloudsim.Config)) *account {
 	c.account.Zones = zones
-	sim, err := cloudsim.Start(t.Context(), cloudsim.Config{
+	cfg := cloudsim.Config{
 		Accounts: []cloudsim.Account{c.account}, Limits: map[string]int{"default": 10_000}, Latency: cloudsim.None, DNSLag: cloudsim.None,
-		CloudKey: "p256", Logger: slog.New(slog.DiscardHandler)})
+		BatchDelay: cloudsim.None, CloudKey: "p256", Logger: slog.New(slog.DiscardHandler)}
+	change(&cfg)
+	sim, err := cloudsim.Start(t.Context(), cfg)
 	must(t, err)
 	t.Cleanup(func() { sim.Close() })
 	a := &account{Sim: sim, cloud: c, t: t}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/idna"
 	"golang.org/x/net/publicsuffix"
 )
 
@@ -21,19 +22,24 @@ type zones struct {
 	provider Provider
 	turn     chan struct{} // whoever holds its token lists; the others wait for that
 
-	mu     sync.Mutex // owns what is below
-	known  map[string]bool
-	listed time.Time // zero: not, or the list was wrong
+	mu     sync.Mutex        // owns what is below
+	known  map[string]string // by A-labels, as the provider writes them
+	listed time.Time         // zero: not, or the list was wrong
 }
 
 func newZones(p Provider) *zones {
-	z := &zones{provider: p, turn: make(chan struct{}, 1), known: map[string]bool{}}
+	z := &zones{provider: p, turn: make(chan struct{}, 1), known: map[string]string{}}
 	z.turn <- struct{}{}
 	return z
 }
 
-// split finds the zone of an absolute name and the name's part below it.
+// split finds the zone of an absolute name, as the provider writes it, and the
+// name's part below it.
 func (z *zones) split(ctx context.Context, host string) (zone, rr string, err error) {
+	host = ALabels(host)
+	if f, ok := z.provider.(ZoneFinder); ok {
+		return askFor(ctx, f, host)
+	}
 	if err := z.list(ctx); err != nil {
 		return "", "", fmt.Errorf("list zones: %w", err)
 	}
@@ -49,10 +55,22 @@ func (z *zones) split(ctx context.Context, host string) (zone, rr string, err er
 	return "", "", fmt.Errorf("%w: no zone of the account holds %s; add it to the account's DNS, or configure the account that has it", NoZone, quote(host))
 }
 
+// askFor asks the server itself for the zone.
+func askFor(ctx context.Context, f ZoneFinder, host string) (zone, rr string, err error) {
+	if zone, err = f.ZoneOf(ctx, host); err != nil {
+		return "", "", fmt.Errorf("look for the zone of %s: %w", quote(host), err)
+	}
+	if _, rr, ok := Split(host, map[string]bool{canonical(zone): true}); ok {
+		return canonical(zone), rr, nil
+	}
+	return "", "", fmt.Errorf("look for the zone of %s: the server says %s, in which the name does not lie", quote(host), quote(zone))
+}
+
 func (z *zones) find(host string) (zone, rr string, ok bool) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	return Split(host, z.known)
+	zone, rr, ok = Split(host, z.known)
+	return z.known[zone], rr, ok
 }
 
 // list reads all zones unless somebody did so lately.
@@ -75,7 +93,7 @@ func (z *zones) list(ctx context.Context) error {
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	z.known, z.listed = map[string]bool{}, time.Now()
+	z.known, z.listed = map[string]string{}, time.Now()
 	z.add(all)
 	return nil
 }
@@ -107,7 +125,7 @@ func (z *zones) askAbout(ctx context.Context, host string) error {
 func (z *zones) add(names []string) {
 	for _, n := range names {
 		if n = canonical(n); n != "" {
-			z.known[n] = true
+			z.known[canonical(ALabels(n))] = n
 		}
 	}
 }
@@ -119,21 +137,35 @@ func (z *zones) forget() {
 	z.listed = time.Time{}
 }
 
-// Split cuts an absolute name at the longest of the zones in which it lies. The
+// Split cuts an absolute name at the longest of the zones (the map's keys, lower
+// case, without the root's dot) in which it lies. The
 // rest is relative to the zone, Apex for the zone itself. It goes label by
 // label, so that a name that repeats its zone's, or a zone under a public suffix
 // of several labels, is cut where it should be.
-func Split(host string, zones map[string]bool) (zone, rr string, ok bool) {
+func Split[V any](host string, zones map[string]V) (zone, rr string, ok bool) {
 	host = canonical(host)
-	if zones[host] {
+	if _, ok := zones[host]; ok {
 		return host, Apex, true
 	}
 	for rest := host; ; {
 		if _, rest, ok = strings.Cut(rest, "."); !ok {
 			return "", "", false
 		}
-		if zones[rest] {
+		if _, ok := zones[rest]; ok {
 			return rest, host[:len(host)-len(rest)-1], true
 		}
 	}
+}
+
+// wire turns U-labels into A-labels. It lets underscores pass, which names of
+// challenges have and host names may not.
+var wire = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
+
+// ALabels is a name as it goes on the wire (RFC 5890, 2.3.2.1), in lower case.
+// What cannot be a name stays as it is.
+func ALabels(name string) string {
+	if a, err := wire.ToASCII(name); err == nil {
+		return a
+	}
+	return name
 }

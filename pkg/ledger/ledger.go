@@ -433,12 +433,28 @@ func (l *Ledger) Report(ctx context.Context, main string, names []string, u Uncl
 // returns an error. Entries that are written meanwhile may come twice, or as
 // they were: act on one only through the methods that read again.
 func (l *Ledger) Each(ctx context.Context, main string, f func(Entry) error) error {
+	err := eachMessage(ctx, l.stream, "spend."+main+".*", func(m jetstream.Msg, md *jetstream.MsgMetadata) error {
+		e, err := decodeEntry(m.Data(), md.Sequence.Stream, md.Timestamp)
+		if err != nil {
+			return err
+		}
+		return f(e)
+	})
+	if err != nil {
+		return fmt.Errorf("read ledger of %s: %w", main, err)
+	}
+	return nil
+}
+
+// eachMessage reads a stream from its beginning and calls f for each message
+// that matches.
+func eachMessage(ctx context.Context, s jetstream.Stream, filter string, f func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
 	from, empty := uint64(1), 0
 	for {
-		next, left, err := l.eachFrom(ctx, main, from, f)
+		next, left, err := eachFrom(ctx, s, filter, from, f)
 		switch {
 		case err != nil:
-			return fmt.Errorf("read ledger of %s: %w", main, err)
+			return err
 		case left == 0:
 			return nil
 		case next > from:
@@ -448,23 +464,23 @@ func (l *Ledger) Each(ctx context.Context, main string, f func(Entry) error) err
 		// A server that lags, or whose leader changes, gives nothing although
 		// there is something. Only a count of zero is an end.
 		if empty++; empty > 5 {
-			return fmt.Errorf("read ledger of %s: %d entries do not come", main, left)
+			return fmt.Errorf("%d entries do not come", left)
 		}
 	}
 }
 
 // eachFrom reads on from a sequence with a consumer of its own. It returns where
 // to go on, and how many were pending when it began.
-func (l *Ledger) eachFrom(ctx context.Context, main string, from uint64, f func(Entry) error) (next, pending uint64, err error) {
-	cons, err := l.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		FilterSubject: "spend." + main + ".*", AckPolicy: jetstream.AckNonePolicy,
+func eachFrom(ctx context.Context, s jetstream.Stream, filter string, from uint64, f func(jetstream.Msg, *jetstream.MsgMetadata) error) (next, pending uint64, err error) {
+	cons, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy,
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
 		MemoryStorage: true, InactiveThreshold: 30 * time.Second})
 	if err != nil {
 		return from, 0, err
 	}
 	info := cons.CachedInfo()
-	defer func() { _ = l.stream.DeleteConsumer(context.WithoutCancel(ctx), info.Name) }()
+	defer func() { _ = s.DeleteConsumer(context.WithoutCancel(ctx), info.Name) }()
 	for left := info.NumPending; left > 0; {
 		batch, err := cons.Fetch(int(min(left, 500)), jetstream.FetchMaxWait(2*time.Second))
 		if err != nil {
@@ -473,11 +489,14 @@ func (l *Ledger) eachFrom(ctx context.Context, main string, from uint64, f func(
 		n := uint64(0)
 		for m := range batch.Messages() {
 			n++
-			seq, err := visit(m, f)
-			if err != nil {
-				return from, info.NumPending, err
+			md, err := m.Metadata()
+			if err == nil {
+				err = f(m, md)
 			}
-			from = seq + 1
+			if err != nil {
+				return from, info.NumPending, fmt.Errorf("%s: %w", m.Subject(), err)
+			}
+			from = md.Sequence.Stream + 1
 		}
 		if n == 0 {
 			break
@@ -485,16 +504,4 @@ func (l *Ledger) eachFrom(ctx context.Context, main string, from uint64, f func(
 		left -= min(n, left)
 	}
 	return from, info.NumPending, nil
-}
-
-func visit(m jetstream.Msg, f func(Entry) error) (uint64, error) {
-	md, err := m.Metadata()
-	if err != nil {
-		return 0, fmt.Errorf("read %s: %w", m.Subject(), err)
-	}
-	e, err := decodeEntry(m.Data(), md.Sequence.Stream, md.Timestamp)
-	if err != nil {
-		return 0, err
-	}
-	return md.Sequence.Stream, f(e)
 }

@@ -6,7 +6,11 @@
 // and imports nothing of certmill; all other packages point at it.
 package order
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // SchemaVersion is the version of the record that this program writes. A
 // worker leaves records with a higher version to newer workers, so that a
@@ -94,6 +98,7 @@ type Order struct {
 	CertID      string      `json:"cert_id,omitempty"`     // CAS CertificateId, once known
 	Provisional bool        `json:"provisional,omitempty"` // adopted without proof: the key is compared at collection
 	Challenges  []Challenge `json:"challenges,omitempty"`
+	Proofs      []Proof     `json:"proofs,omitempty"` // what is known of the challenges, in their order
 	Placed      bool        `json:"placed,omitempty"` // challenges were (or may have been) put out: clean-up is owed
 
 	Failure     *Failure     `json:"failure,omitempty"`
@@ -124,6 +129,67 @@ type Challenge struct {
 	Host  string `json:"host"`           // absolute record name, or the host that serves the file; no trailing dot
 	Path  string `json:"path,omitempty"` // FILE: path from the root of the host
 	Value string `json:"value"`          // record value, or the file's content
+}
+
+// Proof is what is known of a challenge that was placed: where, when, and what
+// was seen from outside.
+type Proof struct {
+	Challenge Challenge `json:"challenge"`           // as the cloud asked for it
+	At        string    `json:"at,omitempty"`        // the host where it lies, if CNAMEs led elsewhere
+	Placed    time.Time `json:"placed,omitzero"`     // for the last time
+	Found     bool      `json:"found,omitempty"`     // it was there already: it is left there
+	Inherited bool      `json:"inherited,omitempty"` // found, and an earlier life of the order may have placed it: it goes if the key proves that
+	Looked    time.Time `json:"looked,omitzero"`     // when it was looked for, the last time that was noted
+	Seen      time.Time `json:"seen,omitzero"`       // when it first showed everywhere
+	Missing   []string  `json:"missing,omitempty"`   // where it did not show then, and what was there
+}
+
+// Place is the challenge where it lies: what a solver takes back.
+func (p Proof) Place() Challenge {
+	c := p.Challenge
+	if p.At != "" {
+		c.Host = p.At
+	}
+	return c
+}
+
+// Bounds of what a record keeps of one look.
+const (
+	maxMissing  = 6
+	maxSentence = 300
+)
+
+// Saw notes a look.
+func (p *Proof) Saw(at time.Time, seen bool, missing []string) {
+	p.Looked, p.Missing = at, nil
+	if seen && p.Seen.IsZero() {
+		p.Seen = at
+	}
+	for i, m := range missing {
+		if i == maxMissing {
+			p.Missing = append(p.Missing, fmt.Sprintf("and %d more", len(missing)-i))
+			break
+		}
+		if len(m) > maxSentence {
+			m = strings.ToValidUTF8(m[:maxSentence], "") + "…"
+		}
+		p.Missing = append(p.Missing, m)
+	}
+}
+
+// Prove returns a proof for each challenge, in their order: those that are known,
+// and new ones. What it returns is the caller's own.
+func (o Order) Prove() []Proof {
+	proofs := make([]Proof, len(o.Challenges))
+	for i, c := range o.Challenges {
+		proofs[i] = Proof{Challenge: c}
+		for _, known := range o.Proofs {
+			if known.Challenge == c {
+				proofs[i] = known
+			}
+		}
+	}
+	return proofs
 }
 
 // Wait says what an order in state waiting waits for. The sweep sends it to

@@ -116,6 +116,8 @@ func record() order.Order {
 		Hash: "h", Received: at, State: order.Collect, Account: "ali", Main: "1", Purchase: 1, Attempt: 2,
 		Key: &order.Key{Fingerprint: "f", Sealed: []byte{0, 1, 255}}, NotBefore: at, Wait: order.Wait{For: order.WaitForTime, Till: at, Then: order.Submit},
 		CloudID: "98987582437920968", Challenges: []order.Challenge{{Name: "a.example", Type: "TXT", Host: "_dnsauth.a.example", Value: "v"}},
+		Proofs: []order.Proof{{Challenge: order.Challenge{Name: "a.example", Type: "TXT", Host: "_dnsauth.a.example", Value: "v"}, At: "x.example",
+			Placed: at, Found: true, Inherited: true, Looked: at, Seen: at, Missing: []string{"ns1 has no TXT"}}},
 		Failure: &order.Failure{Class: "c", Reason: "r"}, Hold: &order.Hold{Reason: "r", Commands: []string{"c"}, From: order.Unsure},
 		Certificate: &order.Certificate{Chain: "c", NotAfter: at}, Original: []byte("{"), Timeline: []order.Event{{At: at, State: order.Submit}},
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/certmill/certmill/pkg/certstore"
@@ -32,6 +33,7 @@ type Collector struct {
 	Accounts Accounts
 	Ledger   *ledger.Ledger
 	Solvers  map[string]dcv.Solver
+	Placed   *ledger.Placed
 	Sinks    []Sink
 	Sealer   Sealer
 	Opener   Opener // nil: keys are delivered sealed
@@ -97,7 +99,7 @@ func (c *Collector) expect(o order.Order, got issuer.Certificate) certstore.Expe
 // purchase is spent.
 func (c *Collector) wrong(ctx context.Context, acct *Account, o order.Order, err error) (order.Order, error) {
 	if o.Provisional && errors.Is(err, certstore.ErrWrongKey) {
-		if err := c.cleanUp(ctx, acct, &o); err != nil {
+		if err := c.cleanUp(ctx, acct, &o, false); err != nil {
 			return o, err
 		}
 		a := ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt}
@@ -109,7 +111,7 @@ func (c *Collector) wrong(ctx context.Context, acct *Account, o order.Order, err
 		gap.At(ctx, "collect: disowned")
 		o.Tell(order.Event{At: time.Now().UTC(), State: order.Collect, Note: "cloud order " + o.CloudID + " has another key: not ours"})
 		o.State, o.CloudID, o.CertID, o.Provisional = order.Unsure, "", "", false
-		o.Challenges, o.Placed = nil, false
+		o.Challenges, o.Proofs, o.Placed = nil, nil, false
 		return o, nil
 	}
 	return o, pipeline.Hold(fmt.Sprintf("the certificate of cloud order %s is not what was ordered: %v", o.CloudID, err),
@@ -123,12 +125,12 @@ func (c *Collector) unproved(ctx context.Context, a *Account, o order.Order, err
 	if !errors.Is(err, ledger.ErrConflict) && !errors.Is(err, ledger.ErrTaken) {
 		return o, err
 	}
-	if err := c.cleanUp(ctx, a, &o); err != nil {
+	if err := c.cleanUp(ctx, a, &o, false); err != nil {
 		return o, err
 	}
 	o.Tell(order.Event{At: time.Now().UTC(), State: order.Collect, Note: "the ledger knows another outcome than cloud order " + o.CloudID})
 	o.State, o.CloudID, o.CertID, o.Provisional = order.Unsure, "", "", false
-	o.Challenges, o.Placed = nil, false
+	o.Challenges, o.Proofs, o.Placed = nil, nil, false
 	return o, nil
 }
 
@@ -191,7 +193,8 @@ func (c *Collector) deliver(ctx context.Context, o *order.Order, cloudKey order.
 
 // end cleans up what was placed and makes the order final.
 func (c *Collector) end(ctx context.Context, a *Account, o order.Order, s order.State) (order.Order, error) {
-	if err := c.cleanUp(ctx, a, &o); err != nil {
+	ours := o.Key != nil && len(o.Key.Sealed) > 0 // a key that nobody else has
+	if err := c.cleanUp(ctx, a, &o, s == order.Issued && ours); err != nil {
 		return o, err
 	}
 	// A crash here cleans up again, which finds nothing.
@@ -202,18 +205,38 @@ func (c *Collector) end(ctx context.Context, a *Account, o order.Order, s order.
 
 // cleanUp takes the order's challenges back, by exact value. What nobody may
 // remove stays, and is told: an order that is delivered does not wait for it.
-func (c *Collector) cleanUp(ctx context.Context, a *Account, o *order.Order) error {
-	for _, ch := range o.Challenges {
-		err := c.Solvers[a.Label].CleanUp(ctx, ch)
+// The sweep of what was placed goes on trying. proved says that the certificate
+// has a key that only certmill has, so that the cloud order was ours from the
+// beginning.
+func (c *Collector) cleanUp(ctx context.Context, a *Account, o *order.Order, proved bool) error {
+	p := places{c.Placed, c.Solvers}
+	for _, pr := range c.owed(*o) {
+		err := p.takeBack(ctx, a.Label, o.ID(), pr, proved)
 		switch {
-		case err == nil, errors.Is(err, dcv.NoZone):
-		case issuer.KindOf(err) == issuer.Credentials:
+		case err == nil:
+			continue
+		case issuer.KindOf(err) == issuer.Credentials && !errors.Is(err, dcv.Denied):
 			return c.Trouble.Verb(ctx, a, err)
-		case errors.Is(err, dcv.Denied), errors.Is(err, dcv.Conflict):
-			o.Tell(order.Event{At: time.Now().UTC(), State: order.Collect, Note: fmt.Sprintf("left behind at %s %s: %v", ch.Host, ch.Path, err)})
-		default:
-			return pipeline.Retry(fmt.Errorf("clean up %s: %w", ch.Host, err), 0)
+		case !forAPerson(err):
+			return pipeline.Retry(fmt.Errorf("clean up %s: %w", pr.Place().Host, err), 0)
 		}
+		if err := p.leftBehind(ctx, pr.Place(), err); err != nil {
+			return pipeline.Retry(err, 0)
+		}
+		o.Tell(order.Event{At: time.Now().UTC(), State: order.Collect, Note: fmt.Sprintf("left behind at %s %s: %v", pr.Place().Host, pr.Challenge.Path, err)})
 	}
 	return nil
+}
+
+// owed are the challenges to take back. Where an older program placed them,
+// which kept no book, all that went on to the CA were.
+func (c *Collector) owed(o order.Order) []order.Proof {
+	all := o.Prove()
+	unbooked := len(o.Proofs) == 0 && slices.ContainsFunc(o.Timeline, func(e order.Event) bool { return e.State == order.Issuing })
+	for i := range all {
+		if unbooked {
+			all[i].Placed = o.Received
+		}
+	}
+	return all
 }

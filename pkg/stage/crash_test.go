@@ -76,6 +76,9 @@ var crashes = []crash{
 	{gap: "start: number stored", make: resource(order.Request{Account: "ali", Instance: "any"}), ends: order.Issued, paid: 1},
 	{gap: "start: materials in", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{gap: "start: started", make: resource(order.Request{Account: "ten", Certificate: "stage2"}), ends: order.Issued, paid: 1},
+	{gap: "place: noted", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "place: placed", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "clean up: removed", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "collect: delivered", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "collect: cleaned up", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "collect: disowned", ends: order.Issued, paid: 2, make: func(w *world) { // one of them is the stranger's
@@ -135,6 +138,7 @@ func TestCrashAtEveryGap(t *testing.T) {
 			}
 			w.wantPaid(c.paid, names...)
 			w.wantAtRest("a")
+			w.wantNothingPlaced()
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -71,9 +72,12 @@ type world struct {
 	js       jetstream.JetStream
 	line     *pipeline.Line
 	ledger   *ledger.Ledger
+	placed   *ledger.Placed
 	states   *account.Accounts
 	accounts stage.Accounts
 	solvers  map[string]dcv.Solver
+	// openSolvers makes solvers that remember nothing.
+	openSolvers func() map[string]dcv.Solver
 
 	seq  atomic.Uint64 // of messages
 	late atomic.Int64  // how far the reconciler's clock runs ahead
@@ -96,7 +100,8 @@ func newWorld(t *testing.T, s setup) *world {
 	port, err := strconv.Atoi(u.Port())
 	w.must(err)
 	w.sim = startClouds(t, s, port)
-	w.looker, err = dcv.NewLooker(dcv.LookerConfig{Resolvers: []string{w.sim.DNSAddr()}, Servers: []string{w.sim.DNSAddr()}, HTTPPort: port})
+	w.looker, err = dcv.NewLooker(dcv.LookerConfig{Resolvers: []string{w.sim.DNSAddr()}, Servers: []string{w.sim.DNSAddr()}, HTTPPort: port,
+		Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	w.must(err)
 	w.keys, err = certstore.OpenKeyStore(t.TempDir())
 	w.must(err)
@@ -163,10 +168,13 @@ func (w *world) openAccounts() {
 	for _, a := range w.accounts {
 		a.Contact, a.Waits, a.Simulated = contact, waits, true
 	}
-	w.solvers = map[string]dcv.Solver{
-		"ali": dcv.ByType{DNS: alidns.New(ali), FILE: file.Solver{Dir: w.web}},
-		"ten": dcv.ByType{DNS: dnspod.New(ten), FILE: file.Solver{Dir: w.web}},
+	w.openSolvers = func() map[string]dcv.Solver {
+		return map[string]dcv.Solver{
+			"ali": dcv.ByType{DNS: alidns.New(ali), FILE: file.Solver{Dir: w.web}},
+			"ten": dcv.ByType{DNS: dnspod.New(ten), FILE: file.Solver{Dir: w.web}},
+		}
 	}
+	w.solvers = w.openSolvers()
 }
 
 // openStreams begins a life of the streams.
@@ -176,10 +184,13 @@ func (w *world) openStreams() {
 	w.js = natstest.Connect(w.t, natstest.Server(w.t))
 	w.must(pipeline.Provision(ctx, w.js, 1))
 	w.must(pipeline.EnsureStream(ctx, w.js, ledger.Config(1, pipeline.FirstSeq())))
+	w.must(pipeline.EnsureStream(ctx, w.js, ledger.PlacedConfig(1, pipeline.FirstSeq())))
 	var err error
 	w.line, err = pipeline.Open(ctx, w.js, "test", slog.New(slog.DiscardHandler))
 	w.must(err)
 	w.ledger, err = ledger.New(ctx, w.js)
+	w.must(err)
+	w.placed, err = ledger.OpenPlaced(ctx, w.js)
 	w.must(err)
 	w.states, err = account.Open(ctx, w.js, 1)
 	w.must(err)
@@ -223,6 +234,8 @@ type worker struct {
 	unsure  *stage.Reconciler
 	waiter  *stage.Waiter
 	issuing *stage.IssuingSweep
+	placing *stage.PlacedSweep
+	recheck *stage.Recheck
 	by      *stage.Operator
 }
 
@@ -248,8 +261,8 @@ func (w *world) worker() *worker {
 		intake: stage.Intake{Accounts: w.accounts, Ledger: w.ledger, Line: w.line, Log: log},
 		submit: &stage.Submitter{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Keys: w.keys, Sealer: w.recipients,
 			Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: trouble, Line: w.line},
-		verify: &stage.Verifier{Accounts: w.accounts, Solvers: w.solvers, Looker: w.looker, Trouble: trouble},
-		collect: &stage.Collector{Accounts: w.accounts, Ledger: w.ledger, Solvers: w.solvers, Sinks: []stage.Sink{certstore.Dir{Path: w.out}},
+		verify: &stage.Verifier{Accounts: w.accounts, Solvers: w.solvers, Placed: w.placed, Looker: w.looker, Since: w.line.Since(), Trouble: trouble},
+		collect: &stage.Collector{Accounts: w.accounts, Ledger: w.ledger, Solvers: w.solvers, Placed: w.placed, Sinks: []stage.Sink{certstore.Dir{Path: w.out}},
 			Sealer: w.recipients, Opener: w.identities, Trouble: trouble},
 		unsure: &stage.Reconciler{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Line: w.line, Log: log,
 			Now: func() time.Time { return time.Now().Add(time.Duration(w.late.Load())) }},
@@ -257,6 +270,10 @@ func (w *world) worker() *worker {
 			Now: func() time.Time { return time.Now().Add(time.Hour) }},
 		issuing: &stage.IssuingSweep{Accounts: w.accounts, Line: w.line, Trouble: trouble, Log: log,
 			Now: func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * time.Hour) }},
+		recheck: &stage.Recheck{Accounts: w.accounts, Line: w.line, Looker: w.looker, Log: log, Takes: func(string) time.Duration { return 0 },
+			Now: func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * 3 * time.Minute) }},
+		placing: &stage.PlacedSweep{Accounts: w.accounts, Placed: w.placed, Solvers: w.solvers, Line: w.line, Trouble: trouble, Log: log,
+			Now: func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * 24 * time.Hour) }},
 		by: &stage.Operator{Accounts: w.elapsed(), Ledger: w.ledger, States: w.states, Keys: w.keys, Line: w.line, Who: "eve"},
 	}
 }
@@ -551,18 +568,23 @@ func (w *world) buyWith(csr string, names ...string) string {
 	return r.CloudID
 }
 
-// proved places the challenge of a cloud order past certmill, and waits until it
-// is issued.
+// proved places the challenge of a cloud order past certmill, waits until it is
+// issued, and cleans up.
 func (w *world) proved(id string) {
 	w.t.Helper()
+	var put []order.Challenge
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		st, err := w.accounts["ali"].Flows[stage.ForPackage].Look(w.t.Context(), id)
 		w.must(err)
 		if st.Phase == issuer.IssuedPhase {
+			for _, c := range put {
+				w.must(w.solvers["ali"].CleanUp(w.t.Context(), c))
+			}
 			return
 		}
 		for _, c := range st.Challenges {
 			w.must(w.solvers["ali"].Present(w.t.Context(), c))
+			put = append(put, c)
 		}
 	}
 	w.t.Fatalf("cloud order %s is not issued", id)

@@ -25,7 +25,9 @@ type shelf struct {
 
 const shelfPage = 50
 
-func (s *shelf) Waiting(_ context.Context, page int) (issuer.Page, error) { return s.page(s.waiting, page) }
+func (s *shelf) Waiting(_ context.Context, page int) (issuer.Page, error) {
+	return s.page(s.waiting, page)
+}
 func (s *shelf) Certificates(_ context.Context, page int) (issuer.Page, error) {
 	return s.page(s.certs, page)
 }

@@ -77,7 +77,7 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 	case tried && last.Ending == ledger.Open && last.Provisional == "":
 		return p.move(ctx, it, o, order.Unsure, "retry")
 	case o.CloudID != "":
-		o.Challenges = nil // asked for anew: it may have changed
+		o.Challenges, o.Proofs = nil, nil // asked for anew: it may have changed
 		return p.move(ctx, it, o, order.Verify, "retry")
 	}
 	if tried && last.Ending != ledger.Bought && o.Attempt <= last.Attempt {
@@ -211,7 +211,7 @@ func (p *Operator) Adopt(ctx context.Context, id, cloudID string) error {
 	// A crash here leaves the claim: the order's next visit finds it.
 	gap.At(ctx, "adopt: claimed")
 	o := it.Order
-	o.CloudID, o.Failure, o.Challenges = cloudID, nil, nil
+	o.CloudID, o.Failure, o.Challenges, o.Proofs = cloudID, nil, nil, nil
 	return p.move(ctx, it, o, order.Verify, "adopted "+cloudID)
 }
 
@@ -290,6 +290,6 @@ func (p *Operator) BuyAgain(ctx context.Context, id string) error {
 	}
 	o.Purchase++
 	o.Attempt++
-	o.CloudID, o.CertID, o.Resource, o.Failure, o.Challenges, o.Provisional = "", "", "", nil, nil, false
+	o.CloudID, o.CertID, o.Resource, o.Failure, o.Challenges, o.Proofs, o.Provisional = "", "", "", nil, nil, nil, false
 	return p.move(ctx, it, o, order.Submit, fmt.Sprintf("purchase %d authorised by %s", o.Purchase, p.Who))
 }

@@ -312,6 +312,7 @@ func (r route) check(w *world) {
 	}
 	w.wantPaid(r.paid, o.Request.Names...)
 	w.wantAtRest("a")
+	w.wantNothingPlaced()
 	spent, known := 0, 0
 	for _, m := range w.sim.Report().Money {
 		spent += m.Spent

@@ -20,6 +20,10 @@ import (
 // keyed by that id, so it may be repeated after a look.
 func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
 	if o.Resource == "" {
+		o, err := s.Flight.before(ctx, a, o)
+		if err != nil {
+			return o, err
+		}
 		// The choice is stored before it is claimed: a crash in between leaves
 		// no claim that nobody remembers.
 		return s.chooseResource(ctx, a, flow, o)

@@ -47,6 +47,7 @@ type Submitter struct {
 	Pools    *Pools
 	Trouble  Trouble
 	Budgets  Budgets
+	Flight   *Flight // nil: nothing is looked at before an order is bought
 	Line     *pipeline.Line
 }
 
@@ -160,6 +161,9 @@ func (s *Submitter) purchase(ctx context.Context, a *Account, flow issuer.Flow, 
 	}
 	last, _ := e.Last(o.ID())
 	if o.Attempt <= last.Attempt {
+		if o, err = s.Flight.before(ctx, a, o); err != nil {
+			return o, err
+		}
 		// The next attempt is a conditional publish of the order first: two
 		// workers never hold the same number.
 		o.Attempt = last.Attempt + 1

@@ -10,6 +10,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
@@ -24,9 +25,11 @@ type Looker interface {
 type Verifier struct {
 	Accounts Accounts
 	Solvers  map[string]dcv.Solver // by account label
+	Placed   *ledger.Placed
 	Looker   Looker
 	Trouble  Trouble
-	Pace     *Pace // at which challenges come
+	Pace     *Pace     // at which challenges come
+	Since    time.Time // when this life of the streams began
 }
 
 // Handle is one visit: first for the challenge, then with it.
@@ -127,31 +130,33 @@ func refusedByCA(o order.Order, st issuer.Status) error {
 		Advice: "see the order in the cloud's console for the reason; then order again under a new id"})
 }
 
+// presentAgain is how long a challenge that does not show is waited for before
+// it is placed once more: somebody may have removed it.
+const presentAgain = 30 * time.Second
+
 // place puts the challenges out and looks whether they show. Both are safe to
 // repeat, so a crash anywhere here is repaired by the next visit.
 func (v *Verifier) place(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
-	solver := v.Solvers[a.Label]
-	for _, c := range o.Challenges {
-		if err := solver.Present(ctx, c); err != nil {
-			return o, v.unplaced(ctx, a, o, c, err)
+	o.Proofs = o.Prove()
+	for i := range o.Proofs {
+		pr := &o.Proofs[i]
+		if !pr.Placed.IsZero() && (len(pr.Missing) == 0 || time.Since(pr.Placed) < presentAgain) {
+			continue
 		}
+		if err := v.places().put(ctx, a.Label, o.ID(), pr); err != nil {
+			return o, v.unplaced(ctx, a, o, pr.Challenge, err)
+		}
+		pr.Inherited = pr.Found && (o.Received.Before(v.Since) || !boughtHere(o))
 	}
-	var missing []string
-	for _, c := range o.Challenges {
-		s, err := v.Looker.Look(ctx, c)
-		if err != nil {
-			return o, pipeline.Retry(fmt.Errorf("look for %s: %w", c.Host, err), 0)
-		}
-		if !s.Seen {
-			missing = append(missing, s.Missing...)
-		}
+	missing, err := v.look(ctx, o.Proofs)
+	if err != nil {
+		return o, err
 	}
 	if len(missing) > 0 {
 		if o.Retries >= 5 { // the next backoff could be too long to rest in place
-			o.Retries = 0
-			return o, pipeline.Wait(order.Wait{For: order.WaitForChallenge, What: strings.Join(missing, "; "), Till: time.Now().UTC().Add(time.Minute)})
+			return v.hidden(ctx, a, flow, o, missing)
 		}
-		return o, pipeline.Retry(errors.New(strings.Join(missing, "; ")), 0)
+		return o, pipeline.Retry(errors.New(brief(missing)), 0)
 	}
 	if k, ok := flow.(issuer.Kicker); ok {
 		// Only a nudge: the cloud looks by itself, too.
@@ -163,14 +168,99 @@ func (v *Verifier) place(ctx context.Context, a *Account, flow issuer.Flow, o or
 	return o, nil
 }
 
+// boughtHere tells whether the order's own call made its cloud order, in this
+// life of the streams. Else it was adopted, and what an earlier life of it placed
+// may still be there.
+func boughtHere(o order.Order) bool {
+	return slices.ContainsFunc(o.Timeline, func(e order.Event) bool {
+		return e.Worker == "cloud" && (e.Note == "bought "+o.CloudID || e.Note == "started "+o.CloudID)
+	})
+}
+
+func (v *Verifier) places() places { return places{v.Placed, v.Solvers} }
+
+// look looks for the challenges where they were put, and notes what it sees.
+func (v *Verifier) look(ctx context.Context, proofs []order.Proof) (missing []string, err error) {
+	for i := range proofs {
+		s, err := v.Looker.Look(ctx, proofs[i].Place())
+		if err != nil {
+			return nil, pipeline.Retry(fmt.Errorf("look for %s: %w", proofs[i].Place().Host, err), 0)
+		}
+		proofs[i].Saw(time.Now().UTC().Truncate(time.Millisecond), s.Seen, s.Missing)
+		missing = append(missing, proofs[i].Missing...)
+	}
+	return missing, nil
+}
+
+// hidden: a challenge has not shown for a while. The order waits where it holds
+// no delivery slot, the longer the longer it took; and the cloud is asked,
+// because what one of our servers does not show may have been seen by the CA.
+func (v *Verifier) hidden(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, missing []string) (order.Order, error) {
+	st, err := flow.Look(ctx, o.CloudID)
+	switch {
+	case err != nil && issuer.KindOf(err) != issuer.NotFound && issuer.KindOf(err) != issuer.Rejected:
+		return o, v.Trouble.Verb(ctx, a, err)
+	case err == nil && st.Phase == issuer.IssuedPhase:
+		o.State, o.CertID = order.Collect, st.CertID
+		return o, nil
+	case err == nil && st.Phase == issuer.Refused:
+		return o, refusedByCA(o, st)
+	case err == nil:
+		o.Tell(order.Event{At: time.Now().UTC().Truncate(time.Millisecond), State: order.Verify, Worker: "cloud", Note: said(st), RequestID: st.RequestID})
+	}
+	rest := min(max(time.Since(firstIn(o, order.Verify))/4, time.Minute), 15*time.Minute)
+	o.Retries = 0
+	return o, pipeline.Wait(order.Wait{For: order.WaitForChallenge, What: brief(missing), Till: time.Now().UTC().Add(rest)})
+}
+
+// brief is what is missing, for a line of the order's story, of which there may
+// be many; the proofs have more.
+func brief(missing []string) string {
+	const most = 1000 // bytes
+	s := strings.Join(missing, "; ")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}
+
+// said is a cloud's own word.
+func said(st issuer.Status) string {
+	if st.Detail == "" {
+		return "the cloud says " + st.Raw
+	}
+	return "the cloud says " + st.Raw + ": " + st.Detail
+}
+
+// firstIn is when an order first came to a state; now if it never did.
+func firstIn(o order.Order, s order.State) time.Time {
+	for _, e := range o.Timeline {
+		if e.State == s {
+			return e.At
+		}
+	}
+	return time.Now()
+}
+
 // unplaced: a challenge cannot be put out. What concerns the account as a whole
-// (a refused key, throttling) is no matter of this order.
+// (a refused key, throttling) is no matter of this order, and another order's
+// challenge at the same place none of a person.
 func (v *Verifier) unplaced(ctx context.Context, a *Account, o order.Order, c order.Challenge, err error) error {
 	switch issuer.KindOf(err) {
 	case issuer.Credentials, issuer.Throttled, issuer.Unavailable, issuer.NeverSent:
 		return v.Trouble.Verb(ctx, a, err)
 	}
-	if errors.Is(err, dcv.NoZone) || errors.Is(err, dcv.Conflict) || errors.Is(err, dcv.Denied) {
+	if errors.Is(err, dcv.Conflict) {
+		other, lerr := v.places().inTheWay(ctx, a.Label, o.ID(), c)
+		if lerr != nil {
+			return pipeline.Retry(lerr, 0)
+		}
+		if other != "" {
+			return pipeline.Wait(order.Wait{For: order.WaitForChallenge, Till: time.Now().UTC().Add(30 * time.Second),
+				What: fmt.Sprintf("order %s has its %s at %s%s, where there is room for one at a time", other, c.Type, c.Host, c.Path)})
+		}
+	}
+	if forAPerson(err) {
 		return pipeline.Hold(fmt.Sprintf("cannot place the challenge for %s (%s %s): %v", c.Name, c.Type, c.Host, err),
 			"certmill retry "+o.ID(), "certmill cancel "+o.ID())
 	}

@@ -1,6 +1,8 @@
 // Package alidns places DNS challenges in zones that Alibaba Cloud DNS hosts
 // (alidns, version 2015-01-09). The key needs alidns:DescribeDomains,
-// AddDomainRecord, DescribeSubDomainRecords and DeleteDomainRecord.
+// AddDomainRecord, DescribeSubDomainRecords and DeleteDomainRecord. With
+// OperateBatchDomain, DescribeBatchResultCount and DescribeBatchResultDetail,
+// too, many records of a zone are added in one call; without them, one by one.
 package alidns
 
 import (
@@ -8,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
@@ -20,17 +23,23 @@ import (
 
 // New returns the solver for the zones of the client's account. Every call takes
 // a permit of its action.
-func New(c *aliyun.Client) *dcv.Records { return dcv.NewRecords(provider{c}) }
+func New(c *aliyun.Client) *dcv.Records { return dcv.NewRecords(newProvider(c)) }
 
-type provider struct{ client *aliyun.Client }
+type provider struct {
+	client  *aliyun.Client
+	batches *dcv.Gate
+}
+
+func newProvider(c *aliyun.Client) provider { return provider{client: c, batches: new(dcv.Gate)} }
 
 const (
 	pageSize = 100  // the largest
 	maxPages = 1000 // a list that is longer does not end
 )
 
-// page is what all lists have.
-type page struct{ TotalCount int }
+// page is what all lists have. The cloud may give shorter pages than were asked
+// for, and says so.
+type page struct{ TotalCount, PageSize int }
 
 func (p provider) Zones(ctx context.Context, about string) ([]string, error) {
 	var all []string
@@ -79,8 +88,8 @@ func (p provider) Add(ctx context.Context, zone string, r dcv.Record) error {
 	return err
 }
 
-func (p provider) Delete(ctx context.Context, zone, id string) error {
-	_, err := p.call(ctx, "DeleteDomainRecord", map[string]string{"RecordId": id})
+func (p provider) Delete(ctx context.Context, zone string, r dcv.Record) error {
+	_, err := p.call(ctx, "DeleteDomainRecord", map[string]string{"RecordId": r.ID})
 	if issuer.KindOf(err) == issuer.NotFound { // DomainRecordNotBelongToUser
 		return nil
 	}
@@ -98,22 +107,37 @@ func (p provider) pages(ctx context.Context, action string, params map[string]st
 		}
 		list, err := read(body)
 		if err != nil {
-			return fmt.Errorf("%s: the answer does not have the documented form", action)
+			return malformed(action)
 		}
-		if n*pageSize >= list.TotalCount {
+		size := pageSize
+		if list.PageSize > 0 {
+			size = min(size, list.PageSize)
+		}
+		if n*size >= list.TotalCount {
 			return nil
 		}
 	}
 	return fmt.Errorf("%s: the list does not end", action)
 }
 
+func malformed(action string) error {
+	return fmt.Errorf("%s: the answer does not have the documented form", action)
+}
+
 // call returns the answer's bytes.
 func (p provider) call(ctx context.Context, action string, params map[string]string) ([]byte, error) {
+	req := newRequest(action)
+	maps.Copy(req.QueryParams, params)
+	return p.send(ctx, req)
+}
+
+func newRequest(action string) *requests.CommonRequest {
 	req := requests.NewCommonRequest()
 	req.Product, req.Version, req.ApiName, req.Method = "Alidns", "2015-01-09", action, requests.POST
-	for name, value := range params {
-		req.QueryParams[name] = value
-	}
+	return req
+}
+
+func (p provider) send(ctx context.Context, req *requests.CommonRequest) ([]byte, error) {
 	resp := responses.NewCommonResponse()
 	if err := p.client.Call(ctx, req, resp); err != nil {
 		return nil, meaning(err)

@@ -1,6 +1,8 @@
 // Package dnspod places DNS challenges in zones that Tencent's DNSPod hosts
 // (version 2021-03-23). The key needs dnspod:DescribeDomainList, CreateRecord,
-// DescribeRecordList and DeleteRecord.
+// DescribeRecordList and DeleteRecord. With CreateRecordBatch, DeleteRecordBatch
+// and DescribeBatchTask, too, many records of a zone are written in one call;
+// without them, one by one.
 package dnspod
 
 import (
@@ -8,6 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/issuer"
@@ -16,9 +21,18 @@ import (
 
 // New returns the solver for the zones of the client's account. Every call takes
 // a permit of its action.
-func New(c *tencent.Client) *dcv.Records { return dcv.NewRecords(provider{c}) }
+func New(c *tencent.Client) *dcv.Records { return dcv.NewRecords(newProvider(c)) }
 
-type provider struct{ client *tencent.Client }
+type provider struct {
+	client  *tencent.Client
+	batches *dcv.Gate
+	ids     *sync.Map // zone to its DomainId, a string, as last listed
+	recent  *recent
+}
+
+func newProvider(c *tencent.Client) provider {
+	return provider{client: c, batches: new(dcv.Gate), ids: new(sync.Map), recent: new(recent)}
+}
 
 const (
 	pageSize    = 3000 // the largest
@@ -31,7 +45,10 @@ func (p provider) Zones(ctx context.Context, about string) ([]string, error) {
 	for n := range maxPages {
 		var out struct {
 			DomainCountInfo struct{ DomainTotal int } // of those that match
-			DomainList      []struct{ Name string }
+			DomainList      []struct {
+				Name     string
+				DomainId json.Number // uint64
+			}
 		}
 		err := p.call(ctx, "DescribeDomainList", struct {
 			Type    string
@@ -47,6 +64,7 @@ func (p provider) Zones(ctx context.Context, about string) ([]string, error) {
 		}
 		for _, d := range out.DomainList {
 			all = append(all, d.Name)
+			p.ids.Store(strings.ToLower(d.Name), d.DomainId.String())
 		}
 		if len(out.DomainList) == 0 || (n+1)*pageSize >= out.DomainCountInfo.DomainTotal {
 			return all, nil
@@ -77,23 +95,38 @@ func (p provider) Find(ctx context.Context, zone, rr string) ([]dcv.Record, erro
 	for _, r := range out.RecordList {
 		all = append(all, dcv.Record{ID: r.RecordId.String(), RR: r.Name, Type: r.Type, Value: r.Value, Disabled: r.Status == "DISABLE"})
 	}
-	return all, nil
+	return append(all, p.recent.missing(zone, rr, all)...), nil
 }
+
+// Lag is how late Find may find what another process has added.
+func (p provider) Lag() time.Duration { return lag }
 
 func (p provider) Add(ctx context.Context, zone string, r dcv.Record) error {
-	return p.call(ctx, "CreateRecord", struct {
+	var out struct{ RecordId json.Number }
+	err := p.call(ctx, "CreateRecord", struct {
 		Domain, SubDomain, RecordType, RecordLine, Value string
 		TTL                                              int
-	}{zone, r.RR, r.Type, defaultLine, r.Value, dcv.TTL}, nil)
+	}{zone, r.RR, r.Type, defaultLine, r.Value, dcv.TTL}, &out)
+	switch {
+	case code(err) == "InvalidParameter.DomainRecordExist": // the list may not show it yet
+		return fmt.Errorf("%w: %w", dcv.Exists, err)
+	case err == nil && out.RecordId != "":
+		r.ID = out.RecordId.String()
+		p.recent.added(zone, r)
+	}
+	return err
 }
 
-func (p provider) Delete(ctx context.Context, zone, id string) error {
+func (p provider) Delete(ctx context.Context, zone string, r dcv.Record) error {
 	err := p.call(ctx, "DeleteRecord", struct {
 		Domain   string
 		RecordId json.Number
-	}{zone, json.Number(id)}, nil)
+	}{zone, json.Number(r.ID)}, nil)
 	if code(err) == "InvalidParameter.RecordIdInvalid" { // gone already
-		return nil
+		err = nil
+	}
+	if err == nil {
+		p.recent.deleted(r.ID)
 	}
 	return err
 }

@@ -1,5 +1,11 @@
 // Package file places FILE challenges in a folder that a web server of the
-// deployer's, or Handler, serves: <dir>/<host>/<path>.
+// deployer's, or Handler, serves: <dir>/<host>/<path>. Its subfolders place them
+// elsewhere: bucket in an object store, shared in NATS, from where any worker
+// serves them.
+//
+// All keep the same rules (file_test.go): what is placed is never replaced by
+// another content; only exactly one's own content is removed; host and path,
+// which come from outside, never lead anywhere else.
 package file
 
 import (
@@ -37,7 +43,7 @@ const maxContent = 64 << 10
 // written. A file with another content is Conflict: it may be another order's,
 // for which the CA still looks.
 func (s Solver) Present(ctx context.Context, c order.Challenge) error {
-	name, err := locate(c)
+	name, err := Locate(c)
 	if err != nil {
 		return err
 	}
@@ -152,7 +158,7 @@ func holds(root *os.Root, name, content string) (bool, error) {
 // CleanUp removes the file if it has the challenge's content, and the folders
 // that are empty then, the host's included.
 func (s Solver) CleanUp(ctx context.Context, c order.Challenge) error {
-	name, err := locate(c)
+	name, err := Locate(c)
 	if err != nil {
 		return err
 	}
@@ -178,14 +184,15 @@ func (s Solver) CleanUp(ctx context.Context, c order.Challenge) error {
 	return nil
 }
 
-// locate is the file's name below the folder. Host and path come from outside:
-// what is not plainly a host and a file below wellKnown is refused, for good.
-func locate(c order.Challenge) (string, error) {
+// Locate is the name of a challenge's file: <host>/<path>. Host and path come
+// from outside: what is not plainly a host and a file below /.well-known/ is
+// refused, for good (dcv.Denied).
+func Locate(c order.Challenge) (string, error) {
 	host := strings.ToLower(c.Host)
 	switch {
 	case c.Type != dcv.FILE:
 		return "", fmt.Errorf("%w: a challenge of type %q is no file", dcv.Denied, c.Type)
-	case !isHost(host):
+	case !dcv.HostName(host):
 		return "", fmt.Errorf("%w: %.100q is no host name", dcv.Denied, c.Host)
 	case !isFile(c.Path):
 		return "", fmt.Errorf("%w: %.100q is no path of a file below %s", dcv.Denied, c.Path, wellKnown)
@@ -193,19 +200,6 @@ func locate(c order.Challenge) (string, error) {
 		return "", fmt.Errorf("%w: a file of %d bytes is no challenge", dcv.Denied, len(c.Value))
 	}
 	return host + c.Path, nil
-}
-
-// isHost accepts host names of lower-case A-labels; so never "..".
-func isHost(s string) bool {
-	if len(s) > 253 {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
-			return false
-		}
-	}
-	return true
 }
 
 func isFile(p string) bool {
@@ -217,39 +211,65 @@ func isFile(p string) bool {
 // all these hosts would: for simulated worlds, and for a proxy that passes
 // /.well-known/pki-validation/ on.
 func Handler(dir string) http.Handler {
+	return Serve(func(_ context.Context, name string) ([]byte, error) { return read(dir, name) })
+}
+
+// Serve answers GET and HEAD for files below /.well-known/ with what content
+// returns for <host>/<path>, 404 if that is fs.ErrNotExist, 503 for any other
+// error, and nothing else: no list, no reason, no other method.
+func Serve(content func(ctx context.Context, name string) ([]byte, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
 			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 			return
 		}
-		content, err := read(dir, r)
-		if err != nil {
+		name, ok := asked(r)
+		if !ok {
 			http.NotFound(w, r)
 			return
 		}
+		data, err := content(r.Context(), name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			http.NotFound(w, r)
+			return
+		case err != nil:
+			http.Error(w, "try again", http.StatusServiceUnavailable)
+			return
+		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store") // the next order's content stands at the same path
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		_, _ = w.Write(content)
+		_, _ = w.Write(data)
 	})
 }
 
-func read(dir string, r *http.Request) ([]byte, error) {
+// asked is the name of the file that a request is for.
+func asked(r *http.Request) (string, bool) {
 	host := strings.ToLower(r.Host)
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	if !isHost(host) || !isFile(r.URL.Path) {
-		return nil, fs.ErrNotExist
-	}
+	host = strings.TrimSuffix(host, ".")
+	return host + r.URL.Path, dcv.HostName(host) && isFile(r.URL.Path)
+}
+
+// read returns a file. Whatever cannot be opened is not there, for the public.
+func read(dir, name string) ([]byte, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, err
+		return nil, fs.ErrNotExist
 	}
 	defer root.Close()
-	f, err := root.Open(host + r.URL.Path)
+	f, err := root.Open(name)
 	if err != nil {
-		return nil, err
+		return nil, fs.ErrNotExist
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxContent))
+	data, err := io.ReadAll(io.LimitReader(f, maxContent))
+	if err != nil { // a folder
+		return nil, fs.ErrNotExist
+	}
+	return data, nil
 }

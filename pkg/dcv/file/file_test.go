@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -97,36 +96,6 @@ func TestOthersStay(t *testing.T) {
 	wantTree(t, dir, "example.com", "example.com/index.html -rw------- site")
 }
 
-func TestRefusesWhatIsNoFileOfAHost(t *testing.T) {
-	outer := t.TempDir()
-	dir := filepath.Join(outer, "in")
-	must(t, os.Mkdir(dir, 0o755))
-	s := file.Solver{Dir: dir}
-	const good = "/.well-known/pki-validation/x.txt"
-	for _, c := range []struct{ host, path string }{
-		{"..", good}, {".", good}, {"", good}, {"../x", good}, {"a/b", good}, {"example.com:80", good}, {"a..b", good},
-		{`..\x`, good}, {"example.com\x00", good}, {"*.example.com", good}, {".certmill-x", good}, {strings.Repeat("a.", 200) + "com", good},
-		{"example.com", ""}, {"example.com", "/"}, {"example.com", "/index.html"}, {"example.com", ".well-known/x"},
-		{"example.com", "/.well-known/"}, {"example.com", "/.well-known/../../../x"}, {"example.com", "/.well-known/../index.html"},
-		{"example.com", "/.well-known/./x"}, {"example.com", "/.well-known//x"}, {"example.com", "/.well-known/x/"},
-		{"example.com", `/.well-known/..\..\x`}, {"example.com", "/.well-known/x\x00"}, {"example.com", "/.well-known/" + strings.Repeat("x", 600)},
-	} {
-		bad := order.Challenge{Type: dcv.FILE, Host: c.host, Path: c.path, Value: "value"}
-		if err := s.Present(t.Context(), bad); !errors.Is(err, dcv.Denied) {
-			t.Errorf("present %q %q: got %v, want denied", c.host, c.path, err)
-		}
-		if err := s.CleanUp(t.Context(), bad); !errors.Is(err, dcv.Denied) {
-			t.Errorf("clean up %q %q: got %v, want denied", c.host, c.path, err)
-		}
-	}
-	for _, bad := range []order.Challenge{{Type: dcv.TXT, Host: "example.com", Path: good, Value: "v"}, {Type: dcv.FILE, Host: "example.com", Path: good}} {
-		if err := s.Present(t.Context(), bad); !errors.Is(err, dcv.Denied) {
-			t.Errorf("present %+v: got %v, want denied", bad, err)
-		}
-	}
-	wantTree(t, outer, "in")
-}
-
 func TestLinksDoNotLeadOut(t *testing.T) {
 	outside, dir := t.TempDir(), t.TempDir()
 	must(t, os.Symlink(outside, filepath.Join(dir, "example.com")))
@@ -141,34 +110,6 @@ func TestMissingFolderIsTriedAgain(t *testing.T) {
 	if err := s.Present(t.Context(), challenge("example.com", "value")); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, dcv.Denied) {
 		t.Errorf("got %v, want an error that says try again", err)
 	}
-}
-
-// Orders of one host come and go at once; folders are made and removed under
-// each other.
-func TestConcurrent(t *testing.T) {
-	dir := t.TempDir()
-	s := file.Solver{Dir: dir}
-	handler := file.Handler(dir)
-	var wg sync.WaitGroup
-	for i := range 8 {
-		wg.Go(func() {
-			c := challenge("example.com", fmt.Sprint("value ", i))
-			c.Path = fmt.Sprintf("/.well-known/pki-validation/%d.txt", i)
-			for range 20 {
-				if err := s.Present(t.Context(), c); err != nil {
-					t.Error(err)
-				}
-				if got := get(handler, "GET", "example.com", c.Path); got.Body.String() != c.Value {
-					t.Errorf("%s serves %d %q", c.Path, got.Code, got.Body)
-				}
-				if err := s.CleanUp(t.Context(), c); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	wantTree(t, dir)
 }
 
 func get(h http.Handler, method, host, path string) *httptest.ResponseRecorder {

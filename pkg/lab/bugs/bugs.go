@@ -13,6 +13,10 @@ const (
 	operate   = "pkg/stage/operate.go"
 	entry     = "pkg/ledger/entry.go"
 	ledgerGo  = "pkg/ledger/ledger.go"
+	bookGo    = "pkg/ledger/placed.go"
+	placed    = "pkg/stage/placed.go"
+	recheck   = "pkg/stage/recheck.go"
+	verify    = "pkg/stage/verify.go"
 	line      = "pkg/pipeline/line.go"
 	loop      = "pkg/pipeline/loop.go"
 	transport = "pkg/issuer/transport.go"
@@ -133,6 +137,35 @@ var bugs = []bug{
 	{"not-bought is taken before the waiting time is over", operate,
 		"left > 0 {\n\t\treturn refuse(\"the call may still land", "left > 0 && false {\n\t\treturn refuse(\"the call may still land",
 		stage, "TestNotBoughtByHand"},
+
+	// What is placed, and taken back.
+	{"a record that was there counts as ours", placed,
+		"label, id, there && !mine)", "label, id, there && !mine && false)",
+		stage, "TestRecordOfOthersStays"},
+	{"a shared challenge goes with the first order", bookGo,
+		"if !pl.Needs(id) || len(pl.Orders) == 1 {", "if true {",
+		stage, "TestSharedChallenge"},
+	{"a challenge that is needed again while it is removed stays away", placed,
+		"\t\t\treturn p.again(ctx, next)\n", "\t\t\treturn nil\n",
+		stage, "TestSharedWhileItIsRemoved"},
+	{"an entry is removed whatever it is by now", bookGo,
+		"\terr := p.stream.DeleteMsg(ctx, pl.seq)\n", "\terr := p.stream.Purge(ctx, jetstream.WithPurgeSubject(placedSubject(pl.Challenge)))\n",
+		ledger, "TestPlacementFromNeedToRemove"},
+	{"who placed too late does not take it back", placed,
+		"if err != nil || still {\n", "if err != nil || still || true {\n",
+		stage, "TestPlacedTooLate"},
+	{"the sweep takes what a live order needs", placed,
+		"case needs(it.Order, pl.Challenge):", "case needs(it.Order, pl.Challenge) && false:",
+		stage, "TestPlacedSweep"},
+	{"a late placing is not noted", bookGo,
+		"if _, err = p.write(ctx, pl); err == nil { // nearly always\n\t\treturn true", "if true {\n\t\treturn true",
+		stage, "TestPlacedWhileItIsRemoved"},
+	{"another order's file in the way is for a person", verify,
+		"if other != \"\" {", "if false {",
+		stage, "TestFilesOfOneHostTakeTurns"},
+	{"one look that misses a record sends its order back", recheck,
+		"if k.misses < surelyHidden {\n\t\treturn nil", "if k.misses < 1 {\n\t\treturn nil",
+		stage, "TestRecheck"},
 
 	// Transitions.
 	{"the old state is deleted before the new one is published", line,

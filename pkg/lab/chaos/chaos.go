@@ -18,6 +18,7 @@
 //	deadline, spend_deadline                3s, 15s            0.5s
 //	Q of a permit (pull 2s + deadline + 1s) 6s, 18s            3.5s
 //	ack_wait                                60s                2s
+//	clean_up                                10m                4s
 //	issuing delay at the cloud              minutes            0.2s..1s
 //	answer of a cloud                       50ms..1s           5ms..40ms
 //

@@ -39,7 +39,7 @@ func TestKill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, field := range []string{"orders", "kills", "faults", "leader_changes", "lost", "double", "states", "quota_cloud", "quota_ours", "difference", "seed", "seconds"} {
+	for _, field := range []string{"orders", "kills", "faults", "leader_changes", "lost", "double", "states", "quota_cloud", "quota_ours", "difference", "left", "seed", "seconds"} {
 		if !strings.Contains(string(data), `"`+field+`":`) {
 			t.Errorf("the report lacks %q: %s", field, data)
 		}
@@ -80,35 +80,50 @@ func TestJudge(t *testing.T) {
 		}
 		return v
 	}
+	ours := cloudsim.RecordReport{Name: "_dnsauth.a.example.com", Type: "TXT", Value: "v", By: "LTAIchaos0000"}
+	challenge := order.Challenge{Type: "TXT", Host: ours.Name, Value: "v"}
+	entry := []ledger.Placement{{Challenge: challenge, Orders: []string{"a"}}}
 	for _, c := range []struct {
 		name                     string
 		spoil                    func(*verdict)
 		lost, double, difference int
+		left                     int
 	}{
-		{"nothing wrong", func(*verdict) {}, 0, 0, 0},
-		{"vanished", func(v *verdict) { v.books.ack(order.Request{ID: "b"}) }, 1, 0, 0},
-		{"stuck", func(v *verdict) { it := v.orders["a"]; it.State = order.Unsure; v.orders["a"] = it }, 1, 0, 0},
-		{"not delivered", func(v *verdict) { v.cfg.Deliver.Directory += "/elsewhere" }, 1, 0, 0},
-		{"a bad message without its failed order", func(v *verdict) { v.books.refuse() }, 1, 0, 0},
+		{"nothing wrong", func(*verdict) {}, 0, 0, 0, 0},
+		{"vanished", func(v *verdict) { v.books.ack(order.Request{ID: "b"}) }, 1, 0, 0, 0},
+		{"stuck", func(v *verdict) { it := v.orders["a"]; it.State = order.Unsure; v.orders["a"] = it }, 1, 0, 0, 0},
+		{"not delivered", func(v *verdict) { v.cfg.Deliver.Directory += "/elsewhere" }, 1, 0, 0, 0},
+		{"a bad message without its failed order", func(v *verdict) { v.books.refuse() }, 1, 0, 0, 0},
 		{"paid twice, and the ledger knows", func(v *verdict) {
 			v.paid["1/c2"] = cloudsim.OrderReport{Cloud: "aliyun", UID: "1", ID: "c2", Names: []string{"A.example.com"}, Spent: true}
 			e := v.entries["1/a.example.com"]
 			e.Claims = append(e.Claims, ledger.Claim{CloudID: "c2", Order: "a", Purchase: 1})
 			v.entries["1/a.example.com"] = e
-		}, 0, 1, 0},
+		}, 0, 1, 0, 0},
 		{"paid twice at another account", func(v *verdict) {
 			v.paid["2/c2"] = cloudsim.OrderReport{Cloud: "tencent", UID: "2", ID: "c2", Names: []string{"a.example.com"}, Spent: true}
 			v.ours["2/c2"] = "claimed by a"
-		}, 0, 1, 0},
+		}, 0, 1, 0, 0},
 		{"bought again by a person's word", func(v *verdict) {
 			v.paid["1/c2"] = cloudsim.OrderReport{Cloud: "aliyun", UID: "1", ID: "c2", Names: []string{"a.example.com"}, Spent: true}
 			v.ours["1/c2"] = "claimed by a"
 			it := v.orders["a"]
 			it.Purchase = 2
 			v.orders["a"] = it
-		}, 0, 0, 0},
-		{"paid and unknown to the ledger", func(v *verdict) { v.entries = nil }, 0, 0, 1},
-		{"claimed and never paid", func(v *verdict) { v.ours["1/c9"] = "claimed by z" }, 0, 0, 1},
+		}, 0, 0, 0, 0},
+		{"paid and unknown to the ledger", func(v *verdict) { v.entries = nil }, 0, 0, 1, 0},
+		{"claimed and never paid", func(v *verdict) { v.ours["1/c9"] = "claimed by z" }, 0, 0, 1, 0},
+		{"a record that nobody needs", func(v *verdict) { v.records = []cloudsim.RecordReport{ours} }, 0, 0, 0, 1},
+		{"records of others", func(v *verdict) {
+			v.records = []cloudsim.RecordReport{{Name: ours.Name, Type: ours.Type, Value: ours.Value, By: "console"}, {Name: ours.Name, Type: ours.Type}}
+		}, 0, 0, 0, 0},
+		{"a held order's record", func(v *verdict) { v.hold(challenge); v.records, v.book = []cloudsim.RecordReport{ours}, entry }, 0, 0, 0, 0},
+		{"a held order's record that is not booked", func(v *verdict) { v.hold(challenge); v.records = []cloudsim.RecordReport{ours} }, 0, 0, 0, 1},
+		{"another record than the held order's", func(v *verdict) {
+			v.hold(order.Challenge{Type: "TXT", Host: ours.Name, Value: "another"})
+			v.records = []cloudsim.RecordReport{ours}
+		}, 0, 0, 0, 1},
+		{"a record of a life that was lost", func(v *verdict) { v.did.Wipes, v.records = 1, []cloudsim.RecordReport{ours} }, 0, 0, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := good()
@@ -119,11 +134,20 @@ func TestJudge(t *testing.T) {
 			v.lost()
 			v.double()
 			v.money()
-			if r := v.report; r.Lost != c.lost || r.Double != c.double || r.Difference != c.difference || (c.lost+c.double+c.difference > 0) == r.OK() {
-				t.Errorf("lost %d, double %d, difference %d: %q", r.Lost, r.Double, r.Difference, r.Problems)
+			v.left()
+			if r := v.report; r.Lost != c.lost || r.Double != c.double || r.Difference != c.difference || r.Left != c.left || (c.lost+c.double+c.difference+c.left > 0) == r.OK() {
+				t.Errorf("lost %d, double %d, difference %d, left %d: %q", r.Lost, r.Double, r.Difference, r.Left, r.Problems)
 			}
 		})
 	}
+}
+
+// hold makes order "a" a held one with a challenge.
+func (v *verdict) hold(c order.Challenge) {
+	it := v.orders["a"]
+	it.State, it.Hold = order.Held, &order.Hold{Reason: "for the test", Commands: []string{"certmill retry a"}}
+	it.Challenges = []order.Challenge{c}
+	v.orders["a"] = it
 }
 
 // TestSchedule: what is drawn depends on the seed alone.

@@ -81,6 +81,8 @@ type verdict struct {
 	entries map[string]ledger.Entry  // by account and names
 	paid    map[string]cloudsim.OrderReport
 	ours    map[string]string // paid orders that the ledger knows: what it says of them
+	book    []ledger.Placement
+	records []cloudsim.RecordReport
 	cases   []dossier
 }
 
@@ -95,6 +97,7 @@ type dossier struct {
 // judge compares what was acknowledged, what lies in the streams and what the
 // clouds have in their books.
 func (s *site) judge(ctx context.Context) (Report, error) {
+	s.swept(ctx)
 	s.tell("judging")
 	v := &verdict{site: s, report: s.tally(), orders: map[string]pipeline.Item{}, entries: map[string]ledger.Entry{},
 		paid: map[string]cloudsim.OrderReport{}, ours: map[string]string{}}
@@ -104,6 +107,7 @@ func (s *site) judge(ctx context.Context) (Report, error) {
 	v.lost()
 	v.double()
 	v.money()
+	v.left()
 	return v.report, errors.Join(v.panics(), v.file())
 }
 
@@ -150,7 +154,7 @@ func (v *verdict) read(ctx context.Context) error {
 			v.paid[o.UID+"/"+o.ID] = o
 		}
 	}
-	return v.readLedger(ctx)
+	return errors.Join(v.readLedger(ctx), v.readPlaced(ctx))
 }
 
 // readLedger reads what is known of all names that were ordered or paid, entry

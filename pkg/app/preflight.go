@@ -1,0 +1,186 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/dcv/preflight"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/permit"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// Values of the setting preflight.
+const (
+	flightOff  = "off"
+	flightWarn = "warn"
+	flightHold = "hold"
+)
+
+// Plan is what a batch would take, and what stands in its way.
+type Plan struct {
+	Steps    []Step              `json:"steps"`
+	Findings []preflight.Finding `json:"findings"`
+	// NotLookedAt says what could not be looked at at all.
+	NotLookedAt []string  `json:"not_looked_at,omitempty"`
+	BadLines    []BadLine `json:"bad_lines"`
+
+	orders []stage.Planned
+}
+
+// PlanOptions say how far a plan looks.
+type PlanOptions struct {
+	NoDNS  bool          // ask no name server
+	Within time.Duration // how long the look at the DNS and at the clouds may take each
+}
+
+// Failing counts the orders that would not be issued as things stand.
+func (p Plan) Failing() int {
+	failing := map[string]bool{}
+	for _, f := range p.Findings {
+		if f.Level != preflight.Error {
+			continue
+		}
+		for _, id := range f.Orders {
+			failing[id] = true
+		}
+	}
+	return len(failing)
+}
+
+// ErrBlind: what was handed in before is not known.
+var ErrBlind = errors.New("there is no server to ask which orders were handed in already, and packing those again could buy them twice: start it, or give --nats")
+
+// Packed returns the batch with single names packed into orders of several. It
+// refuses where nobody can tell what was handed in before.
+func (p Plan) Packed() ([]order.Request, error) {
+	if len(p.NotLookedAt) > 0 {
+		return nil, ErrBlind
+	}
+	return stage.Pack(p.orders), nil
+}
+
+// MakePlan plans a batch. Without a server it goes by the config alone and says
+// what it could not look at.
+func MakePlan(ctx context.Context, c Config, log *slog.Logger, b Batch, opt PlanOptions) (Plan, error) {
+	console, err := OpenConsole(ctx, c, log)
+	if err != nil {
+		p, offline := offlinePlan(ctx, c, b, opt)
+		p.NotLookedAt = append(p.NotLookedAt, "quota, valid certificates, orders handed in before and the accounts' zones: "+err.Error())
+		return p, offline
+	}
+	defer console.Close()
+	return console.Review(ctx, b, opt)
+}
+
+// Review plans a batch and looks at what stands in its way.
+func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, error) {
+	orders, steps, err := planned(ctx, b.Requests, c.place)
+	if err != nil {
+		return Plan{}, err
+	}
+	p := Plan{Steps: steps, BadLines: b.Bad, orders: orders}
+	look := stage.Preflight{Ledger: c.ledger, Line: c.line, Now: time.Now}
+	if p.Findings, err = look.MarkKnown(ctx, orders); err != nil {
+		return Plan{}, fmt.Errorf("which orders are known: %w", err)
+	}
+	p.Findings = append(p.Findings, stage.Words(orders)...)
+	var seen, held []preflight.Finding
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		clouds, cancel := context.WithTimeout(ctx, opt.Within)
+		defer cancel()
+		held = look.Look(clouds, orders)
+	})
+	if !opt.NoDNS {
+		seen = checkDNS(ctx, c.looker, orders, c.solvers, opt)
+	}
+	wg.Wait()
+	p.Findings = preflight.Group(slices.Concat(p.Findings, seen, held))
+	return p, ctx.Err()
+}
+
+// offlinePlan goes by the config alone.
+func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan, error) {
+	all, err := openClouds(c, permit.NewSet(c.limits(nil)), false, nil)
+	if err != nil {
+		return Plan{}, err
+	}
+	orders, steps, err := planned(ctx, b.Requests, all.place)
+	if err != nil {
+		return Plan{}, err
+	}
+	p := Plan{Steps: steps, BadLines: b.Bad, orders: orders, Findings: stage.Words(orders)}
+	if !opt.NoDNS {
+		looker, err := newLooker(c.DCV)
+		if err != nil {
+			return Plan{}, err
+		}
+		p.Findings = append(p.Findings, checkDNS(ctx, looker, orders, nil, opt)...)
+	}
+	p.Findings = preflight.Group(p.Findings)
+	return p, ctx.Err()
+}
+
+// place goes by the config alone: which account an order without one takes, the
+// ledger would say.
+func (c clouds) place(_ context.Context, r order.Request) (stage.Planned, Step, error) {
+	labels := []string{r.Account}
+	if r.Account == order.AnyAccount {
+		labels = c.accounts.Labels()
+	}
+	why := error(&order.Invalid{Field: "account", Reason: "the config has no accounts"})
+	for _, label := range labels {
+		a, err := c.accounts.Find(label)
+		if err != nil {
+			why = err
+			continue
+		}
+		op, err := a.Takes(r)
+		if err != nil {
+			why = err
+			continue
+		}
+		p, step := placed(r, a, op)
+		step.Account = r.Account
+		return p, step, nil
+	}
+	return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: why.Error()}, nil
+}
+
+// checkDNS looks at the names of the orders that are not known yet.
+func checkDNS(ctx context.Context, looker stage.Looker, orders []stage.Planned, solvers map[string]dcv.Solver, opt PlanOptions) []preflight.Finding {
+	d, ok := looker.(preflight.DNS)
+	if !ok {
+		return nil // a looker that does not look at the DNS
+	}
+	var all []preflight.Subject
+	for _, p := range orders {
+		if p.Known {
+			continue
+		}
+		var solver dcv.Solver
+		if p.Account != nil {
+			solver = solvers[p.Account.Label]
+		}
+		all = append(all, p.Subject(solver))
+	}
+	ctx, cancel := context.WithTimeout(ctx, opt.Within)
+	defer cancel()
+	return preflight.New(d).Check(ctx, all)
+}
+
+// flight is what submitters look at before they buy, nil if nothing.
+func (s *session) flight() *stage.Flight {
+	d, ok := s.looker.(preflight.DNS)
+	if !ok || s.cfg.Preflight == flightOff {
+		return nil
+	}
+	return &stage.Flight{Checker: preflight.New(d), Solvers: s.solvers, Hold: s.cfg.Preflight == flightHold}
+}

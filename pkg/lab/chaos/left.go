@@ -1,0 +1,96 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// cleanUp is how old the workers let records become that no order needs any
+// more: 10 minutes in production.
+const cleanUp = 4 * time.Second
+
+// swept waits until the book of what was placed has nothing but what held orders
+// need. If that does not come, judge tells what is there.
+func (s *site) swept(ctx context.Context) {
+	s.tell("waiting until what was placed is taken back")
+	_ = s.await(ctx, 15*cleanUp, "the book is as it should be", func(ctx context.Context) error {
+		line, err := s.line(ctx)
+		if err != nil {
+			return err
+		}
+		return s.booked(ctx, func(pl ledger.Placement) error {
+			for _, id := range pl.Orders {
+				it, err := line.Last(ctx, id)
+				if err != nil || it.State != order.Held {
+					return fmt.Errorf("%s is booked for order %s (%s)", pl.Challenge.Host, id, it.State)
+				}
+			}
+			return nil
+		})
+	})
+}
+
+func (s *site) booked(ctx context.Context, f func(ledger.Placement) error) error {
+	book, err := ledger.OpenPlaced(ctx, s.js)
+	if err != nil {
+		return err
+	}
+	return book.Each(ctx, f)
+}
+
+// lie is where a challenge lies, and what.
+type lie struct{ kind, host, value string }
+
+func lies(c order.Challenge) lie { return lie{c.Type, c.Host, c.Value} }
+
+// left judges what lies in the DNS: by the clouds' own books nothing but what
+// held orders have there by their records, and the book of placements has just
+// that. Where JetStream was lost, so was the book: what its orders had placed is
+// only counted.
+func (v *verdict) left() {
+	held := map[lie]string{} // by whom
+	for id, it := range v.orders {
+		for _, pr := range it.Prove() {
+			if it.State == order.Held {
+				held[lies(pr.Place())] = id
+			}
+		}
+	}
+	booked := map[lie]bool{}
+	for _, pl := range v.book {
+		at := lies(pl.Challenge)
+		if booked[at] = true; held[at] == "" {
+			v.problem("the book has %s %s for the orders %v, which do not need it any more (%s)", pl.Orders, pl.Challenge.Type, pl.Challenge.Host, pl.Orders, pl.Why)
+		}
+	}
+	lost := v.did.Wipes+v.did.Restores > 0
+	for _, r := range v.records {
+		switch at := (lie{r.Type, r.Name, r.Value}); {
+		case r.By == "" || r.By == "console": // the cloud's own, and strangers'
+		case held[at] != "" && (booked[at] || lost):
+		case lost:
+			v.report.LeftOver++
+		default:
+			v.report.Left++
+			v.problem("%s %s was left behind in the DNS, written by %s at %s; booked: %v", nil, r.Type, r.Name, r.By, r.Created.Format(time.TimeOnly), booked[at])
+		}
+	}
+}
+
+// readPlaced reads what left judges.
+func (v *verdict) readPlaced(ctx context.Context) error {
+	dns := v.sim.Report().DNS
+	v.records = dns.Records
+	for _, f := range dns.Foreign {
+		v.problem("a record of others was changed: %+v", nil, f)
+	}
+	err := v.booked(ctx, func(pl ledger.Placement) error { v.book = append(v.book, pl); return nil })
+	if err != nil {
+		return fmt.Errorf("read what was placed: %w", err)
+	}
+	return nil
+}

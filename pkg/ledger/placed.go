@@ -1,0 +1,294 @@
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// PlacedStream is the stream of what was put into the DNS and onto web servers.
+// It is apart from the ledger's, where nothing is ever forgotten: an entry here
+// goes with its record.
+const PlacedStream = "PLACED"
+
+// PlacedConfig is the stream that Placed needs: no limit may ever remove an
+// entry, or its record would stay for ever.
+func PlacedConfig(replicas int, firstSeq uint64) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              PlacedStream,
+		Description:       "challenges that lie in the DNS and on web servers, and the orders that need them",
+		Subjects:          []string{"placed.*.*"},
+		Storage:           jetstream.FileStorage,
+		Replicas:          replicas,
+		MaxMsgsPerSubject: 1,
+		FirstSeq:          firstSeq,
+	}
+}
+
+// Placement is one challenge that lies somewhere, or may: the entry is written
+// before the record. Orders that share a challenge share the entry.
+type Placement struct {
+	V         int             `json:"v"`
+	Challenge order.Challenge `json:"challenge"`      // at its place: where CNAMEs led
+	Labels    []string        `json:"labels"`         // of the accounts whose solvers put it there
+	Orders    []string        `json:"orders"`         // that need it
+	At        time.Time       `json:"at"`             // when an order said so, or placed it, for the last time
+	Found     bool            `json:"found,omitzero"` // it was there before us: others put it there, and it stays
+
+	// Of one that nobody needs any more and that could not be removed.
+	Why   string    `json:"why,omitempty"`
+	Since time.Time `json:"since,omitzero"`
+	Tries int       `json:"tries,omitempty"`
+	Next  time.Time `json:"next,omitzero"`
+
+	seq uint64 // of its message; 0: not stored
+}
+
+// Stored tells whether there is such an entry.
+func (p Placement) Stored() bool { return p.seq > 0 }
+
+// Needs tells whether an order needs it.
+func (p Placement) Needs(id string) bool { return slices.Contains(p.Orders, id) }
+
+// Placed reads and writes placements. Every write is conditional on the last,
+// and an entry is removed by its sequence: one that was changed meanwhile stays.
+type Placed struct {
+	js     jetstream.JetStream
+	stream jetstream.Stream
+}
+
+// OpenPlaced binds to the stream.
+func OpenPlaced(ctx context.Context, js jetstream.JetStream) (*Placed, error) {
+	s, err := js.Stream(ctx, PlacedStream)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", PlacedStream, err)
+	}
+	return &Placed{js: js, stream: s}, nil
+}
+
+// The subject of an entry: the place, and what lies there. Several values of one
+// name are several records.
+func placedSubject(c order.Challenge) string { return placeSubject(c) + token(c.Value) }
+
+func placeSubject(c order.Challenge) string {
+	return "placed." + token(c.Type+"\x00"+strings.ToLower(c.Host)+"\x00"+c.Path) + "."
+}
+
+func token(s string) string {
+	h := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(h[:16])
+}
+
+// Read returns the entry of a challenge at its place. One that is not Stored is
+// not there.
+func (p *Placed) Read(ctx context.Context, c order.Challenge) (Placement, error) {
+	return p.last(ctx, placedSubject(c))
+}
+
+func (p *Placed) last(ctx context.Context, subject string) (Placement, error) {
+	raw, err := p.stream.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return Placement{}, nil
+	}
+	if err != nil {
+		return Placement{}, fmt.Errorf("read %s: %w", subject, err)
+	}
+	return decodePlacement(raw.Data, raw.Sequence)
+}
+
+func decodePlacement(data []byte, seq uint64) (Placement, error) {
+	var pl Placement
+	if err := json.Unmarshal(data, &pl); err != nil {
+		return Placement{}, fmt.Errorf("decode placement %d: %w", seq, err)
+	}
+	if pl.V > version {
+		return Placement{}, fmt.Errorf("placement %d has version %d, this program knows %d: it is left to newer workers", seq, pl.V, version)
+	}
+	pl.seq = seq
+	return pl, nil
+}
+
+// At returns the entries at a challenge's place, whatever lies there.
+func (p *Placed) At(ctx context.Context, c order.Challenge) ([]Placement, error) {
+	info, err := p.stream.Info(ctx, jetstream.WithSubjectFilter(placeSubject(c)+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("look what lies at %s: %w", c.Host, err)
+	}
+	var all []Placement
+	for subject := range info.State.Subjects {
+		pl, err := p.last(ctx, subject)
+		if err != nil {
+			return nil, err
+		}
+		if pl.Stored() {
+			all = append(all, pl)
+		}
+	}
+	return all, nil
+}
+
+// write stores an entry on condition that it is still the one that was read.
+func (p *Placed) write(ctx context.Context, pl Placement) (Placement, error) {
+	pl.V = version
+	data, err := json.Marshal(pl)
+	if err != nil {
+		return Placement{}, fmt.Errorf("encode placement: %w", err)
+	}
+	ack, err := p.js.Publish(ctx, placedSubject(pl.Challenge), data, jetstream.WithExpectLastSequencePerSubject(pl.seq))
+	if conflict(err) {
+		return Placement{}, ErrConflict
+	}
+	if err != nil {
+		return Placement{}, fmt.Errorf("note what lies at %s: %w", pl.Challenge.Host, err)
+	}
+	pl.seq = ack.Sequence
+	return pl, nil
+}
+
+// change lets f decide about what is there, until the write is not in conflict.
+// f returns false if there is nothing to change; it finds its own change done.
+func (p *Placed) change(ctx context.Context, c order.Challenge, f func(Placement) (Placement, bool)) (Placement, error) {
+	for n := range writes {
+		pl, err := p.Read(ctx, c)
+		if err != nil {
+			return Placement{}, err
+		}
+		next, changed := f(pl)
+		if !changed {
+			return pl, nil
+		}
+		next, err = p.write(ctx, next)
+		if !errors.Is(err, ErrConflict) && (ctx.Err() != nil || !noAnswer(err)) {
+			return next, err
+		}
+		if err := pause(ctx, n); err != nil {
+			return Placement{}, err
+		}
+	}
+	return Placement{}, ErrConflict
+}
+
+// renewed is how often an order that goes on needing an entry says so.
+const renewed = 5 * time.Minute
+
+// Need notes that an order needs a challenge at its place, put there by the
+// solver of an account. It MUST be called before the record is placed. found is
+// what a look showed that was made while there was no entry: the record is there
+// already, so it is somebody else's. An entry that came meanwhile knows better.
+// Safe to repeat.
+func (p *Placed) Need(ctx context.Context, c order.Challenge, label, id string, found bool) (Placement, error) {
+	now := time.Now().UTC()
+	return p.change(ctx, c, func(pl Placement) (Placement, bool) {
+		if !pl.Stored() {
+			return Placement{Challenge: c, Labels: []string{label}, Orders: []string{id}, At: now, Found: found}, true
+		}
+		if pl.Needs(id) && slices.Contains(pl.Labels, label) && now.Sub(pl.At) < renewed && pl.Why == "" {
+			return pl, false
+		}
+		pl.Orders, pl.Labels, pl.At = with(pl.Orders, id), with(pl.Labels, label), now
+		pl.Why, pl.Since, pl.Tries, pl.Next = "", time.Time{}, 0, time.Time{}
+		return pl, true
+	})
+}
+
+func with(all []string, one string) []string {
+	if slices.Contains(all, one) {
+		return all
+	}
+	return append(slices.Clone(all), one)
+}
+
+// Confirm notes that the record was placed. still tells whether the order needs
+// it at all: if not, another visit has taken it back since Need, and the caller
+// MUST remove what it placed. The write is what tells whoever is just removing
+// the record, and will remove the entry that it has read, to look again.
+func (p *Placed) Confirm(ctx context.Context, pl Placement, id string) (still bool, err error) {
+	pl.At = time.Now().UTC()
+	if _, err = p.write(ctx, pl); err == nil { // nearly always
+		return true, nil
+	}
+	if !errors.Is(err, ErrConflict) && !noAnswer(err) {
+		return false, err
+	}
+	pl, err = p.change(ctx, pl.Challenge, func(pl Placement) (Placement, bool) {
+		pl.At = time.Now().UTC()
+		return pl, pl.Needs(id)
+	})
+	return pl.Needs(id), err
+}
+
+// Ours notes that a record which others had put there is gone, and that it will
+// be placed. The error is ErrConflict if the entry was changed since it was read.
+func (p *Placed) Ours(ctx context.Context, pl Placement) (Placement, error) {
+	pl.Found = false
+	return p.write(ctx, pl)
+}
+
+// Leave takes an order off an entry. last means that no other needs it: the
+// entry still stands then, to be removed after the record. Safe to repeat.
+func (p *Placed) Leave(ctx context.Context, c order.Challenge, id string) (pl Placement, last bool, err error) {
+	pl, err = p.change(ctx, c, func(pl Placement) (Placement, bool) {
+		if !pl.Needs(id) || len(pl.Orders) == 1 {
+			return pl, false
+		}
+		pl.Orders = slices.DeleteFunc(slices.Clone(pl.Orders), func(s string) bool { return s == id })
+		return pl, true
+	})
+	return pl, err == nil && pl.Needs(id), err
+}
+
+// Remove takes the entry away, if it is still the one that was read; else the
+// error is ErrConflict. Safe to repeat.
+func (p *Placed) Remove(ctx context.Context, pl Placement) error {
+	err := p.stream.DeleteMsg(ctx, pl.seq)
+	if err == nil {
+		return nil
+	}
+	now, rerr := p.Read(ctx, pl.Challenge)
+	switch {
+	case rerr != nil:
+		return errors.Join(err, rerr)
+	case !now.Stored():
+		return nil
+	case now.seq != pl.seq:
+		return ErrConflict
+	}
+	return fmt.Errorf("forget what lay at %s: %w", pl.Challenge.Host, err)
+}
+
+// Stuck notes why a record that nobody needs could not be removed, and when it
+// is tried again.
+func (p *Placed) Stuck(ctx context.Context, pl Placement, why string, next time.Time) error {
+	if pl.Tries == 0 {
+		pl.Since = time.Now().UTC()
+	}
+	pl.Why, pl.Next, pl.Tries = why, next, pl.Tries+1
+	_, err := p.write(ctx, pl)
+	return err
+}
+
+// Each calls f for every entry, until f returns an error. What is written
+// meanwhile may come twice, or as it was.
+func (p *Placed) Each(ctx context.Context, f func(Placement) error) error {
+	err := eachMessage(ctx, p.stream, "placed.*.*", func(m jetstream.Msg, md *jetstream.MsgMetadata) error {
+		pl, err := decodePlacement(m.Data(), md.Sequence.Stream)
+		if err != nil {
+			return err
+		}
+		return f(pl)
+	})
+	if err != nil {
+		return fmt.Errorf("read what was placed: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,420 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/dcv/preflight"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// Planned is an order that was not handed in yet, and where it would go.
+type Planned struct {
+	Request   order.Request
+	Account   *Account // nil: none takes it
+	Operation string
+	Product   string // in force; empty: none is needed
+	Known     bool   // it was handed in before: nothing more is bought for it
+}
+
+// casDefault is the product of orders at CAS for which nobody names one
+// (CreateCertificateForPackageRequest, ProductCode).
+const casDefault = "digicert-free-1-free"
+
+// Subject is the order as the look at the DNS needs it. solver is that of the
+// account; nil: its zones are not looked at.
+func (p Planned) Subject(solver dcv.Solver) preflight.Subject {
+	s := preflight.Subject{Order: p.Request.ID, Names: p.Request.Names, Product: p.Product, Records: p.Request.Validation != order.FILE}
+	if p.Account == nil {
+		return s
+	}
+	s.Account = p.Account.Label
+	if s.Product == "" && p.Account.Cloud == Aliyun && p.Operation != DVAudit {
+		s.Product = casDefault
+	}
+	if z, ok := solver.(dcv.Zoner); ok {
+		s.Zones = z
+	}
+	return s
+}
+
+// Flight looks at an order's names before it is bought (the setting preflight).
+type Flight struct {
+	Checker *preflight.Checker
+	Solvers map[string]dcv.Solver // by account label
+	Hold    bool                  // hold what would fail; else only tell
+}
+
+// flightTime bounds one look: what it does not reach in that time does not stop
+// an order.
+const flightTime = 15 * time.Second
+
+// before looks at an order of which nothing was sent yet. What is sure to fail
+// is held; the rest is told in its timeline, once. A nil Flight does nothing.
+func (f *Flight) before(ctx context.Context, a *Account, o order.Order) (order.Order, error) {
+	if f == nil || o.Attempt > 0 || o.Approved {
+		return o, nil
+	}
+	look, cancel := context.WithTimeout(ctx, flightTime)
+	defer cancel()
+	p := Planned{Request: o.Request, Account: a, Operation: o.Operation, Product: o.Product}
+	found := f.Checker.Check(look, []preflight.Subject{p.Subject(f.Solvers[a.Label])})
+	if ctx.Err() != nil {
+		return o, ctx.Err()
+	}
+	var bad []string
+	for _, x := range preflight.Group(append(found, reviewed(o.Request, p.Product)...)) {
+		said := x.What + "; " + x.Do
+		if f.Hold && x.Level == preflight.Error {
+			bad = append(bad, said)
+			continue
+		}
+		if note := "pre-flight: " + said; !slices.ContainsFunc(o.Timeline, func(e order.Event) bool { return e.Note == note }) {
+			o.Tell(order.Event{At: time.Now().UTC(), State: order.Submit, Note: note})
+		}
+	}
+	if len(bad) > 0 {
+		return o, pipeline.Hold("pre-flight: "+strings.Join(bad, ". ")+". After a change, retry looks again (a minute or two later); approve buys it all the same",
+			"certmill retry "+o.ID(), "certmill approve "+o.ID(), "certmill cancel "+o.ID())
+	}
+	return o, nil
+}
+
+// Preflight looks at what the accounts have and what is in flight, before a
+// batch is handed in. It changes nothing. Its calls to the clouds are lists and
+// counts, with the usual permits.
+type Preflight struct {
+	Ledger *ledger.Ledger
+	Line   *pipeline.Line
+	Now    func() time.Time
+}
+
+// Words finds what the names alone tell, without asking anybody: words that CAs
+// review, orders for the same names in one batch, and what could be packed.
+func Words(all []Planned) []preflight.Finding {
+	var found []preflight.Finding
+	for _, p := range all {
+		found = append(found, reviewed(p.Request, p.Product)...)
+	}
+	return slices.Concat(found, twins(all), packing(all))
+}
+
+// Look returns what was found, not grouped. What could not be asked is a
+// finding, too.
+func (p Preflight) Look(ctx context.Context, all []Planned) []preflight.Finding {
+	all = slices.DeleteFunc(slices.Clone(all), func(x Planned) bool { return x.Account == nil || x.Known })
+	looks := []func(context.Context, []Planned) []preflight.Finding{p.duplicates, p.quota, p.pools}
+	found := make([][]preflight.Finding, len(looks))
+	var wg sync.WaitGroup
+	for i, look := range looks { // at once: each waits for permits of its own
+		wg.Go(func() { found[i] = look(ctx, all) })
+	}
+	wg.Wait()
+	return slices.Concat(found...)
+}
+
+// MarkKnown notes which orders were handed in before, and finds those whose ids
+// are other orders'.
+func (p Preflight) MarkKnown(ctx context.Context, all []Planned) ([]preflight.Finding, error) {
+	taken := make([]bool, len(all))
+	err := atOnce(len(all), func(i int) error {
+		was, err := p.Line.Last(ctx, all[i].Request.ID)
+		if errors.Is(err, pipeline.ErrNoOrder) {
+			return nil
+		}
+		all[i].Known = err == nil && was.Hash == all[i].Request.Hash()
+		taken[i] = err == nil && !all[i].Known
+		return err
+	})
+	var found []preflight.Finding
+	for i, x := range all {
+		if taken[i] {
+			found = append(found, preflight.Finding{Level: preflight.Error, Kind: preflight.Duplicate, Orders: []string{x.Request.ID}, Example: strings.Join(x.Request.Names, " "),
+				What: "the ids are taken by other orders", Do: "give each order an id of its own; handed in, these are refused"})
+		}
+	}
+	return found, err
+}
+
+// atOnce calls f for 0 to n-1, a few at the same time, and joins the errors.
+func atOnce(n int, f func(i int) error) error {
+	turns := make(chan struct{}, 16)
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			errs[i] = f(i)
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// twins are orders of one batch for the same names on one main account.
+func twins(all []Planned) []preflight.Finding {
+	first := map[string]Planned{}
+	var found []preflight.Finding
+	twin := func(p Planned) {
+		found = append(found, preflight.Finding{Level: preflight.Warning, Kind: preflight.Duplicate, Orders: []string{p.Request.ID}, Example: strings.Join(p.Request.Names, " "),
+			What: "another order of this batch has the same names", Do: "leave one of the two out, unless two certificates are wanted"})
+	}
+	told := map[string]bool{}
+	for _, p := range all {
+		if p.Account == nil {
+			continue
+		}
+		key := p.Account.Main + " " + order.NamesHash(p.Request.Names)
+		was, again := first[key]
+		if !again {
+			first[key] = p
+			continue
+		}
+		if !told[key] {
+			twin(was)
+		}
+		told[key] = true
+		twin(p)
+	}
+	return found
+}
+
+// duplicates are orders whose names have a certificate already that is valid and
+// not due for renewal, or soon will have: as the ledger and the orders say, and
+// the cloud's own list.
+func (p Preflight) duplicates(ctx context.Context, all []Planned) []preflight.Finding {
+	found := make([]preflight.Finding, len(all))
+	err := atOnce(len(all), func(i int) error {
+		what, err := p.bought(ctx, all[i])
+		if what != "" {
+			found[i] = duplicate(all[i].Request, what)
+		}
+		return err
+	})
+	if err != nil {
+		return []preflight.Finding{unread("the ledger", orderIDs(all), err)}
+	}
+	out := p.listed(ctx, all, found)
+	for _, f := range found {
+		if f.What != "" {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func duplicate(r order.Request, what string) preflight.Finding {
+	return preflight.Finding{Level: preflight.Warning, Kind: preflight.Duplicate, Orders: []string{r.ID}, Example: strings.Join(r.Names, " "), What: what,
+		Do: "leave these orders out, unless another certificate is wanted: handed in, they are bought again, or held where no ledger entry knows the first"}
+}
+
+const (
+	valid    = "a valid certificate for exactly these names exists, and is not due for renewal"
+	underWay = "an order for exactly these names is under way"
+)
+
+// bought is what the ledger knows of the names: nothing, or a sentence.
+func (p Preflight) bought(ctx context.Context, x Planned) (string, error) {
+	e, err := p.Ledger.Read(ctx, x.Account.Main, x.Request.Names)
+	if err != nil {
+		return "", err
+	}
+	if _, open := e.OpenAttempt(); open {
+		return underWay, nil
+	}
+	for _, c := range slices.Backward(e.Claims) {
+		it, err := p.Line.Last(ctx, c.Order)
+		switch {
+		case errors.Is(err, pipeline.ErrNoOrder):
+			continue
+		case err != nil:
+			return "", err
+		case it.State == order.Issued && it.Certificate != nil && it.Certificate.NotAfter.Sub(p.Now()) >= renewalDue:
+			return valid, nil
+		case it.State != order.Issued && it.State != order.Failed && it.State != order.Archived:
+			return underWay, nil
+		}
+	}
+	return "", nil
+}
+
+// listed reads the list of each main account once, and fills in what the ledger
+// did not know. It returns what could not be read.
+func (p Preflight) listed(ctx context.Context, all []Planned, found []preflight.Finding) (unseen []preflight.Finding) {
+	for main, mine := range byMain(all) {
+		wanted := map[string][]int{}
+		for _, i := range mine {
+			h := order.NamesHash(all[i].Request.Names)
+			wanted[h] = append(wanted[h], i)
+		}
+		see := func(row issuer.Row) error {
+			if len(row.Names) == 0 || !inTheWay(row, p.Now()) {
+				return nil
+			}
+			what := underWay
+			if row.Phase == issuer.IssuedPhase {
+				what = valid
+			}
+			for _, i := range wanted[order.NamesHash(row.Names)] {
+				if found[i].What == "" {
+					found[i] = duplicate(all[i].Request, what)
+				}
+			}
+			return nil
+		}
+		if err := rowsOf(ctx, all, mine, see); err != nil {
+			unseen = append(unseen, unread("the list of account "+main, idsAt(all, mine), err))
+		}
+	}
+	return unseen
+}
+
+// few is up to how many orders the list is asked for each one's names; for more,
+// it is read as a whole.
+const few = 20
+
+// rowsOf calls see for the rows of a main account's list: all, or those for the
+// orders' names.
+func rowsOf(ctx context.Context, all []Planned, mine []int, see func(issuer.Row) error) error {
+	for _, action := range []string{ForPackage, WithCSR, OrderSubmit} { // those of instances have no names
+		flow := all[mine[0]].Account.Flows[action]
+		if f, ok := flow.(issuer.Finder); ok && len(mine) <= few {
+			for _, i := range mine {
+				rows, err := f.Find(ctx, all[i].Request.Names)
+				if err != nil {
+					return err
+				}
+				for _, row := range rows {
+					if err := see(row); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}
+		if l, ok := flow.(issuer.AllLister); ok {
+			return eachRow(ctx, l.All, see)
+		}
+	}
+	return nil
+}
+
+func byMain(all []Planned) map[string][]int {
+	out := map[string][]int{}
+	for i, p := range all {
+		out[p.Account.Main] = append(out[p.Account.Main], i)
+	}
+	return out
+}
+
+// quota compares what is ordered of each product with what is left of it.
+func (p Preflight) quota(ctx context.Context, all []Planned) []preflight.Finding {
+	wanted, found := map[stock][]int{}, []preflight.Finding(nil)
+	for i, x := range all {
+		if flow := x.Account.Flows[x.Operation]; flow != nil && flow.Spends() && x.Product != "" {
+			s := stock{x.Account.Main, x.Product}
+			wanted[s] = append(wanted[s], i)
+		}
+	}
+	for s, mine := range wanted {
+		first := all[mine[0]]
+		c, ok := first.Account.Flows[first.Operation].(issuer.Counter)
+		if !ok {
+			continue
+		}
+		u, err := c.Usage(ctx, s.what)
+		if err != nil && issuer.KindOf(err) != issuer.QuotaExhausted { // that: there never was a plan of it
+			found = append(found, unread("the quota of "+s.what, idsAt(all, mine), err))
+			continue
+		}
+		left := int(max(u.Bought-u.Used, 0))
+		found = append(found, short(all, mine, left, fmt.Sprintf("product %s has %d left on account %s", s.what, left, first.Account.Label))...)
+	}
+	return found
+}
+
+// pools compares the orders that take an unused instance or certificate with
+// how many there are.
+func (p Preflight) pools(ctx context.Context, all []Planned) []preflight.Finding {
+	wanted, found := map[stock][]int{}, []preflight.Finding(nil)
+	for i, x := range all {
+		named := max(x.Request.Instance, x.Request.Certificate)
+		if _, ok := x.Account.Flows[x.Operation].(issuer.Pool); ok && (named == "" || named == order.AnyResource) {
+			s := stock{x.Account.Main, x.Operation}
+			wanted[s] = append(wanted[s], i)
+		}
+	}
+	for s, mine := range wanted {
+		a := all[mine[0]].Account
+		left, err := p.unused(ctx, s, a.Flows[s.what].(issuer.Pool), len(mine))
+		if err != nil {
+			found = append(found, unread("what account "+a.Label+" has bought and not used", idsAt(all, mine), err))
+			continue
+		}
+		found = append(found, short(all, mine, left, fmt.Sprintf("account %s has %d unused for %s", a.Label, left, s.what))...)
+	}
+	return found
+}
+
+// unused counts what was bought and no order has claimed, up to enough.
+func (p Preflight) unused(ctx context.Context, s stock, pool issuer.Pool, enough int) (n int, err error) {
+	rows, err := pool.Unused(ctx)
+	for _, row := range rows {
+		if n == enough {
+			break
+		}
+		h, err := p.Ledger.Holder(ctx, s.main, row.CloudID)
+		if err != nil {
+			return n, err
+		}
+		if h.Order == "" {
+			n++
+		}
+	}
+	return n, err
+}
+
+// stock is one product, or one kind of thing already bought, of a main account.
+type stock struct{ main, what string }
+
+// short is the finding that the last orders of the batch get nothing of what is
+// left.
+func short(all []Planned, mine []int, left int, what string) []preflight.Finding {
+	if left >= len(mine) {
+		return nil
+	}
+	return []preflight.Finding{{Level: preflight.Error, Kind: preflight.Quota, Orders: idsAt(all, mine[left:]),
+		What: fmt.Sprintf("%s, and %d are ordered", what, len(mine)),
+		Do:   "buy more in the cloud's console, or pack several names into one order; what exceeds it waits, and is bought when there is more"}}
+}
+
+func unread(what string, orders []string, err error) preflight.Finding {
+	return preflight.Finding{Level: preflight.Warning, Kind: preflight.Unseen, Orders: orders, What: what + " could not be read: " + err.Error(),
+		Do: "run it again when it answers"}
+}
+
+func orderIDs(all []Planned) []string {
+	var out []string
+	for _, p := range all {
+		out = append(out, p.Request.ID)
+	}
+	return out
+}
+
+func idsAt(all []Planned, at []int) []string {
+	var out []string
+	for _, i := range at {
+		out = append(out, all[i].Request.ID)
+	}
+	return out
+}
