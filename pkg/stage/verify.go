@@ -242,12 +242,15 @@ func firstIn(o order.Order, s order.State) time.Time {
 	return time.Now()
 }
 
-// unplaced: a challenge cannot be put out. What concerns the account as a whole
+// unplaced: a challenge cannot be put out. What concerns the solver as a whole
 // (a refused key, throttling) is no matter of this order, and another order's
-// challenge at the same place none of a person.
+// challenge at the same place none of a person. A key that may not write records
+// may be another account's, or may order all the same: the label is not paused.
 func (v *Verifier) unplaced(ctx context.Context, a *Account, o order.Order, c order.Challenge, err error) error {
 	switch issuer.KindOf(err) {
-	case issuer.Credentials, issuer.Throttled, issuer.Unavailable, issuer.NeverSent:
+	case issuer.Credentials:
+		return pipeline.Retry(fmt.Errorf("place challenge at %s: %w", c.Host, err), credentialsRest)
+	case issuer.Throttled, issuer.Unavailable, issuer.NeverSent:
 		return v.Trouble.Verb(ctx, a, err)
 	}
 	if errors.Is(err, dcv.Conflict) {
