@@ -27,6 +27,7 @@ const (
 // flying is one order that waits for the CA, as far as the sweep remembers it.
 type flying struct {
 	id, cloudID, action string
+	names               []string
 	seq                 uint64 // of its message
 	stored              time.Time
 	partly              bool // it has names for which no challenge was shown yet
@@ -128,7 +129,7 @@ func (f *fleet) add(it pipeline.Item) {
 		was.seq, was.stored = it.Seq, it.Stored
 		return
 	}
-	f.orders[it.ID()] = &flying{id: it.ID(), cloudID: it.CloudID, action: it.Operation, seq: it.Seq, stored: it.Stored,
+	f.orders[it.ID()] = &flying{id: it.ID(), cloudID: it.CloudID, action: it.Operation, names: it.Request.Names, seq: it.Seq, stored: it.Stored,
 		partly: partly(it.Order), asked: it.Stored, distance: firstDistance}
 }
 

@@ -3,6 +3,7 @@ package stage
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/certmill/certmill/pkg/issuer"
@@ -11,11 +12,11 @@ import (
 // lists is what is known of the cloud's lists for one flow.
 type lists struct {
 	flow     issuer.Flow
-	listed   recent[string] // instance ids by cloud id, of rows that wait; may be empty
-	issued   recent[string] // certificate ids by instance id
-	passed   time.Time      // when the last pass through all that waits began
-	backward bool           // the newest certificates are on the last page
-	last     int            // page of the certificate list, as it was told last
+	listed   recent[string]     // instance ids by cloud id, of rows that wait; may be empty
+	issued   recent[issuer.Row] // certificates by instance id
+	passed   time.Time          // when the last pass through all that waits began
+	backward bool               // the newest certificates are on the last page
+	last     int                // page of the certificate list, as it was told last
 }
 
 func (l *lists) certs() bool {
@@ -169,19 +170,32 @@ func (l *lists) learn(rows []issuer.Row, wanted map[string]bool) (brought, known
 			brought++
 		}
 		if row.InstanceID != "" && row.CertID != "" {
-			l.issued.put(row.InstanceID, row.CertID)
+			l.issued.put(row.InstanceID, row)
 		}
 	}
 	return brought, known
 }
 
-// certificate is the id of an order's certificate, if the list showed it.
+// dayLong is how much older than its order a certificate's day may seem: lists
+// tell days, in a time zone that no document names.
+const dayLong = 48 * time.Hour
+
+// certificate is the id of an order's certificate, if the list showed it. What
+// an instance got before, or for other names, is not this order's.
 func (l *lists) certificate(o *flying) string {
 	if o.instance == "" {
 		return ""
 	}
-	id, _ := l.issued.get(o.instance)
-	return id
+	row, known := l.issued.get(o.instance)
+	if !known || !row.Created.IsZero() && row.Created.Before(o.stored.Add(-dayLong)) {
+		return ""
+	}
+	for _, name := range o.names {
+		if len(row.Names) > 0 && !slices.Contains(row.Names, name) {
+			return ""
+		}
+	}
+	return row.CertID
 }
 
 // judge says which orders were issued, by the lists, and which must be asked

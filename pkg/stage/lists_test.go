@@ -178,6 +178,29 @@ func TestGoneWithoutCertificate(t *testing.T) {
 	}
 }
 
+// An instance may have a certificate of earlier, or for other names: neither is
+// what the order waits for.
+func TestCertificateOfAnotherOrder(t *testing.T) {
+	now := time.Now()
+	o := &flying{id: "a", cloudID: "a", instance: "i-a", names: []string{"a.example.com"}, stored: now}
+	for _, c := range []struct {
+		row  issuer.Row
+		want string
+	}{
+		{issuer.Row{InstanceID: "i-a", CertID: "1", Names: []string{"a.example.com", "www.a.example.com"}, Created: now}, "1"},
+		{issuer.Row{InstanceID: "i-a", CertID: "1"}, "1"},
+		{issuer.Row{InstanceID: "i-a", CertID: "1", Names: []string{"b.example.com"}, Created: now}, ""},
+		{issuer.Row{InstanceID: "i-a", CertID: "1", Names: o.names, Created: now.AddDate(0, -3, 0)}, ""},
+		{issuer.Row{InstanceID: "i-b", CertID: "1", Names: o.names, Created: now}, ""},
+	} {
+		l := &lists{}
+		l.learn([]issuer.Row{c.row}, map[string]bool{"i-a": true})
+		if got := l.certificate(o); got != c.want {
+			t.Errorf("%+v: certificate %q, want %q", c.row, got, c.want)
+		}
+	}
+}
+
 // The pace comes close to how long challenges take, and few questions are early.
 func TestPace(t *testing.T) {
 	var p Pace
