@@ -280,7 +280,9 @@ func many(t *testing.T, g Target) {
 	began := time.Now()
 	each(t, all, 64, func(c order.Challenge) error { return g.Solver.Present(t.Context(), c) })
 	added := time.Since(began)
-	if n := g.writes(t) - writes; n > len(all)/4 {
+	if n := g.writes(t) - writes; n >= len(all) {
+		// How many wait while a call is under way depends on the machine; that some
+		// do, does not.
 		t.Errorf("%d writes for %d records, want several in one", n, len(all))
 	} else if n > 0 {
 		t.Logf("%d records in %d writes", len(all), n)
