@@ -72,6 +72,7 @@ type DCV struct {
 	Serve     string            `yaml:"serve" doc:"host:port at which every verifier serves FILE challenges itself, in place of a folder; they are kept in NATS. Port 80 of the names has to lead there for /.well-known/pki-validation/"`
 	FilePort  int               `yaml:"file_port" doc:"port at which certmill looks at FILE challenges"`
 	CleanUp   time.Duration     `yaml:"clean_up" doc:"records and files that no order needs any more, because of a crash or of what a person decided, are removed when they are so old"`
+	Copy      string            `yaml:"copy" doc:"folder, shared by all verifiers and collectors, with a copy of what was placed: records are taken back by it that a lost JetStream has forgotten. Empty: none; placed in the state folder where certmill run embeds the server"`
 	Resolvers []string          `yaml:"resolvers" doc:"host:port of recursive resolvers; empty: those of /etc/resolv.conf"`
 	Servers   []string          `yaml:"servers" doc:"host:port of name servers that are asked in place of the zones' own: split-horizon DNS and simulated clouds"`
 	Solvers   map[string]Solver `yaml:"solvers" doc:"by name: who places DNS challenges in zones that are not in the ordering account's own cloud DNS"`
@@ -181,7 +182,7 @@ func badYAML(err error) error {
 
 // Rest moves the process's own folder, and what follows from it.
 func (c *Config) Rest(state string) {
-	for path, name := range map[*string]string{&c.Keys.Store: "keys", &c.DCV.Files: "files"} {
+	for path, name := range map[*string]string{&c.Keys.Store: "keys", &c.DCV.Files: "files", &c.DCV.Copy: "placed"} {
 		if *path == filepath.Join(c.State, name) {
 			*path = filepath.Join(state, name)
 		}
@@ -196,6 +197,9 @@ func (c *Config) fill() {
 	}
 	if c.DCV.Files == "" && c.DCV.Bucket == "" && c.DCV.Serve == "" {
 		c.DCV.Files = filepath.Join(c.State, "files")
+	}
+	if c.DCV.Copy == "" && c.NATS.URL == "" { // one process has all
+		c.DCV.Copy = filepath.Join(c.State, "placed")
 	}
 	for label, a := range c.Accounts {
 		if a.Main == "" {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -35,7 +36,9 @@ func (s *session) work(ctx context.Context, r Role) error {
 	case Submitter:
 		s.submitter(ctx, g)
 	case Verifier:
-		s.verifier(ctx, g)
+		if err := s.verifier(ctx, g); err != nil {
+			return err
+		}
 	case Collector:
 		if err := s.collector(ctx, g); err != nil {
 			return err
@@ -68,17 +71,31 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 	}
 }
 
-func (s *session) verifier(ctx context.Context, g *errgroup.Group) {
+func (s *session) verifier(ctx context.Context, g *errgroup.Group) error {
+	book, err := s.book()
+	if err != nil {
+		return err
+	}
 	if s.files.handler != nil {
 		g.Go(func() error { return serveFiles(ctx, s.cfg.DCV.Serve, s.files.handler, s.log) })
 	}
-	s.lanes(ctx, g, order.Verify, &stage.Verifier{Accounts: s.accounts, Solvers: s.solvers, Placed: s.placed, Looker: s.looker, Since: s.line.Since(), Trouble: s.trouble(), Pace: &stage.Pace{}})
+	s.lanes(ctx, g, order.Verify, &stage.Verifier{Accounts: s.accounts, Solvers: s.solvers, Placed: book, Looker: s.looker, Since: s.line.Since(), Trouble: s.trouble(), Pace: &stage.Pace{}})
 	issuing := &stage.IssuingSweep{Accounts: s.accounts, Line: s.line, Trouble: s.trouble(), Log: s.log, Now: time.Now}
 	recheck := &stage.Recheck{Accounts: s.accounts, Line: s.line, Looker: s.looker, Log: s.log, Now: time.Now, Takes: issuing.Takes}
 	for _, a := range s.accounts {
 		s.sweep(ctx, g, "issuing", a, func() time.Duration { return issuing.Interval(a.Label) }, issuing.Sweep)
 		s.sweep(ctx, g, "recheck", a, func() time.Duration { return recheckEvery }, recheck.Sweep)
 	}
+	return nil
+}
+
+// book is that of what was placed, with its copy, if there is to be one.
+func (s *session) book() (*ledger.Placed, error) {
+	if s.cfg.DCV.Copy == "" {
+		return s.placed, nil
+	}
+	c, err := ledger.OpenCopy(absolute(s.cfg.DCV.Copy))
+	return s.placed.Copied(c), err
 }
 
 // recheckEvery is how often some of the orders that wait long for the CA are
@@ -86,19 +103,23 @@ func (s *session) verifier(ctx context.Context, g *errgroup.Group) {
 const recheckEvery = 30 * time.Second
 
 func (s *session) collector(ctx context.Context, g *errgroup.Group) error {
-	c := &stage.Collector{Accounts: s.accounts, Ledger: s.ledger, Solvers: s.solvers, Placed: s.placed, Sinks: s.sinks, Sealer: s.recipients, Trouble: s.trouble()}
+	book, err := s.book()
+	if err != nil {
+		return err
+	}
+	c := &stage.Collector{Accounts: s.accounts, Ledger: s.ledger, Solvers: s.solvers, Placed: book, Sinks: s.sinks, Sealer: s.recipients, Trouble: s.trouble()}
 	if s.identities != nil { // a nil pointer in the interface would not be nil
 		c.Opener = s.identities
 	}
 	s.lanes(ctx, g, order.Collect, c)
-	s.sweepPlaced(ctx, g)
+	s.sweepPlaced(ctx, g, book)
 	return nil
 }
 
 // sweepPlaced removes what lies in the DNS and on web servers and no order needs
 // any more.
-func (s *session) sweepPlaced(ctx context.Context, g *errgroup.Group) {
-	placed := &stage.PlacedSweep{Accounts: s.accounts, Placed: s.placed, Solvers: s.solvers, Line: s.line, Trouble: s.trouble(), Log: s.log,
+func (s *session) sweepPlaced(ctx context.Context, g *errgroup.Group, book *ledger.Placed) {
+	placed := &stage.PlacedSweep{Accounts: s.accounts, Placed: book, Solvers: s.solvers, Line: s.line, Trouble: s.trouble(), Log: s.log,
 		Now: time.Now, Older: s.cfg.DCV.CleanUp}
 	g.Go(func() error {
 		return s.line.Ticket(ctx, "placed", func() time.Duration { return s.cfg.DCV.CleanUp / 2 }, func(ctx context.Context) {

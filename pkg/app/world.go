@@ -102,8 +102,10 @@ func (w *world) describe(c Config) error { return writeConfig(c) }
 
 func writeConfig(c Config) error {
 	c.State, c.Keys.Store, c.DCV.Files, c.Deliver.Directory = absolute(c.State), absolute(c.Keys.Store), absolute(c.DCV.Files), absolute(c.Deliver.Directory)
-	if c.Keys.Identity != "" {
-		c.Keys.Identity = absolute(c.Keys.Identity)
+	for _, path := range []*string{&c.Keys.Identity, &c.DCV.Copy} {
+		if *path != "" {
+			*path = absolute(*path)
+		}
 	}
 	data, err := yaml.Marshal(c)
 	if err != nil {

@@ -65,6 +65,7 @@ func (p Placement) Needs(id string) bool { return slices.Contains(p.Orders, id) 
 type Placed struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream
+	copy   *Copy
 }
 
 // OpenPlaced binds to the stream.
@@ -75,6 +76,9 @@ func OpenPlaced(ctx context.Context, js jetstream.JetStream) (*Placed, error) {
 	}
 	return &Placed{js: js, stream: s}, nil
 }
+
+// Copied is the same book with a copy, for those who place and take back.
+func (p *Placed) Copied(c *Copy) *Placed { return &Placed{p.js, p.stream, c} }
 
 // The subject of an entry: the place, and what lies there. Several values of one
 // name are several records.
@@ -208,6 +212,44 @@ func with(all []string, one string) []string {
 	return append(slices.Clone(all), one)
 }
 
+// Keep copies an entry. It MUST be called after Need and before the record is
+// placed. Safe to repeat.
+func (p *Placed) Keep(pl Placement) error { return p.copy.keep(pl) }
+
+// Kept tells whether a record is ours that the book does not know: the copy says
+// so.
+func (p *Placed) Kept(c order.Challenge) bool {
+	_, kept := p.copy.read(placedSubject(c))
+	return kept
+}
+
+// Recall enters what the copy has and the book has not, as after the loss of
+// JetStream. known are the entries that the book had a moment ago. One that is
+// removed in this very moment comes back as an entry without a record. Safe to
+// repeat.
+func (p *Placed) Recall(ctx context.Context, known []Placement) (entered int, err error) {
+	subjects, err := p.copy.subjects()
+	if err != nil {
+		return 0, err
+	}
+	booked := make(map[string]bool, len(known))
+	for _, pl := range known {
+		booked[placedSubject(pl.Challenge)] = true
+	}
+	for _, subject := range subjects {
+		pl, ok := p.copy.read(subject)
+		if !ok || booked[subject] {
+			continue
+		}
+		pl.At = time.Now().UTC()
+		if _, err := p.write(ctx, pl); err != nil && !errors.Is(err, ErrConflict) { // it came meanwhile
+			return entered, err
+		}
+		entered++
+	}
+	return entered, nil
+}
+
 // Confirm notes that the record was placed. still tells whether the order needs
 // it at all: if not, another visit has taken it back since Need, and the caller
 // MUST remove what it placed. The write is what tells whoever is just removing
@@ -250,6 +292,14 @@ func (p *Placed) Leave(ctx context.Context, c order.Challenge, id string) (pl Pl
 // Remove takes the entry away, if it is still the one that was read; else the
 // error is ErrConflict. Safe to repeat.
 func (p *Placed) Remove(ctx context.Context, pl Placement) error {
+	// The copy goes first: whoever comes to need the entry after it is gone
+	// writes a copy of its own. A crash in between leaves an entry without a
+	// record.
+	if !pl.Found {
+		if err := p.copy.forget(placedSubject(pl.Challenge)); err != nil {
+			return err
+		}
+	}
 	err := p.stream.DeleteMsg(ctx, pl.seq)
 	if err == nil {
 		return nil
@@ -260,8 +310,8 @@ func (p *Placed) Remove(ctx context.Context, pl Placement) error {
 		return errors.Join(err, rerr)
 	case !now.Stored():
 		return nil
-	case now.seq != pl.seq:
-		return ErrConflict
+	case now.seq != pl.seq: // by somebody whose copy this may have been
+		return errors.Join(ErrConflict, p.copy.keep(now))
 	}
 	return fmt.Errorf("forget what lay at %s: %w", pl.Challenge.Host, err)
 }

@@ -3,6 +3,8 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -192,5 +194,58 @@ func TestNewerPlacementIsLeftAlone(t *testing.T) {
 	}
 	if _, err := p.Need(t.Context(), text, "ali", "b", false); err == nil {
 		t.Error("it was overwritten")
+	}
+}
+
+// What only the copy has comes back into the book; what the book has removed
+// does not, unless somebody needed it at that moment.
+func TestCopy(t *testing.T) {
+	dir := t.TempDir()
+	c, err := OpenCopy(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := openBook(t).Copied(c)
+	keep := func(pl Placement) {
+		t.Helper()
+		for range 2 {
+			if err := p.Keep(pl); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	other, theirs := text, text
+	other.Value, theirs.Value = "v2", "v3"
+	keep(need(t, p, text, "a", false))
+	keep(need(t, p, other, "b", false))
+	keep(need(t, p, theirs, "c", true))
+	if !p.Kept(text) || !p.Kept(other) || p.Kept(theirs) {
+		t.Error("ours is not kept, or others' is")
+	}
+	if n, err := p.Recall(t.Context(), booked(t, p)); n != 0 || err != nil {
+		t.Errorf("recalled %d, %v, while nothing was lost", n, err)
+	}
+
+	if err := os.WriteFile(filepath.Join(dir, "placed.torn.json"), []byte(`{"v":1`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lost := openBook(t).Copied(c)
+	for _, want := range []int{2, 0} {
+		if n, err := lost.Recall(t.Context(), booked(t, lost)); n != want || err != nil {
+			t.Errorf("recalled %d, %v, want %d", n, err, want)
+		}
+	}
+	a, err := lost.Read(t.Context(), text)
+	if err != nil || !a.Needs("a") || a.Found || !slices.Equal(a.Labels, []string{"ali"}) {
+		t.Errorf("recalled %+v, %v", a, err)
+	}
+
+	need(t, lost, text, "d", false)
+	if err := lost.Remove(t.Context(), a); !errors.Is(err, ErrConflict) || !lost.Kept(text) {
+		t.Errorf("removed what d needs: %v, or its copy", err)
+	}
+	b, _ := lost.Read(t.Context(), other)
+	if err := lost.Remove(t.Context(), b); err != nil || lost.Kept(other) {
+		t.Errorf("the copy outlives its entry: %v", err)
 	}
 }

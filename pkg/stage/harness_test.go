@@ -73,6 +73,7 @@ type world struct {
 	line     *pipeline.Line
 	ledger   *ledger.Ledger
 	placed   *ledger.Placed
+	copy     *ledger.Copy
 	states   *account.Accounts
 	accounts stage.Accounts
 	solvers  map[string]dcv.Solver
@@ -87,6 +88,7 @@ type world struct {
 type setup struct {
 	cloud    func(*cloudsim.Config)
 	unmarked bool // no first sweep yet
+	uncopied bool // what is placed is in the book only
 	permits  func(permit.Key) permit.Limit
 }
 
@@ -116,6 +118,10 @@ func newWorld(t *testing.T, s setup) *world {
 	}
 	w.permits = permit.NewSet(s.permits)
 	w.openAccounts()
+	if !s.uncopied {
+		w.copy, err = ledger.OpenCopy(t.TempDir())
+		w.must(err)
+	}
 	w.openStreams()
 	if !s.unmarked {
 		w.sweepFirst()
@@ -190,8 +196,9 @@ func (w *world) openStreams() {
 	w.must(err)
 	w.ledger, err = ledger.New(ctx, w.js)
 	w.must(err)
-	w.placed, err = ledger.OpenPlaced(ctx, w.js)
+	book, err := ledger.OpenPlaced(ctx, w.js)
 	w.must(err)
+	w.placed = book.Copied(w.copy)
 	w.states, err = account.Open(ctx, w.js, 1)
 	w.must(err)
 }
@@ -201,7 +208,7 @@ func (w *world) openStreams() {
 func (w *world) afterWipe() *world {
 	w.t.Helper()
 	n := &world{t: w.t, sim: w.sim, permits: w.permits, web: w.web, looker: w.looker, keys: w.keys, identities: w.identities,
-		recipients: w.recipients, out: w.out, accounts: w.accounts, solvers: w.solvers}
+		recipients: w.recipients, out: w.out, accounts: w.accounts, solvers: w.solvers, copy: w.copy}
 	n.openStreams()
 	return n
 }

@@ -60,6 +60,9 @@ func (p places) put(ctx context.Context, label, id string, pr *order.Proof) erro
 	// A crash here leaves an entry without a record.
 	gap.At(ctx, "place: noted")
 	if !pl.Found {
+		if err := p.book.Keep(pl); err != nil {
+			return err
+		}
 		if err := solver.Present(ctx, at); err != nil {
 			return errors.Join(err, p.withdraw(ctx, at, id, fresh, err))
 		}
@@ -102,8 +105,8 @@ func (p places) note(ctx context.Context, s dcv.Solver, at order.Challenge, labe
 	}
 	fresh = !pl.Stored()
 	// An order that placed it itself knows that it is ours, also where the book
-	// was lost.
-	mine := !pr.Placed.IsZero() && !pr.Found && pr.Place() == at
+	// was lost; and so does the book's copy.
+	mine := !pr.Placed.IsZero() && !pr.Found && pr.Place() == at || p.book.Kept(at)
 	if pl, err = p.book.Need(ctx, at, label, id, there && !mine); err != nil {
 		return pl, false, err
 	}
@@ -207,7 +210,34 @@ func (p places) takeBack(ctx context.Context, label, id string, pr order.Proof, 
 		}
 		return nil
 	}
+	if hidden, err := p.hidden(ctx, pl, time.Now()); err != nil || hidden {
+		return err // the entry stays, and PlacedSweep comes later
+	}
 	return p.drop(ctx, pl, id)
+}
+
+// placing is how far the note of a placement may be from the record: a call, and
+// two processes' clocks.
+const placing = 10 * time.Second
+
+// hidden tells whether a record may be there that its provider does not list
+// yet, because another process placed it a moment ago: to remove it now would
+// find nothing, and forget it.
+func (p places) hidden(ctx context.Context, pl ledger.Placement, now time.Time) (bool, error) {
+	for _, label := range pl.Labels {
+		solver, err := p.solver(label)
+		if err != nil {
+			return false, err
+		}
+		l, ok := solver.(dcv.Lagger)
+		if !ok || l.Lag(pl.Challenge) == 0 || now.Sub(pl.At) >= l.Lag(pl.Challenge)+placing {
+			continue
+		}
+		if there, err := has(ctx, solver, pl.Challenge); err != nil || !there {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // drop removes a record and then its entry.
@@ -291,21 +321,34 @@ type PlacedSweep struct {
 // counts as gone with it: over some days.
 const zoneTries = 15
 
-// Sweep looks at every entry once. It goes on after one that cannot be dealt
-// with.
+// Sweep looks at every entry once, and enters what only the book's copy has. It
+// goes on after one that cannot be dealt with.
 func (s *PlacedSweep) Sweep(ctx context.Context) error {
-	var old []ledger.Placement
+	var all, old []ledger.Placement
 	err := s.Placed.Each(ctx, func(pl ledger.Placement) error {
+		all = append(all, pl)
 		if s.Now().Sub(pl.At) >= s.Older && !s.Now().Before(pl.Next) {
 			old = append(old, pl)
 		}
 		return nil
 	})
+	whole := err == nil
 	for _, pl := range old {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		err = errors.Join(err, s.look(ctx, pl))
+	}
+	if whole { // else what was not read would seem to be lost
+		err = errors.Join(err, s.recall(ctx, all))
+	}
+	return err
+}
+
+func (s *PlacedSweep) recall(ctx context.Context, known []ledger.Placement) error {
+	n, err := s.Placed.Recall(ctx, known)
+	if n > 0 {
+		s.Log.WarnContext(ctx, "the copy of what was placed has more than the book, as after a loss of JetStream: entered", "entries", n)
 	}
 	return err
 }
@@ -366,13 +409,15 @@ func (s *PlacedSweep) remove(ctx context.Context, pl ledger.Placement) error {
 	}
 	p := places{s.Placed, s.Solvers}
 	var err error
+	var hidden bool
 	if pl.Found {
 		err = s.Placed.Remove(ctx, pl)
-	} else {
+	} else if hidden, err = p.hidden(ctx, pl, s.Now()); err == nil && !hidden {
 		err = p.drop(ctx, pl, pl.Orders[0])
 	}
 	log := s.Log.With("host", pl.Challenge.Host, "type", pl.Challenge.Type, "orders", strings.Join(pl.Orders, " "))
 	switch {
+	case hidden: // a later sweep removes it
 	case err == nil:
 		log.InfoContext(ctx, "removed a challenge that no order needs any more", "found", pl.Found)
 	case ctx.Err() != nil || errors.Is(err, ledger.ErrConflict):

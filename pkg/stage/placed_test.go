@@ -106,6 +106,29 @@ func TestPlacedAndTakenBack(t *testing.T) {
 	}
 }
 
+// A record that another process placed a moment ago, and that the provider does
+// not list yet, is not forgotten when the order ends: the sweep removes it.
+func TestRecordThatIsNotListedYet(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{cloud: func(c *cloudsim.Config) { c.RecordListLag = cloudsim.Exactly(2 * time.Second) }})
+	w.publish(order.Request{ID: "t", Account: "ten", Names: []string{"t.example.com"}})
+	w.worker().driveTo("t", "placed", placed)
+	w.solvers = w.openSolvers() // of another process
+	w.worker().drive("t", order.Issued)
+	for end := time.Now().Add(patience); len(w.booked()) > 0; time.Sleep(50 * time.Millisecond) {
+		pl := w.booked()[0]
+		if there, err := w.solvers["ten"].(dcv.Haser).Has(t.Context(), pl.Challenge); err != nil {
+			t.Fatal(err)
+		} else if there {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the record is never listed")
+		}
+	}
+	w.wantNothingPlaced()
+}
+
 // What was there before us is not ours: it stays when the order ends, and also
 // when a worker died in between.
 func TestRecordOfOthersStays(t *testing.T) {
@@ -450,11 +473,42 @@ func TestRecheckIsBounded(t *testing.T) {
 	}
 }
 
-// After JetStream was lost, an order that is handed in again takes over the
-// record that its earlier life placed.
-func TestRecordOfAnEarlierLifeIsInherited(t *testing.T) {
+// After JetStream was lost, what lay in the DNS is taken back by the book's copy,
+// whether its order was handed in again or not.
+func TestRecordsOfALostBook(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{cloud: func(c *cloudsim.Config) { c.CheckInterval = cloudsim.Duration(3 * time.Second) }})
+	for _, id := range []string{"a", "b"} {
+		w.order(id, id+".example.com")
+		w.worker().driveTo(id, "placed", placed)
+	}
+	others := w.console(order.Challenge{Host: "_dnsauth.c.example.com", Type: dcv.TXT, Value: "theirs"})
+	n := w.afterWipe()
+	n.sweepFirst()
+	n.order("a", "a.example.com")
+	n.later()
+	n.worker().drive("a", order.Issued)
+	if o := n.wantIssued("a"); len(o.Proofs) != 1 || o.Proofs[0].Found {
+		t.Errorf("the record of its own life counts as others': %+v", o.Proofs)
+	}
+	if left := n.ours(); len(left) != 1 || !strings.HasPrefix(left[0], "_dnsauth.b.") {
+		t.Errorf("records after the end of a: %v", left)
+	}
+	n.must(n.worker().placing.Sweep(t.Context())) // enters what the copy has
+	if book := n.booked(); len(book) != 1 || !slices.Equal(book[0].Orders, []string{"b"}) {
+		t.Errorf("booked: %+v", book)
+	}
+	n.wantNothingPlaced()
+	if all := n.sim.Records(); len(all) != 1 || all[0].ID != others {
+		t.Errorf("records: %+v", all)
+	}
+}
+
+// After JetStream was lost, and without a copy of the book, an order that is
+// handed in again takes over the record that its earlier life placed.
+func TestRecordOfAnEarlierLifeIsInherited(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{uncopied: true, cloud: func(c *cloudsim.Config) { c.CheckInterval = cloudsim.Duration(3 * time.Second) }})
 	w.order("a", "a.example.com")
 	w.worker().driveTo("a", "placed", placed)
 	records := w.ours()

@@ -262,6 +262,9 @@ func (v *Verifier) unplaced(ctx context.Context, a *Account, o order.Order, c or
 			return pipeline.Wait(order.Wait{For: order.WaitForChallenge, Till: time.Now().UTC().Add(30 * time.Second),
 				What: fmt.Sprintf("order %s has its %s at %s%s, where there is room for one at a time", other, c.Type, c.Host, c.Path)})
 		}
+		if c.Type == dcv.FILE && o.Retries < 3 { // the other order may just have ended
+			return pipeline.Retry(fmt.Errorf("place challenge at %s: %w", c.Host, err), 0)
+		}
 	}
 	if forAPerson(err) {
 		return pipeline.Hold(fmt.Sprintf("cannot place the challenge for %s (%s %s): %v", c.Name, c.Type, c.Host, err),

@@ -123,7 +123,7 @@ func TestJudge(t *testing.T) {
 			v.hold(order.Challenge{Type: "TXT", Host: ours.Name, Value: "another"})
 			v.records = []cloudsim.RecordReport{ours}
 		}, 0, 0, 0, 1},
-		{"a record of a life that was lost", func(v *verdict) { v.did.Wipes, v.records = 1, []cloudsim.RecordReport{ours} }, 0, 0, 0, 0},
+		{"a record of a life that was lost", func(v *verdict) { v.did.Wipes, v.records = 1, []cloudsim.RecordReport{ours} }, 0, 0, 0, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := good()

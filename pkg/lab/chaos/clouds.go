@@ -13,8 +13,18 @@ var faultKinds = []cloudsim.Fault{
 	{Kind: "empty_200"}, {Kind: "wrong_type"}, {Kind: "stall", Seconds: 2.5 * deadline.Seconds()}, {Kind: "nonce_used"},
 }
 
+// oddLists leaves of the lists only what the documents promise: pages that shift,
+// now and then states that no document knows, and DNSPod's records late.
+func oddLists(c *cloudsim.Config) {
+	c.ListOrder, c.ListShift, c.OddStates = "oldest", 0.2, 0.05
+	c.RecordListLag = cloudsim.Between(0, 3*time.Second)
+}
+
 // faultyClouds makes 5 % of all calls go wrong, then 20 %.
 func faultyClouds(ctx context.Context, s *site, _ int) error {
+	if err := s.sim.SetConfig(oddLists); err != nil {
+		return err
+	}
 	all, err := s.requests(s.size.Orders, "faults")
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/certmill/certmill/pkg/ledger"
@@ -17,12 +18,14 @@ const cleanUp = 4 * time.Second
 // need. If that does not come, judge tells what is there.
 func (s *site) swept(ctx context.Context) {
 	s.tell("waiting until what was placed is taken back")
-	_ = s.await(ctx, 15*cleanUp, "the book is as it should be", func(ctx context.Context) error {
+	_ = s.await(ctx, 25*cleanUp, "the book is as it should be", func(ctx context.Context) error {
 		line, err := s.line(ctx)
 		if err != nil {
 			return err
 		}
-		return s.booked(ctx, func(pl ledger.Placement) error {
+		entries := 0
+		err = s.booked(ctx, func(pl ledger.Placement) error {
+			entries++
 			for _, id := range pl.Orders {
 				it, err := line.Last(ctx, id)
 				if err != nil || it.State != order.Held {
@@ -31,6 +34,14 @@ func (s *site) swept(ctx context.Context) {
 			}
 			return nil
 		})
+		if err != nil {
+			return err
+		}
+		copies, err := os.ReadDir(s.cfg.DCV.Copy)
+		if err == nil && len(copies) > entries {
+			err = fmt.Errorf("the book has %d entries, its copy %d", entries, len(copies))
+		}
+		return err
 	})
 }
 
@@ -50,7 +61,7 @@ func lies(c order.Challenge) lie { return lie{c.Type, c.Host, c.Value} }
 // left judges what lies in the DNS: by the clouds' own books nothing but what
 // held orders have there by their records, and the book of placements has just
 // that. Where JetStream was lost, so was the book: what its orders had placed is
-// only counted.
+// known by the copy.
 func (v *verdict) left() {
 	held := map[lie]string{} // by whom
 	for id, it := range v.orders {
@@ -72,8 +83,6 @@ func (v *verdict) left() {
 		switch at := (lie{r.Type, r.Name, r.Value}); {
 		case r.By == "" || r.By == "console": // the cloud's own, and strangers'
 		case held[at] != "" && (booked[at] || lost):
-		case lost:
-			v.report.LeftOver++
 		default:
 			v.report.Left++
 			v.problem("%s %s was left behind in the DNS, written by %s at %s; booked: %v", nil, r.Type, r.Name, r.By, r.Created.Format(time.TimeOnly), booked[at])

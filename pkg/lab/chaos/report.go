@@ -26,17 +26,16 @@ type Report struct {
 	Gaps          map[string]int `json:"gaps,omitempty"`         // where workers were frozen
 
 	// What was found.
-	Lost       int            `json:"lost"`                // acknowledged orders that vanished or never come to rest
-	Double     int            `json:"double"`              // sets of names for which more was paid than was authorised
-	States     map[string]int `json:"states"`              // orders by their last state
-	Held       map[string]int `json:"held,omitempty"`      // held orders by reason, digits as #
-	QuotaCloud int            `json:"quota_cloud"`         // paid orders, by the clouds' books
-	QuotaOurs  int            `json:"quota_ours"`          // by the ledger
-	Unresolved int            `json:"unresolved"`          // of ours: known to the ledger, but no order's claim (open, or unclaimed)
-	Difference int            `json:"difference"`          // paid orders that the ledger does not know, or the clouds do not
-	Left       int            `json:"left"`                // records of ours in the DNS that no held order accounts for
-	LeftOver   int            `json:"left_over,omitempty"` // such records where JetStream, and with it the book of them, was lost
-	OverLimit  int            `json:"over_limit"`          // calls above an account's limit in a sliding second
+	Lost       int            `json:"lost"`           // acknowledged orders that vanished or never come to rest
+	Double     int            `json:"double"`         // sets of names for which more was paid than was authorised
+	States     map[string]int `json:"states"`         // orders by their last state
+	Held       map[string]int `json:"held,omitempty"` // held orders by reason, digits as #
+	QuotaCloud int            `json:"quota_cloud"`    // paid orders, by the clouds' books
+	QuotaOurs  int            `json:"quota_ours"`     // by the ledger
+	Unresolved int            `json:"unresolved"`     // of ours: known to the ledger, but no order's claim (open, or unclaimed)
+	Difference int            `json:"difference"`     // paid orders that the ledger does not know, or the clouds do not
+	Left       int            `json:"left"`           // records of ours in the DNS that no held order accounts for
+	OverLimit  int            `json:"over_limit"`     // calls above an account's limit in a sliding second
 	Ratio      float64        `json:"ratio,omitempty"`
 	Problems   []string       `json:"problems,omitempty"`
 
@@ -58,7 +57,7 @@ func (r *Report) merge(o Report) {
 	r.Lost, r.Double, r.Difference, r.OverLimit = r.Lost+o.Lost, r.Double+o.Double, r.Difference+o.Difference, r.OverLimit+o.OverLimit
 	r.QuotaCloud, r.QuotaOurs, r.Unresolved = r.QuotaCloud+o.QuotaCloud, r.QuotaOurs+o.QuotaOurs, r.Unresolved+o.Unresolved
 	r.Exits += o.Exits
-	r.Left, r.LeftOver = r.Left+o.Left, r.LeftOver+o.LeftOver
+	r.Left += o.Left
 	r.Problems = append(r.Problems, o.Problems...)
 	if o.Ratio > 0 {
 		r.Ratio = o.Ratio
@@ -130,7 +129,6 @@ func (r Report) more() string {
 	tell(r.LateRefused, "late calls came after their signature's life")
 	tell(r.Wipes, "times JetStream was lost")
 	tell(r.Restores, "times it was put back to a copy")
-	tell(r.LeftOver, "records are left of lives whose JetStream was lost")
 	tell(r.Unresolved, "paid orders are known to the ledger and left to a person")
 	tell(r.Exits, "times a worker ended by itself and was started again")
 	tell(r.OverLimit, "calls above the limit of 10 a second")

@@ -222,7 +222,7 @@ func (s *site) configure(cluster bool) error {
 	c.State = filepath.Join(s.dir, "state")
 	c.Keys = app.Keys{Store: filepath.Join(s.dir, "keys"), Identity: filepath.Join(s.dir, "identity.age")}
 	c.Deliver.Directory, c.DCV.Files = filepath.Join(s.dir, "certs"), filepath.Join(s.dir, "files")
-	c.DCV.CleanUp = cleanUp
+	c.DCV.CleanUp, c.DCV.Copy = cleanUp, filepath.Join(s.dir, "placed")
 	c.DCV.Servers, c.DCV.Resolvers = []string{s.sim.DNSAddr()}, []string{s.sim.DNSAddr()}
 	c.DCV.Allow = []string{"127.0.0.0/8"}
 	if _, err := certstore.OpenIdentity(c.Keys.Identity); err != nil {

@@ -1,0 +1,103 @@
+package ledger
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Copy is a folder with a copy of what the book of placements has of ours, one
+// small file for each, for the case that JetStream is lost and the records stay.
+// It is shared by all who place and take back. The book decides; the copy only
+// says what the book may have forgotten, so it is written before the record and
+// goes after it, and one too many does no harm: what it tells of is looked for
+// by its exact value, and not found.
+//
+// The nil Copy keeps nothing.
+type Copy struct{ dir string }
+
+// OpenCopy makes the folder if it is not there.
+func OpenCopy(dir string) (*Copy, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("folder of the copies of what was placed: %w", err)
+	}
+	return &Copy{dir}, nil
+}
+
+const copySuffix = ".json"
+
+// path is the file of an entry: its subject, which is a name as good as any.
+func (c *Copy) path(subject string) string { return filepath.Join(c.dir, subject+copySuffix) }
+
+// keep writes an entry, safe to repeat. A reader finds all of it or nothing.
+func (c *Copy) keep(pl Placement) error {
+	if c == nil || pl.Found {
+		return nil
+	}
+	pl.V = version
+	data, err := json.Marshal(pl)
+	if err != nil {
+		return fmt.Errorf("encode placement: %w", err)
+	}
+	temp, err := os.CreateTemp(c.dir, "new-*")
+	if err != nil {
+		return fmt.Errorf("copy of a placement: %w", err)
+	}
+	_, err = temp.Write(data)
+	err = errors.Join(err, temp.Close())
+	if err == nil {
+		err = os.Rename(temp.Name(), c.path(placedSubject(pl.Challenge)))
+	}
+	if err != nil {
+		_ = os.Remove(temp.Name()) // the error that matters is the other one
+		return fmt.Errorf("copy of a placement: %w", err)
+	}
+	return nil
+}
+
+// forget removes the copy of an entry; it is gone is a success.
+func (c *Copy) forget(subject string) error {
+	if c == nil {
+		return nil
+	}
+	if err := os.Remove(c.path(subject)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("copy of a placement: %w", err)
+	}
+	return nil
+}
+
+// read returns what is kept under a subject. One that is not there, and one that
+// cannot be read as an entry, is none.
+func (c *Copy) read(subject string) (Placement, bool) {
+	if c == nil {
+		return Placement{}, false
+	}
+	data, err := os.ReadFile(c.path(subject))
+	if err != nil {
+		return Placement{}, false
+	}
+	pl, err := decodePlacement(data, 0)
+	return pl, err == nil && placedSubject(pl.Challenge) == subject
+}
+
+// subjects are those of all entries that are kept.
+func (c *Copy) subjects() ([]string, error) {
+	if c == nil {
+		return nil, nil
+	}
+	files, err := os.ReadDir(c.dir)
+	if err != nil {
+		return nil, fmt.Errorf("folder of the copies of what was placed: %w", err)
+	}
+	var all []string
+	for _, f := range files {
+		if subject, ok := strings.CutSuffix(f.Name(), copySuffix); ok {
+			all = append(all, subject)
+		}
+	}
+	return all, nil
+}
