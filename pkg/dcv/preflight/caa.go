@@ -94,6 +94,9 @@ func (p policy) judge(ca CA, known bool, product string, wild bool) (Finding, bo
 	switch {
 	case !restricted || known && slices.ContainsFunc(ca.Identities, func(id string) bool { return slices.Contains(issuers, id) }):
 		return Finding{}, false
+	case known && ca.Unread && len(issuers) > 0:
+		return Finding{Level: Warning, Kind: CAA, What: fmt.Sprintf("CAA of %s seems to forbid %s%s", p.at, ca.Identities[0], kindOf(tag)),
+			Do: fmt.Sprintf("ask the cloud by which name %s issues, and add 0 %s %q to it if it is this one; it allows %s", ca.Name, tag, ca.Identities[0], allowed(issuers))}, true
 	case known:
 		return Finding{Level: Error, Kind: CAA, What: fmt.Sprintf("CAA of %s forbids %s%s", p.at, ca.Identities[0], kindOf(tag)),
 			Do: fmt.Sprintf("add 0 %s %q to it, or order another brand; it allows %s", tag, ca.Identities[0], allowed(issuers))}, true

@@ -7,6 +7,9 @@ import "strings"
 type CA struct {
 	Name       string
 	Identities []string
+	// Unread: the names were not read on a page of the CA's own, so that what
+	// they leave out is a warning, not an error.
+	Unread bool
 }
 
 // The names that CAs take in CAA records, from their own pages:
@@ -15,15 +18,16 @@ type CA struct {
 //     check", and knowledge.digicert.com SO28343 and SO28344 for the brands' own
 //     names, which stay valid.
 //   - GlobalSign: support.globalsign.com, "CAA checking for SSL certificates".
-//   - CFCA: its CP/CPS for the global trust system (www.cfca.com.cn), and the
-//     list of CAA identifiers in the CCADB.
-//   - TrustAsia at Tencent Cloud, which is issued under several roots:
-//     cloud.tencent.com/document/faq/400/88117 tells to allow all three.
+//   - CFCA: its CP/CPS for the global trust system (www.cfca.com.cn) has the
+//     name, but could not be read here.
+//   - TrustAsia at Tencent Cloud is issued under several roots, of which it has
+//     one of its own by now: cloud.tencent.com/document/faq/400/88117 tells to
+//     allow the first three.
 var (
-	digicert   = CA{"DigiCert", []string{"digicert.com", "www.digicert.com", "symantec.com", "geotrust.com", "rapidssl.com", "thawte.com", "digitalcertvalidation.com", "digicert.ne.jp", "cybertrust.ne.jp"}}
-	globalsign = CA{"GlobalSign", []string{"globalsign.com"}}
-	cfca       = CA{"CFCA", []string{"cfca.com.cn"}}
-	trustasia  = CA{"TrustAsia", []string{"trust-provider.com", "sectigo.com", "globalsign.com"}}
+	digicert   = CA{Name: "DigiCert", Identities: []string{"digicert.com", "www.digicert.com", "symantec.com", "geotrust.com", "rapidssl.com", "thawte.com", "digitalcertvalidation.com", "digicert.ne.jp", "cybertrust.ne.jp"}}
+	globalsign = CA{Name: "GlobalSign", Identities: []string{"globalsign.com"}}
+	cfca       = CA{Name: "CFCA", Identities: []string{"cfca.com.cn"}, Unread: true}
+	trustasia  = CA{Name: "TrustAsia", Identities: []string{"trust-provider.com", "sectigo.com", "globalsign.com", "trustasia.com"}, Unread: true}
 )
 
 // brands are the first part of product codes, as the documents of

@@ -122,6 +122,14 @@ func TestUnknownBrand(t *testing.T) {
 	if f := only(t, checker.Check(t.Context(), []Subject{s})); f.Level != Error || f.What != "CAA of nobody.cn forbids every CA" {
 		t.Errorf("%+v", f)
 	}
+	s.Product, s.Names = "cfca-ov-1-personal", []string{"some.cn"} // known, but not for certain
+	if f := only(t, checker.Check(t.Context(), []Subject{s})); f.Level != Warning || f.What != "CAA of some.cn seems to forbid cfca.com.cn" {
+		t.Errorf("%+v", f)
+	}
+	s.Names = []string{"nobody.cn"}
+	if f := only(t, checker.Check(t.Context(), []Subject{s})); f.Level != Error || f.What != "CAA of nobody.cn forbids cfca.com.cn" {
+		t.Errorf("%+v", f)
+	}
 	s.Names = []string{"open.cn"}
 	if found := checker.Check(t.Context(), []Subject{s}); len(found) > 0 {
 		t.Errorf("%+v", found)
