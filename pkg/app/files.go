@@ -64,7 +64,7 @@ func openFiles(ctx context.Context, c DCV, js jetstream.JetStream, replicas int)
 		}
 		return files{b, nil, func() { _ = b.Close() }}, nil
 	}
-	return files{file.Solver{Dir: c.Files}, nil, func() {}}, nil
+	return files{file.Open(c.Files), nil, func() {}}, nil
 }
 
 // errServe: another connection to NATS does not mend it.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Copy is a folder with a copy of what the book of placements has of ours, one
@@ -20,15 +21,25 @@ import (
 // The nil Copy keeps nothing.
 type Copy struct{ dir string }
 
-// OpenCopy makes the folder if it is not there.
+// OpenCopy makes the folder if it is not there, and removes from it what writers
+// that were killed left half written, a day ago or longer.
 func OpenCopy(dir string) (*Copy, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of the copies of what was placed: %w", err)
 	}
+	torn, _ := filepath.Glob(filepath.Join(dir, tornPrefix+"*")) // a folder that cannot be read is found out when it is written to
+	for _, path := range torn {
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
+			_ = os.Remove(path) // nobody reads it
+		}
+	}
 	return &Copy{dir}, nil
 }
 
-const copySuffix = ".json"
+const (
+	copySuffix = ".json"
+	tornPrefix = "new-"
+)
 
 // path is the file of an entry: its subject, which is a name as good as any.
 func (c *Copy) path(subject string) string { return filepath.Join(c.dir, subject+copySuffix) }
@@ -43,7 +54,7 @@ func (c *Copy) keep(pl Placement) error {
 	if err != nil {
 		return fmt.Errorf("encode placement: %w", err)
 	}
-	temp, err := os.CreateTemp(c.dir, "new-*")
+	temp, err := os.CreateTemp(c.dir, tornPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("copy of a placement: %w", err)
 	}

@@ -20,7 +20,9 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/order"
@@ -31,6 +33,20 @@ import (
 type Solver struct{ Dir string }
 
 var _ dcv.Solver = Solver{}
+
+// Open returns the solver for a folder, and removes from it what writers that
+// were killed left half written, a day ago or longer.
+func Open(dir string) Solver {
+	torn, _ := filepath.Glob(filepath.Join(dir, tempPrefix+"*")) // a folder that cannot be read is found out when it is written to
+	for _, path := range torn {
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
+			_ = os.Remove(path) // nobody reads it
+		}
+	}
+	return Solver{dir}
+}
+
+const tempPrefix = ".certmill-"
 
 // wellKnown is the only place that challenges may have (Baseline Requirements
 // 3.2.2.4.18); the path comes from outside.
@@ -78,12 +94,13 @@ func place(root *os.Root, name, content string) error {
 	if err := makeFolders(root, path.Dir(name)); err != nil {
 		return err
 	}
-	temp := ".certmill-" + rand.Text() + ".tmp"
+	temp := tempPrefix + rand.Text() + ".tmp"
 	defer root.Remove(temp)
 	if err := write(root, temp, content); err != nil {
 		return err
 	}
-	// A crash here leaves a temporary file of a few bytes, which nobody reads.
+	// A crash here leaves a temporary file of a few bytes, which nobody reads and
+	// Open removes.
 	if err := root.Link(temp, name); err != nil {
 		return err
 	}

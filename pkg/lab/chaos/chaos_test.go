@@ -123,6 +123,11 @@ func TestJudge(t *testing.T) {
 			v.hold(order.Challenge{Type: "TXT", Host: ours.Name, Value: "another"})
 			v.records = []cloudsim.RecordReport{ours}
 		}, 0, 0, 0, 1},
+		{"a file that nobody needs", func(v *verdict) { v.files = []string{"www.example.com/.well-known/pki-validation/fileauth.txt"} }, 0, 0, 0, 1},
+		{"a held order's file", func(v *verdict) {
+			v.hold(order.Challenge{Type: "FILE", Host: "www.example.com", Path: "/.well-known/pki-validation/fileauth.txt", Value: "v"})
+			v.files = []string{"www.example.com/.well-known/pki-validation/fileauth.txt"}
+		}, 0, 0, 0, 0},
 		{"a record of a life that was lost", func(v *verdict) { v.did.Wipes, v.records = 1, []cloudsim.RecordReport{ours} }, 0, 0, 0, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {

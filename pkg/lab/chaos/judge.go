@@ -83,6 +83,7 @@ type verdict struct {
 	ours    map[string]string // paid orders that the ledger knows: what it says of them
 	book    []ledger.Placement
 	records []cloudsim.RecordReport
+	files   []string // FILE challenges, as host and path
 	cases   []dossier
 }
 

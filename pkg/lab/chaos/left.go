@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 )
@@ -56,10 +58,15 @@ func (s *site) booked(ctx context.Context, f func(ledger.Placement) error) error
 // lie is where a challenge lies, and what.
 type lie struct{ kind, host, value string }
 
-func lies(c order.Challenge) lie { return lie{c.Type, c.Host, c.Value} }
+func lies(c order.Challenge) lie {
+	if c.Type == dcv.FILE {
+		return lie{kind: c.Type, host: c.Host + c.Path}
+	}
+	return lie{c.Type, c.Host, c.Value}
+}
 
-// left judges what lies in the DNS: by the clouds' own books nothing but what
-// held orders have there by their records, and the book of placements has just
+// left judges what lies in the DNS, by the clouds' own books, and on the web
+// server: nothing but what held orders have there by their records, and the book of placements has just
 // that. Where JetStream was lost, so was the book: what its orders had placed is
 // known by the copy.
 func (v *verdict) left() {
@@ -88,6 +95,12 @@ func (v *verdict) left() {
 			v.problem("%s %s was left behind in the DNS, written by %s at %s; booked: %v", nil, r.Type, r.Name, r.By, r.Created.Format(time.TimeOnly), booked[at])
 		}
 	}
+	for _, name := range v.files {
+		if at := (lie{kind: dcv.FILE, host: name}); held[at] == "" {
+			v.report.Left++
+			v.problem("the file %s was left behind; booked: %v", nil, name, booked[at])
+		}
+	}
 }
 
 // readPlaced reads what left judges.
@@ -97,9 +110,25 @@ func (v *verdict) readPlaced(ctx context.Context) error {
 	for _, f := range dns.Foreign {
 		v.problem("a record of others was changed: %+v", nil, f)
 	}
+	if err := v.readFiles(); err != nil {
+		return err
+	}
 	err := v.booked(ctx, func(pl ledger.Placement) error { v.book = append(v.book, pl); return nil })
 	if err != nil {
 		return fmt.Errorf("read what was placed: %w", err)
 	}
 	return nil
+}
+
+// readFiles reads which FILE challenges lie on the web server.
+func (v *verdict) readFiles() error {
+	root := v.cfg.DCV.Files
+	return filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Dir(path) == root { // what a killed writer leaves is served to nobody
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		v.files = append(v.files, filepath.ToSlash(name))
+		return err
+	})
 }

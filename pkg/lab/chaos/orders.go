@@ -44,7 +44,7 @@ func (b *books) acknowledged() int {
 
 // requests makes n orders for different names: at all accounts in turn or
 // wherever certmill chooses, most for one name, some for several, some with a
-// CSR of their own.
+// CSR of their own, some proved by a file.
 func (s *site) requests(n int, prefix string) ([]order.Request, error) {
 	dice := s.dice("orders " + prefix)
 	all := make([]order.Request, n)
@@ -62,6 +62,8 @@ func (s *site) requests(n int, prefix string) ([]order.Request, error) {
 				return nil, err
 			}
 			r.CSR = csr
+		case 3:
+			r.Validation = order.FILE
 		}
 		all[i] = r
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,7 @@ import (
 	"github.com/certmill/certmill/pkg/app"
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/dcv/file"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
@@ -53,6 +55,7 @@ type site struct {
 	size   Size
 	tell   func(string)
 	sim    *cloudsim.Sim
+	web    net.Listener // of the web server of all names
 	cfg    app.Config
 	labels []string // of the accounts
 
@@ -120,8 +123,12 @@ func (s *site) dice(purpose string) *rand.Rand {
 // openClouds starts the clouds. They are in this process: their books are the
 // oracle.
 func (s *site) openClouds() (err error) {
+	if s.web, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return err
+	}
+	go func() { _ = http.Serve(s.web, file.Handler(s.webRoot())) }() // until close
 	cfg := cloudsim.Config{
-		Seed:                s.seed,
+		Seed: s.seed, FilePort: s.webPort(),
 		AliyunSignatureLife: cloudsim.Duration(signatureLife), TencentSignatureLife: cloudsim.Duration(signatureLife),
 		ClockSkew: cloudsim.Duration(clocks), ListLag: cloudsim.Between(0, listLag),
 		IssueDelay: cloudsim.Between(200*time.Millisecond, time.Second), CloudKey: "p256",
@@ -145,6 +152,9 @@ func (s *site) openClouds() (err error) {
 	s.sim, err = cloudsim.Start(context.Background(), cfg)
 	return err
 }
+
+func (s *site) webRoot() string { return filepath.Join(s.dir, "files") }
+func (s *site) webPort() int    { return s.web.Addr().(*net.TCPAddr).Port }
 
 // limits are those of the clouds' pages, less for the DNS, where these would
 // split the rings. Written into the config they make each worker join the rings
@@ -221,7 +231,8 @@ func (s *site) configure(cluster bool) error {
 	}
 	c.State = filepath.Join(s.dir, "state")
 	c.Keys = app.Keys{Store: filepath.Join(s.dir, "keys"), Identity: filepath.Join(s.dir, "identity.age")}
-	c.Deliver.Directory, c.DCV.Files = filepath.Join(s.dir, "certs"), filepath.Join(s.dir, "files")
+	c.Deliver.Directory, c.DCV.Files = filepath.Join(s.dir, "certs"), s.webRoot()
+	c.DCV.FilePort = s.webPort()
 	c.DCV.CleanUp, c.DCV.Copy = cleanUp, filepath.Join(s.dir, "placed")
 	c.DCV.Servers, c.DCV.Resolvers = []string{s.sim.DNSAddr()}, []string{s.sim.DNSAddr()}
 	c.DCV.Allow = []string{"127.0.0.0/8"}
@@ -412,6 +423,9 @@ func (s *site) close() {
 	all.Wait()
 	if s.sim != nil {
 		_ = s.sim.Close()
+	}
+	if s.web != nil {
+		_ = s.web.Close()
 	}
 }
 
