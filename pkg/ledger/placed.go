@@ -223,6 +223,19 @@ func (p *Placed) Kept(c order.Challenge) bool {
 	return kept
 }
 
+// Forget removes the copy of what was taken back without an entry. An entry that
+// came meanwhile has its copy again. Safe to repeat.
+func (p *Placed) Forget(ctx context.Context, c order.Challenge) error {
+	if err := p.copy.forget(placedSubject(c)); err != nil {
+		return err
+	}
+	now, err := p.Read(ctx, c)
+	if err != nil || !now.Stored() {
+		return err
+	}
+	return p.copy.keep(now)
+}
+
 // Recall enters what the copy has and the book has not, as after the loss of
 // JetStream. known are the entries that the book had a moment ago. One that is
 // removed in this very moment comes back as an entry without a record. Safe to

@@ -140,7 +140,10 @@ func (p places) confirm(ctx context.Context, s dcv.Solver, pl ledger.Placement, 
 	}
 	now, err := p.book.Read(ctx, pl.Challenge)
 	if err == nil && !now.Stored() {
-		err = s.CleanUp(ctx, pl.Challenge)
+		if err = s.CleanUp(ctx, pl.Challenge); err == nil {
+			// A crash here leaves a copy, by which PlacedSweep looks once more.
+			err = p.book.Forget(ctx, pl.Challenge)
+		}
 	}
 	return errors.Join(errors.New("the challenge was taken back while it was placed"), err)
 }

@@ -536,6 +536,7 @@ func TestPlacedTooLate(t *testing.T) {
 	w.worker().drive("a", order.Issued)
 	f.thaw()
 	<-ended
+	w.must(f.placing.Sweep(t.Context())) // which would enter what the book's copy has
 	if left, book := w.ours(), w.booked(); len(left)+len(book) > 0 {
 		t.Errorf("left behind: %v, %v", left, book)
 	}
@@ -655,6 +656,7 @@ func TestPlacedWhileItIsRemoved(t *testing.T) {
 			thaw()
 		}
 	}).drive("a", order.Issued)
+	w.must(f.placing.Sweep(t.Context()))
 	if left, book := w.ours(), w.booked(); len(left)+len(book) > 0 {
 		t.Errorf("left behind: %v, %v", left, book)
 	}
