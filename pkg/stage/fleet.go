@@ -22,6 +22,7 @@ const (
 	leastGrace    = 3 * time.Second
 	mostGrace     = time.Minute
 	readAllEvery  = 2 * time.Minute
+	leastProbe    = 10 * time.Second
 )
 
 // flying is one order that waits for the CA, as far as the sweep remembers it.
@@ -37,6 +38,7 @@ type flying struct {
 	gone     time.Time // when it was first missed
 	asked    time.Time
 	distance time.Duration // until it is asked about again
+	probed   time.Time     // when it was asked about to try the lists
 }
 
 // item is what Settle needs to remove a message.
@@ -87,7 +89,7 @@ func (f *fleet) lists(flow issuer.Flow) *lists {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	every := min(f.takes()/10, longestSweep)
-	if l.certs() {
+	if l.newest() {
 		every = min(f.takes()/20, longestNewest)
 	}
 	if every = max(every, shortestSweep); f.rhythm == 0 || every < f.rhythm {
@@ -98,14 +100,27 @@ func (f *fleet) lists(flow issuer.Flow) *lists {
 
 // passEvery is the distance of two passes through all that waits. Where the
 // list of certificates tells what was issued, a pass only finds what ended in
-// another way, and ids that the newest pages did not show.
+// another way, and ids that the newest pages did not show. While nothing has
+// ended at all there is nothing to find but those: each pass comes when orders
+// have waited half as long again as at the one before, at a steady intake.
 func (f *fleet) passEvery(l *lists) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if l.certs() {
-		return min(max(f.takes()/3, shortestSweep), longestPass)
+	switch {
+	case !l.newest():
+		return min(f.takes()/11, longestSweep*9/10) // every sweep, unless another flow sweeps more often
+	case f.average == 0:
+		return max(f.takes(), shortestSweep)
+	default:
+		return min(max(f.takes()/2, shortestSweep), longestPass)
 	}
-	return min(f.takes()/11, longestSweep*9/10) // every sweep, unless another flow sweeps more often
+}
+
+// probeEvery is the distance of two probes: a tenth of the time that orders take.
+func (f *fleet) probeEvery() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return min(max(f.takes()/10, leastProbe), longestSweep)
 }
 
 // grace is how long an order that left the list of what waits is looked for in
@@ -113,7 +128,7 @@ func (f *fleet) passEvery(l *lists) time.Duration {
 func (f *fleet) grace(l *lists) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !l.certs() {
+	if !l.newest() {
 		return 0
 	}
 	return min(max(f.takes()/10, leastGrace), mostGrace)

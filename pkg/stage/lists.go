@@ -17,11 +17,16 @@ type lists struct {
 	passed   time.Time          // when the last pass through all that waits began
 	backward bool               // the newest certificates are on the last page
 	last     int                // page of the certificate list, as it was told last
+
+	probed time.Time            // when the lists were last tried
+	owed   map[string]time.Time // instances of orders that a probe found issued: when
+	doubt  int                  // that the newest certificates tell what was issued
 }
 
-func (l *lists) certs() bool {
+// newest: the newest pages of the certificate list tell what was issued.
+func (l *lists) newest() bool {
 	_, ok := l.flow.(issuer.CertLister)
-	return ok
+	return ok && l.doubt < mostDoubt/2
 }
 
 // shortPass is how many pages are read so quickly that no row slips from one
@@ -33,14 +38,13 @@ const shortPass = 2
 const surelyGone = 2
 
 // readWaiting reads the list of what still waits: the newest pages, as long as
-// they bring orders that were not listed yet, and none if there is no such
-// order; or, when a pass is due, all of it. Only a pass can tell that an order
-// is gone.
+// they bring rows that are new and not every order was listed; or, when a pass
+// is due, all of it. Only a pass can tell that an order is gone.
 func (l *lists) readWaiting(ctx context.Context, orders []*flying, now time.Time, every time.Duration) error {
 	pass := now.Sub(l.passed) >= every
 	want := unlisted(orders, &l.listed)
 	shown, page := map[string]bool{}, 0
-	for more := pass || want > 0; more; page++ {
+	for more := pass || len(want) > 0; more; page++ {
 		if page == maxPages {
 			return fmt.Errorf("the list of what waits has more than %d pages", maxPages)
 		}
@@ -53,25 +57,27 @@ func (l *lists) readWaiting(ctx context.Context, orders []*flying, now time.Time
 			if _, known := l.listed.get(row.CloudID); !known {
 				brought = true
 			}
+			delete(want, row.CloudID)
 			l.listed.put(row.CloudID, row.InstanceID)
 			shown[row.CloudID] = true
 		}
-		more = p.More && (pass || brought)
+		more = p.More && (pass || brought && len(want) > 0)
 		pass = pass || !p.More // nothing was left out
 	}
 	l.note(orders, shown, pass, page, now)
 	return nil
 }
 
-func unlisted(orders []*flying, listed *recent[string]) (n int) {
+func unlisted(orders []*flying, listed *recent[string]) map[string]bool {
+	want := map[string]bool{}
 	for _, o := range orders {
 		if instance, known := listed.get(o.cloudID); known {
 			o.instance = instance
 		} else if o.instance == "" {
-			n++
+			want[o.cloudID] = true
 		}
 	}
-	return n
+	return want
 }
 
 // note takes over what the pages showed. Rows slip while one pages: an order
@@ -88,7 +94,7 @@ func (l *lists) note(orders []*flying, shown map[string]bool, pass bool, pages i
 			if o.missed++; o.gone.IsZero() {
 				o.gone = now
 			}
-			if pages <= shortPass || !l.certs() {
+			if pages <= shortPass || !l.newest() {
 				o.missed = max(o.missed, surelyGone)
 			}
 		}
@@ -119,6 +125,10 @@ func (l *lists) readCertificates(ctx context.Context, orders []*flying) error {
 		if o.missed >= surelyGone {
 			gone++
 		}
+	}
+	for instance := range l.owed {
+		wanted[instance] = true
+		gone++
 	}
 	if len(wanted) == 0 {
 		return nil
@@ -174,6 +184,63 @@ func (l *lists) learn(rows []issuer.Row, wanted map[string]bool) (brought, known
 		}
 	}
 	return brought, known
+}
+
+// An order that no list explained outweighs so many that one did: lists that
+// leave more than a sixth out are not relied on.
+const (
+	outweighs = 5
+	mostDoubt = 20 * outweighs // so that it can be dispelled
+)
+
+// probe is the order to ask about although the lists say that it waits: no
+// document tells how they are sorted, so "the newest pages" may be none. Every
+// time it is another one, the oldest of those that were not asked about yet.
+func (l *lists) probe(orders []*flying, now time.Time, every time.Duration) *flying {
+	if !l.newest() || now.Sub(l.probed) < every {
+		return nil
+	}
+	var oldest *flying
+	for _, o := range orders {
+		waits := o.missed < surelyGone && !o.partly && l.certificate(o) == ""
+		if waits && now.Sub(o.stored) >= every && (oldest == nil || o.probed.Before(oldest.probed)) {
+			oldest = o
+		}
+	}
+	if oldest != nil {
+		l.probed, oldest.probed = now, now
+	}
+	return oldest
+}
+
+// foundByAsking learns from an order that was issued and that no list showed.
+func (l *lists) foundByAsking(o *flying, now time.Time) {
+	switch {
+	case o.missed >= surelyGone:
+		l.doubt = min(l.doubt+outweighs, mostDoubt)
+	case !o.partly: // a probe; the lists may only lag
+		if l.owed == nil {
+			l.owed = map[string]time.Time{}
+		}
+		l.owed[o.instance] = now
+	}
+}
+
+// probeGrace is how much the lists may lag behind what a probe found. Doubting
+// them too early is cheap: what they show next dispels it.
+const probeGrace = 10 * time.Second
+
+// settle makes up its mind about what probes found: a list that does not show
+// it after the grace is not sorted as it must be.
+func (l *lists) settle(now time.Time) {
+	for instance, since := range l.owed {
+		if _, shown := l.issued.get(instance); shown {
+			delete(l.owed, instance)
+		} else if now.Sub(since) >= probeGrace {
+			delete(l.owed, instance)
+			l.doubt, l.passed = mostDoubt, time.Time{} // a pass is due
+		}
+	}
 }
 
 // dayLong is how much older than its order a certificate's day may seem: lists

@@ -3,12 +3,17 @@ package stage
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/natstest"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
 )
 
 // shelf is a cloud's lists as they might be: pages of fifty in an order that no
@@ -20,7 +25,9 @@ type shelf struct {
 	waiting     []issuer.Row // newest last
 	certs       []issuer.Row
 	between     func() // two pages
-	calls       int
+	calls, asks int
+	came        int
+	told        map[string]bool
 }
 
 const shelfPage = 50
@@ -38,6 +45,8 @@ func (s *shelf) page(rows []issuer.Row, page int) (issuer.Page, error) {
 	switch s.sort {
 	case "newest":
 		slices.Reverse(all)
+	case "named": // newcomers are anywhere
+		slices.SortFunc(all, func(a, b issuer.Row) int { return strings.Compare(a.InstanceID, b.InstanceID) })
 	case "shuffled":
 		s.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	}
@@ -57,6 +66,31 @@ func (s *shelf) issue() {
 	r := s.waiting[0]
 	s.waiting = s.waiting[1:]
 	s.certs = append(s.certs, issuer.Row{CertID: "cert-" + r.CloudID, InstanceID: r.InstanceID})
+}
+
+// arrive puts one more order into the list, and into the line.
+func (s *shelf) arrive(t *testing.T, line *pipeline.Line, at time.Time) {
+	id := fmt.Sprint("o", s.came)
+	s.came++
+	s.waiting = append(s.waiting, issuer.Row{CloudID: id, InstanceID: "i-" + fmt.Sprint(s.came*7919%1000)})
+	rec := order.Order{V: order.SchemaVersion, Timeline: []order.Event{{At: at}}, Account: "a", Request: order.Request{ID: id, Names: []string{id + ".example.com"}}, State: order.Submit}
+	it, err := line.Create(t.Context(), rec)
+	must(t, err)
+	rec.CloudID, rec.Operation, rec.Challenges = id, s.Action(), []order.Challenge{{Name: id + ".example.com"}}
+	for _, rec.State = range []order.State{order.Verify, order.Issuing} {
+		it, err = line.Move(t.Context(), it, rec)
+		must(t, err)
+	}
+}
+
+// noticed is true the first time.
+func (s *shelf) noticed(cloudID string) bool {
+	if s.told == nil {
+		s.told = map[string]bool{}
+	}
+	first := !s.told[cloudID]
+	s.told[cloudID] = true
+	return first
 }
 
 func (s *shelf) fill(n int) (orders []*flying) {
@@ -150,6 +184,80 @@ func TestListsThatShift(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Action and Look make the shelf a flow that can be swept.
+func (s *shelf) Action() string { return "Buy" }
+
+func (s *shelf) Look(_ context.Context, cloudID string) (issuer.Status, error) {
+	s.asks++
+	for _, r := range s.certs {
+		if r.CertID == "cert-"+cloudID {
+			return issuer.Status{Phase: issuer.IssuedPhase, CertID: r.CertID}, nil
+		}
+	}
+	return issuer.Status{Phase: issuer.Reviewing}, nil
+}
+
+// However a cloud sorts its lists, what it issues is noticed within about a
+// tenth of the time that orders take, and orders are not asked about one by one
+// where a list tells. Sorted as expected, it is noticed at once: otherwise a
+// probe has to show first that the newest pages are not the newest.
+func TestNoticedHoweverListsAreSorted(t *testing.T) {
+	const orders, perOrder, takes = 600, time.Second, 1000 * time.Second
+	for sort, most := range map[string]struct {
+		p95         time.Duration
+		lists, asks int
+	}{
+		"newest": {takes / 20, 450, 60}, "oldest": {takes / 6, 600, 60}, "named": {takes / 6, 750, 700},
+	} {
+		t.Run(sort, func(t *testing.T) {
+			t.Parallel()
+			s := &shelf{sort: sort}
+			for i := range 3000 {
+				s.certs = append(s.certs, issuer.Row{CertID: fmt.Sprint("old", i), InstanceID: fmt.Sprintf("i-%d-%d", i%1000, i)})
+			}
+			sweep, a := issuingSweep(t, s)
+			began := time.Now()
+			now, issuedAt, delays := began, map[string]time.Time{}, []time.Duration(nil)
+			sweep.Now = func() time.Time { return now }
+			for n := 0; len(delays) < orders; n++ {
+				if n > 1000 {
+					t.Fatalf("only %d of %d orders were noticed", len(delays), orders)
+				}
+				for due := min(orders, int(now.Sub(began)/perOrder)); s.came < due; {
+					s.arrive(t, sweep.Line, now)
+				}
+				for due := int((now.Sub(began) - takes) / perOrder); len(issuedAt) < min(due, orders); {
+					issuedAt[s.waiting[0].CloudID] = began.Add(takes + time.Duration(len(issuedAt))*perOrder)
+					s.issue()
+				}
+				must(t, sweep.Sweep(t.Context(), a))
+				must(t, sweep.Line.Each(t.Context(), order.Collect, "a", func(it pipeline.Item) error {
+					if at, new := issuedAt[it.CloudID]; new && s.noticed(it.CloudID) {
+						delays = append(delays, now.Sub(at))
+					}
+					return nil
+				}))
+				now = now.Add(sweep.Interval("a"))
+			}
+			slices.Sort(delays)
+			p95 := delays[len(delays)*95/100]
+			t.Logf("p50 %v, p95 %v, longest %v; %d list calls, %d questions", delays[len(delays)/2], p95, delays[len(delays)-1], s.calls, s.asks)
+			if p95 > most.p95 || s.calls > most.lists || s.asks > most.asks {
+				t.Errorf("want at most %+v", most)
+			}
+		})
+	}
+}
+
+// issuingSweep is a sweep of an account whose only flow is the shelf.
+func issuingSweep(t *testing.T, s *shelf) (*IssuingSweep, *Account) {
+	js := natstest.Connect(t, natstest.Server(t))
+	must(t, pipeline.Provision(t.Context(), js, 1))
+	line, err := pipeline.Open(t.Context(), js, "test", slog.New(slog.NewTextHandler(t.Output(), nil)))
+	must(t, err)
+	return &IssuingSweep{Line: line, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, &Account{Label: "a", Flows: map[string]issuer.Flow{"Buy": s}}
 }
 
 // An order that ended without a certificate is in no list: it is asked about,

@@ -117,7 +117,11 @@ func (s *IssuingSweep) sweepFlow(ctx context.Context, a *Account, flow issuer.Fl
 		return err
 	}
 	now, began := s.Now(), time.Now()
+	l.settle(now)
 	issued, unexplained := l.judge(orders, now, f.grace(l))
+	if o := l.probe(orders, now, f.probeEvery()); o != nil {
+		unexplained = slices.Insert(unexplained, 0, o)
+	}
 	if err := s.collect(ctx, a, f, l, issued); err != nil {
 		return err
 	}
@@ -127,7 +131,11 @@ func (s *IssuingSweep) sweepFlow(ctx context.Context, a *Account, flow issuer.Fl
 		}
 		o.asked, o.distance = now, min(max(2*o.distance, firstDistance), farDistance)
 		if err := s.visit(ctx, f, o, func(ctx context.Context, rec order.Order) (order.Order, error) {
-			return s.ask(ctx, a, flow, f, rec)
+			rec, err := s.ask(ctx, a, flow, f, rec)
+			if err == nil && rec.State == order.Collect {
+				l.foundByAsking(o, now)
+			}
+			return rec, err
 		}); err != nil {
 			return err
 		}
@@ -139,6 +147,7 @@ func (s *IssuingSweep) sweepFlow(ctx context.Context, a *Account, flow issuer.Fl
 func (s *IssuingSweep) collect(ctx context.Context, a *Account, f *fleet, l *lists, issued []*flying) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(hands)
+	l.doubt = max(l.doubt-len(issued), 0)
 	for _, o := range issued {
 		certID := l.certificate(o)
 		g.Go(func() error {
