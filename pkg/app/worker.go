@@ -50,7 +50,7 @@ func (s *session) work(ctx context.Context, r Role) error {
 }
 
 func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
-	intake := stage.Intake{Accounts: s.accounts, Ledger: s.ledger, Line: s.line, Log: s.log}
+	intake := stage.Intake{Accounts: s.accounts, Ledger: s.ledger, Line: s.line, Log: s.log, Sealer: s.recipients}
 	for _, urgent := range []bool{false, true} {
 		g.Go(func() error {
 			return s.while(ctx, s.roomy, func(ctx context.Context) error { return s.line.Intake(ctx, urgent, intake.Accept) })

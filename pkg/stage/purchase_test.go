@@ -18,8 +18,8 @@ import (
 	"github.com/certmill/certmill/pkg/stage"
 )
 
-// The key is made in a visit of its own, stored in the next, and only the third
-// buys.
+// The key is made in a visit of its own, stored in the next, which also takes the
+// attempt's number, and only the third buys.
 func TestKeyThenStoreThenPurchase(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -35,7 +35,7 @@ func TestKeyThenStoreThenPurchase(t *testing.T) {
 	}
 	p.visit("a")
 	stored := w.last("a")
-	if !stored.Key.Stored || stored.Key.Fingerprint != made.Key.Fingerprint || stored.State != order.Submit {
+	if !stored.Key.Stored || stored.Key.Fingerprint != made.Key.Fingerprint || stored.Attempt != 1 || stored.State != order.Submit {
 		t.Fatalf("after the second visit: %s %+v", stored.State, stored.Key)
 	}
 	if k, err := w.keys.Get("a"); err != nil || k.Fingerprint != made.Key.Fingerprint {
@@ -50,6 +50,36 @@ func TestKeyThenStoreThenPurchase(t *testing.T) {
 	w.wantIssued("a")
 	if o.Key.Fingerprint != made.Key.Fingerprint || o.Attempt != 1 || o.Purchase != 1 {
 		t.Errorf("the record has key %+v, attempt %d, purchase %d", o.Key, o.Attempt, o.Purchase)
+	}
+}
+
+// The intake makes the key of an order that it can make quickly, so that it is in
+// the first record; what it cannot make, it leaves to the submitter.
+func TestKeyOfTheIntake(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	in := w.worker().intake
+	in.Sealer = w.recipients
+	for id, more := range map[string]string{"a": "", "r": `,"key":"rsa-2048"`} {
+		w.must(in.Accept(t.Context(), w.message([]byte(`{"id":"`+id+`","account":"ali","names":["`+id+`.example.com"]`+more+`}`))))
+	}
+	if k := w.last("r").Key; k != nil {
+		t.Errorf("the intake made an RSA key: %+v", k)
+	}
+	made := w.last("a").Key
+	if made == nil || made.Stored || len(made.Sealed) == 0 {
+		t.Fatalf("the first record has the key %+v", made)
+	}
+	if _, err := w.keys.Get("a"); err == nil {
+		t.Error("the key store has the pair before the submitter wrote it there")
+	}
+	for _, id := range []string{"a", "r"} {
+		w.worker().drive(id, order.Issued)
+		w.wantIssued(id)
+		w.wantPaid(1, id+".example.com")
+	}
+	if got := w.paid("a.example.com")[0].KeyFP; got != made.Fingerprint {
+		t.Errorf("the cloud signed key %s, the intake's is %s", got, made.Fingerprint)
 	}
 }
 
@@ -78,8 +108,7 @@ func TestPermitComesBeforeNumberAndEntry(t *testing.T) {
 		}
 		return l
 	}})
-	w.order("a", "a.example.com")
-	w.worker().visit("a") // takes attempt 1
+	w.order("a", "a.example.com") // has attempt 1
 	_, release, err := w.accounts["ali"].Flows[stage.ForPackage].Reserve(t.Context())
 	w.must(err)
 	defer release()
@@ -134,7 +163,7 @@ func TestNumberThenEntryThenCall(t *testing.T) {
 		}
 		seen = append(seen, name+":"+what)
 	})
-	p.visit("a") // takes attempt 1, which is a transition of its own
+	// The attempt's number was taken in a transition of its own.
 	if o := w.last("a"); o.Attempt != 1 || len(seen) != 0 {
 		t.Fatalf("attempt %d, %v", o.Attempt, seen)
 	}

@@ -65,13 +65,19 @@ func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, err
 	if o.Attempt == 0 && past(o) {
 		return o, tooLate(o)
 	}
-	if o.Key == nil && (o.Request.CSR != "" || a.MakesKey(o.Operation, o.Request)) {
-		// A visit of its own: the sealed pair is in the record before anything
-		// is done with it, so every later attempt uses the same key.
-		return s.makeKey(a, o)
+	if needsKey(a, o) {
+		// A visit of its own, if the intake did not do it: the sealed pair is in
+		// the record before anything is done with it, so every later attempt uses
+		// the same key.
+		return makeKey(a, s.Sealer, o)
 	}
 	if o.Key != nil && !o.Key.Stored {
-		return s.storeKey(ctx, o)
+		kept, ours, err := s.storeKey(ctx, o)
+		// Where the record has that very pair it need not be rewritten first: that
+		// it is stored goes into the record with the first attempt's number.
+		if o = kept; err != nil || !ours || !flow.Spends() || o.Attempt > 0 {
+			return o, err
+		}
 	}
 	if flow.Spends() {
 		return s.purchase(ctx, a, flow, o)
@@ -90,7 +96,12 @@ func tooLate(o order.Order) error {
 	return pipeline.Hold("its deadline has passed and nothing was bought", "certmill approve "+o.ID(), "certmill cancel "+o.ID())
 }
 
-func (s *Submitter) makeKey(a *Account, o order.Order) (order.Order, error) {
+func needsKey(a *Account, o order.Order) bool {
+	return o.Key == nil && (o.Request.CSR != "" || a.MakesKey(o.Operation, o.Request))
+}
+
+// makeKey makes the order's pair and seals it, or takes what its CSR says.
+func makeKey(a *Account, seal Sealer, o order.Order) (order.Order, error) {
 	if o.Request.CSR != "" {
 		fp, err := certstore.FingerprintOfCSR(o.Request.CSR)
 		if err != nil {
@@ -104,7 +115,7 @@ func (s *Submitter) makeKey(a *Account, o order.Order) (order.Order, error) {
 	if err != nil {
 		return o, fmt.Errorf("make key: %w", err)
 	}
-	sealed, err := s.Sealer.Seal(key)
+	sealed, err := seal.Seal(key)
 	if err != nil {
 		return o, fmt.Errorf("seal key: %w", err)
 	}
@@ -114,15 +125,15 @@ func (s *Submitter) makeKey(a *Account, o order.Order) (order.Order, error) {
 
 // storeKey writes the pair into the key store. A pair that is there under this
 // id wins (from an earlier life of the stream, or a rival visit): a certificate
-// may have been bought for it.
-func (s *Submitter) storeKey(ctx context.Context, o order.Order) (order.Order, error) {
-	stored, _, err := s.Keys.Put(ctx, o.ID(), *o.Key)
+// may have been bought for it. ours tells that it is the record's.
+func (s *Submitter) storeKey(ctx context.Context, o order.Order) (kept order.Order, ours bool, err error) {
+	stored, won, err := s.Keys.Put(ctx, o.ID(), *o.Key)
 	if err != nil {
-		return o, fmt.Errorf("store key: %w", err)
+		return o, false, fmt.Errorf("store key: %w", err)
 	}
 	stored.Stored = true
 	o.Key = &stored
-	return o, nil
+	return o, won, nil
 }
 
 func (s *Submitter) application(a *Account, o order.Order) issuer.Application {
