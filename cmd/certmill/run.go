@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/order"
 )
 
 type runCmd struct {
@@ -51,7 +52,7 @@ func (w *workCmd) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	return app.Work(ctx, cfg, app.Role(w.Role))
+	return app.Work(ctx, cfg, order.Role(w.Role))
 }
 
 // config: a run takes no config that an earlier run left, because that names

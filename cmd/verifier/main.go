@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/order"
 )
 
-func main() { os.Exit(app.Main(app.Verifier, os.Args[1:])) }
+func main() { os.Exit(app.Main(order.Verifier, os.Args[1:])) }

@@ -15,11 +15,13 @@ import (
 	"github.com/lmittmann/tint"
 	"github.com/mattn/go-isatty"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/certmill/certmill/pkg/order"
 )
 
 // Main is the main function of a worker's binary: it works as role until it is
 // told to stop, and returns the exit status.
-func Main(role Role, args []string) int {
+func Main(role order.Role, args []string) int {
 	flags := flag.NewFlagSet(string(role), flag.ContinueOnError)
 	path := flags.String("config", os.Getenv("CERTMILL_CONFIG"), "config file; see certmill config for an example")
 	if err := flags.Parse(args); err != nil {
@@ -39,7 +41,7 @@ func Main(role Role, args []string) int {
 }
 
 // Work is one worker: it works as role until ctx ends, and then drains.
-func Work(ctx context.Context, c Config, role Role) error {
+func Work(ctx context.Context, c Config, role order.Role) error {
 	if c.NATS.URL == "" {
 		return errors.New("nats.url is empty: a worker needs a server; certmill run has one of its own")
 	}

@@ -100,14 +100,14 @@ func TestNameServer(t *testing.T) {
 func runOrders(t *testing.T, h *house, requests []order.Request) map[string]pipeline.Item {
 	t.Helper()
 	log := NewLogger(io.Discard, "error")
-	p, err := NewProcess(h.cfg, "test", true, log, Roles...)
+	p, err := NewProcess(h.cfg, "test", true, log, order.Roles...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithTimeout(t.Context(), 90*time.Second)
 	defer stop()
 	worked := make(chan error, 1)
-	go func() { worked <- p.Run(ctx, Roles...) }()
+	go func() { worked <- p.Run(ctx, order.Roles...) }()
 	console, err := OpenConsole(ctx, h.cfg, log)
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
 
@@ -71,13 +72,13 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 	defer func() { err = errors.Join(err, house.close()) }()
 	opt.View.Started(house.where())
 
-	p, err := NewProcess(house.cfg, hostName("run"), house.world != nil, opt.Log, Roles...)
+	p, err := NewProcess(house.cfg, hostName("run"), house.world != nil, opt.Log, order.Roles...)
 	if err != nil {
 		return Summary{}, err
 	}
 	work, stop := context.WithCancel(ctx)
 	g, work := errgroup.WithContext(work)
-	g.Go(func() error { return p.Run(work, Roles...) })
+	g.Go(func() error { return p.Run(work, order.Roles...) })
 	if c.Listen != "" {
 		g.Go(func() error { return p.probes(work, c.Listen) })
 	}

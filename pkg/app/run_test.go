@@ -380,13 +380,13 @@ func TestServerLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = h.close() }()
-	p, err := NewProcess(h.cfg, "test", true, log, Roles...)
+	p, err := NewProcess(h.cfg, "test", true, log, order.Roles...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	worked := make(chan error, 1)
-	go func() { worked <- p.Run(ctx, Roles...) }()
+	go func() { worked <- p.Run(ctx, order.Roles...) }()
 	batch, err := ReadFiles("", example)
 	if err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
@@ -64,7 +65,7 @@ type session struct {
 
 // NewProcess opens what needs no connection: keys, clients, permits. Whoever
 // buys or delivers needs the key store or the identity; roles tell which.
-func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles ...Role) (*Process, error) {
+func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles ...order.Role) (*Process, error) {
 	p := &Process{cfg: c, name: name, simulated: simulated, log: log}
 	// Once without permits, so that bad credentials are told before anything
 	// connects.
@@ -79,7 +80,7 @@ func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles .
 		if err := p.openKeys(r); err != nil {
 			return nil, err
 		}
-		if r != Submitter { // they place FILE challenges and take them back
+		if r != order.Submitter { // they place FILE challenges and take them back
 			if err := c.DCV.prepareFiles(); err != nil {
 				return nil, err
 			}
@@ -90,19 +91,19 @@ func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles .
 
 // openKeys gives a role no more than it needs: the submitter seals and stores,
 // only the collector opens.
-func (p *Process) openKeys(r Role) (err error) {
+func (p *Process) openKeys(r order.Role) (err error) {
 	k := p.cfg.Keys
-	if r == Verifier {
+	if r == order.Verifier {
 		return nil
 	}
-	if r == Collector && k.Identity != "" {
+	if r == order.Collector && k.Identity != "" {
 		id, err := certstore.OpenIdentity(k.Identity)
 		if err != nil {
 			return err
 		}
 		p.identities = &id
 	}
-	if r == Submitter && p.keys == nil {
+	if r == order.Submitter && p.keys == nil {
 		if p.keys, err = certstore.OpenKeyStore(k.Store); err != nil {
 			return err
 		}
@@ -125,7 +126,7 @@ func (p *Process) openKeys(r Role) (err error) {
 
 // Run serves the roles until ctx ends, over as many connections as it takes. It
 // returns an error only for what another connection cannot mend.
-func (p *Process) Run(ctx context.Context, roles ...Role) error {
+func (p *Process) Run(ctx context.Context, roles ...order.Role) error {
 	for ctx.Err() == nil {
 		err := p.serve(ctx, roles)
 		switch {
@@ -144,7 +145,7 @@ func (p *Process) Run(ctx context.Context, roles ...Role) error {
 var errOtherStreams = errors.New("the streams are of another incarnation than this process began with: they were restored or made anew; start the workers again")
 
 // serve runs one session.
-func (p *Process) serve(ctx context.Context, roles []Role) error {
+func (p *Process) serve(ctx context.Context, roles []order.Role) error {
 	s, ctx, err := p.connect(ctx)
 	if err != nil {
 		return err

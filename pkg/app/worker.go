@@ -15,31 +15,19 @@ import (
 	"github.com/certmill/certmill/pkg/stage"
 )
 
-// Role is which worker a process is.
-type Role string
-
-const (
-	Submitter Role = "submitter" // takes orders, makes keys, buys; looks after what is unsure or waits
-	Verifier  Role = "verifier"  // proves control of the names; sweeps for what was issued
-	Collector Role = "collector" // fetches, checks, delivers, cleans up
-)
-
-// Roles are all of them, in the order of the line.
-var Roles = []Role{Submitter, Verifier, Collector}
-
 // work runs one worker on a session until ctx ends; then it stops fetching,
 // lets its handlers finish and gives the rest back.
-func (s *session) work(ctx context.Context, r Role) error {
+func (s *session) work(ctx context.Context, r order.Role) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.govern(ctx) })
 	switch r {
-	case Submitter:
+	case order.Submitter:
 		s.submitter(ctx, g)
-	case Verifier:
+	case order.Verifier:
 		if err := s.verifier(ctx, g); err != nil {
 			return err
 		}
-	case Collector:
+	case order.Collector:
 		if err := s.collector(ctx, g); err != nil {
 			return err
 		}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/app"
 	"github.com/certmill/certmill/pkg/gap"
+	"github.com/certmill/certmill/pkg/order"
 )
 
 // childEnv tells a process that it is a worker or a server of a battery, and
@@ -30,10 +31,10 @@ const childEnv = "CERTMILL_CHAOS_CHILD"
 // child is what such a process is to do.
 type child struct {
 	// A worker:
-	Role   app.Role `json:",omitempty"`
-	Config string   `json:",omitempty"`
-	Freeze uint64   `json:",omitempty"` // not 0: seed of where it freezes among the gaps of its effects
-	Share  share    `json:",omitzero"`  // of these gaps
+	Role   order.Role `json:",omitempty"`
+	Config string     `json:",omitempty"`
+	Freeze uint64     `json:",omitempty"` // not 0: seed of where it freezes among the gaps of its effects
+	Share  share      `json:",omitzero"`  // of these gaps
 	// A server, one of a cluster if it has routes:
 	Name   string   `json:",omitempty"`
 	Port   int      `json:",omitempty"`

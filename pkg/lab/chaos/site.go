@@ -100,9 +100,9 @@ func newSite(ctx context.Context, b battery, size Size, dir string, seed uint64,
 	if err := s.firstUse(ctx); err != nil {
 		return nil, err
 	}
-	for _, role := range app.Roles {
+	for _, role := range order.Roles {
 		n := 2
-		if role == app.Submitter && b.site.submitters > 0 {
+		if role == order.Submitter && b.site.submitters > 0 {
 			n = b.site.submitters
 		}
 		for i := range n {
@@ -328,11 +328,11 @@ func (s *site) firstUse(ctx context.Context) error {
 	})
 }
 
-func (s *site) addWorker(role app.Role, n int) error {
+func (s *site) addWorker(role order.Role, n int) error {
 	name := fmt.Sprintf("%s-%d", role, n)
 	p := &process{name: name, log: logFile(s.dir, name), what: child{Role: role, Config: s.configPath("certmill")}}
 	s.workers = append(s.workers, p)
-	if role == app.Submitter {
+	if role == order.Submitter {
 		s.submitters = append(s.submitters, p)
 	}
 	return p.start()

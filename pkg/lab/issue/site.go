@@ -51,7 +51,7 @@ func openSite(ctx context.Context, with setup) (s *site, err error) {
 	if err := s.configure(); err != nil {
 		return s, err
 	}
-	p, err := app.NewProcess(s.cfg, "bench", true, with.log, app.Roles...)
+	p, err := app.NewProcess(s.cfg, "bench", true, with.log, order.Roles...)
 	if err != nil {
 		return s, err
 	}
@@ -59,7 +59,7 @@ func openSite(ctx context.Context, with setup) (s *site, err error) {
 	alive, ended := context.WithCancelCause(context.WithoutCancel(ctx))
 	s.stop, s.alive = stop, alive
 	go func() { // joined by close
-		err := p.Run(work, app.Roles...)
+		err := p.Run(work, order.Roles...)
 		ended(fmt.Errorf("%w: %w", errWorkersEnded, cmp.Or(err, work.Err())))
 	}()
 	return s, s.connect(ctx)

@@ -1,0 +1,145 @@
+package issuer
+
+import (
+	"context"
+	"crypto/tls"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/permit"
+)
+
+// Cloud is one account at one cloud: the ways of ordering there, and everything
+// that is the vendor's and not certmill's. A new cloud is one folder below this
+// package, the contract suite (package issuertest) and one line in package app.
+//
+// All methods but Identify MUST answer at once, from what the vendor documents
+// and the account's settings say. A Cloud MUST be safe for concurrent use.
+type Cloud interface {
+	// About is what holds for every account of the vendor.
+	About() About
+	// Flows are the ways of ordering, each under an Action of its own.
+	Flows() []Flow
+	// Route is the way that a request takes here. It is asked before anything is
+	// spent: by plans, and by the intake, which stores the answer. The error is a
+	// sentence that says why there is none and what to write instead.
+	Route(r order.Request) (Route, error)
+	// Product is what the vendor's code tells of a product; one that is not known
+	// is not refused.
+	Product(code string) Product
+	// Identify asks the cloud whose credentials the account's are. It is none of
+	// the limited actions and takes no permit. Workers ask once a session and
+	// keep the answer. The error is *Error: Credentials if they do not work; any
+	// other kind leaves open whose they are.
+	Identify(ctx context.Context) (Identity, error)
+}
+
+// Access is how one account is reached: what a cloud's client is made of.
+// Endpoints are scheme, host and port; an empty one is the vendor's own.
+type Access struct {
+	Endpoint         string       // of the certificate service
+	DNSEndpoint      string       // of the vendor's DNS
+	IdentityEndpoint string       // of who tells whose credentials these are
+	Region           string       // where the vendor asks for one; empty: its usual one
+	KeyID            string       // required
+	Secret           order.Secret // required
+	Token            order.Secret // with temporary credentials
+	Main             string       // main account: what limits are keyed by; required
+	Permits          *permit.Set  // required
+
+	Product string // of orders that name none; empty: the vendor's default
+	CSRSANs bool   // it was proved that the account's product honours the SANs of a CSR
+
+	TLS   *tls.Config // nil: the system's roots
+	Proxy *url.URL    // nil: none; the environment is not asked
+}
+
+// About is what a vendor documents for every account.
+type About struct {
+	Name          string        // in sentences
+	Codes         *Table        // its error codes
+	Calls         Calls         // the API actions that certmill uses
+	SignatureLife time.Duration // how old a signature the cloud still takes
+}
+
+// UsualLimit is how many calls a second are made of an action for which nothing
+// is documented.
+const UsualLimit = 10
+
+// Call is an API action that certmill uses, and what the vendor documents of
+// it: the one place from which limits, deadlines and rights follow.
+type Call struct {
+	Service  string // as the vendor's policies spell it
+	Action   string
+	Roles    []order.Role // who makes it
+	Limit    int          // calls a second of a main account; 0: UsualLimit
+	Page     int          // rows of a page, where it lists
+	Starts   bool         // it starts an order, or leads to it: an unclear answer is dear, so it gets the longer deadline
+	Free     bool         // no limited action: it takes no permit
+	Optional bool         // certmill goes on without the right to it
+}
+
+// Calls are the actions of one vendor or of one of its services.
+type Calls []Call
+
+// Find returns what is documented of an action.
+func (c Calls) Find(action string) (Call, bool) {
+	i := slices.IndexFunc(c, func(x Call) bool { return x.Action == action })
+	if i < 0 {
+		return Call{}, false
+	}
+	return c[i], true
+}
+
+// Of are the actions that a role makes: the rights that it needs.
+func (c Calls) Of(role order.Role) Calls {
+	return slices.DeleteFunc(slices.Clone(c), func(x Call) bool { return !slices.Contains(x.Roles, role) })
+}
+
+// Route is the way of ordering that a request takes at an account.
+type Route struct {
+	Flow    Flow
+	Product string   // in force: the request's, the account's or the vendor's default; empty: none is asked for
+	Needs   []string // what the application must have: fields of the contact ("email"), and "company"
+}
+
+// CSR says which CSR an order is sent with, and so who makes its key.
+type CSR string
+
+const (
+	NoCSR        CSR = ""              // none: the cloud makes the key
+	GivenCSR     CSR = "given"         // the request's own: the key stays with the user
+	FirstNameCSR CSR = "of first name" // certmill's, for the first name alone: more is not documented
+	AllNamesCSR  CSR = "of all names"  // certmill's
+)
+
+// Product is what a product code tells.
+type Product struct {
+	Code         string
+	CA           CA   // who issues it; no name: not known
+	Organisation bool // the CA validates an organisation, by hand
+	Several      bool // it takes several names at the price of one
+}
+
+// CA is who issues a product, and the names in CAA records (RFC 8659) that mean
+// it. The first one is what a new record should say.
+type CA struct {
+	Name       string
+	Identities []string
+	// Unread: the names were not read on a page of the CA's own, so that what
+	// they leave out is a warning, not an error.
+	Unread bool
+}
+
+// Identity is whose credentials an account's are, as the cloud itself says.
+type Identity struct {
+	Main   string // id of the main account
+	Caller string // id of who calls: the main account itself, a user or a role of it
+	Kind   string // of caller, in the cloud's own word
+}
+
+// IsMain tells whether the main account itself calls, whose lists show
+// everything that there is.
+func (i Identity) IsMain() bool { return i.Caller != "" && i.Caller == i.Main }
