@@ -25,7 +25,9 @@ var compared = []struct {
 	{"storage", func(c jetstream.StreamConfig) string { return strings.ToLower(c.Storage.String()) }},
 	{fieldReplicas, func(c jetstream.StreamConfig) string { return fmt.Sprint(c.Replicas) }},
 	{"retention", func(c jetstream.StreamConfig) string { return strings.ToLower(c.Retention.String()) }},
-	{"discard", func(c jetstream.StreamConfig) string { return strings.ToLower(strings.TrimPrefix(c.Discard.String(), "Discard")) }},
+	{"discard", func(c jetstream.StreamConfig) string {
+		return strings.ToLower(strings.TrimPrefix(c.Discard.String(), "Discard"))
+	}},
 	{"discard by subject", func(c jetstream.StreamConfig) string { return onOff(c.DiscardNewPerSubject) }},
 	{"maximum of messages", func(c jetstream.StreamConfig) string { return limit(c.MaxMsgs) }},
 	{"maximum of messages by subject", func(c jetstream.StreamConfig) string { return limit(c.MaxMsgsPerSubject) }},
