@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"sync"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Bucket is the key-value bucket of account states.
@@ -76,9 +79,11 @@ type known struct {
 
 // Open binds to the bucket, making it if it is missing, and follows it until
 // ctx ends. It returns when the present states were read.
-func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Accounts, error) {
-	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: Bucket, Description: "pauses, exhausted products and sweep marks of main accounts", Replicas: replicas, History: 1})
+func Open(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.Logger) (*Accounts, error) {
+	if _, err := stream.Open(ctx, js, Config(replicas)); err != nil {
+		return nil, err
+	}
+	kv, err := js.KeyValue(ctx, Bucket)
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", Bucket, err)
 	}
@@ -101,6 +106,21 @@ func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Accounts,
 	context.AfterFunc(ctx, func() { _ = w.Stop() })
 	return a, nil
 }
+
+func Config(replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: "KV_" + Bucket, Description: "pauses, exhausted products and sweep marks of main accounts", Subjects: []string{"$KV." + Bucket + ".>"},
+		MaxMsgsPerSubject: 1, Storage: jetstream.FileStorage, Replicas: replicas, Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true,
+	}
+}
+
+func Look(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.Logger) (*Accounts, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return Open(ctx, js, replicas, log)
+}
+
+func (a *Accounts) Close() {}
 
 // present reads the states that are there. Without all of them a paused account
 // would look like a free one, so an end before that is an error.

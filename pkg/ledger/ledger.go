@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // StreamName is the stream of the ledger.
@@ -38,7 +39,7 @@ type Ledger struct {
 
 // Config is the stream that the ledger needs: no limit may ever remove an
 // entry, and what is read must be the leader's.
-func Config(replicas int, firstSeq uint64) jetstream.StreamConfig {
+func Config(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              StreamName,
 		Description:       "what was spent; nothing is ever forgotten here",
@@ -48,15 +49,14 @@ func Config(replicas int, firstSeq uint64) jetstream.StreamConfig {
 		MaxMsgsPerSubject: 1,
 		DenyDelete:        true,
 		DenyPurge:         true,
-		FirstSeq:          firstSeq,
 	}
 }
 
 // New binds to the ledger's stream.
-func New(ctx context.Context, js jetstream.JetStream) (*Ledger, error) {
-	s, err := js.Stream(ctx, StreamName)
+func New(ctx context.Context, js jetstream.JetStream, replicas int) (*Ledger, error) {
+	s, err := stream.Open(ctx, js, Config(replicas))
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", StreamName, err)
+		return nil, err
 	}
 	return &Ledger{js: js, stream: s}, nil
 }

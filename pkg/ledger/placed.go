@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // PlacedStream is the stream of what was put into the DNS and onto web servers.
@@ -23,7 +24,7 @@ const PlacedStream = "PLACED"
 
 // PlacedConfig is the stream that Placed needs: no limit may ever remove an
 // entry, or its record would stay for ever.
-func PlacedConfig(replicas int, firstSeq uint64) jetstream.StreamConfig {
+func PlacedConfig(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              PlacedStream,
 		Description:       "challenges that lie in the DNS and on web servers, and the orders that need them",
@@ -31,7 +32,6 @@ func PlacedConfig(replicas int, firstSeq uint64) jetstream.StreamConfig {
 		Storage:           jetstream.FileStorage,
 		Replicas:          replicas,
 		MaxMsgsPerSubject: 1,
-		FirstSeq:          firstSeq,
 	}
 }
 
@@ -69,10 +69,10 @@ type Placed struct {
 }
 
 // OpenPlaced binds to the stream.
-func OpenPlaced(ctx context.Context, js jetstream.JetStream) (*Placed, error) {
-	s, err := js.Stream(ctx, PlacedStream)
+func OpenPlaced(ctx context.Context, js jetstream.JetStream, replicas int) (*Placed, error) {
+	s, err := stream.Open(ctx, js, PlacedConfig(replicas))
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", PlacedStream, err)
+		return nil, err
 	}
 	return &Placed{js: js, stream: s}, nil
 }

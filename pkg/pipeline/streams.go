@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Names of the streams, and of the metadata key that holds their incarnation.
@@ -39,12 +41,17 @@ const (
 // replicas is 1 for a single server and 3 in a cluster. Safe to repeat and to
 // run from several processes at once.
 func Provision(ctx context.Context, js jetstream.JetStream, replicas int) error {
-	for _, cfg := range []jetstream.StreamConfig{ordersConfig(replicas), intakeConfig(replicas), ticketConfig(replicas)} {
+	for _, cfg := range []jetstream.StreamConfig{OrdersConfig(replicas), IntakeConfig(replicas), ticketConfig(replicas)} {
 		if err := EnsureStream(ctx, js, cfg); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (l *Line) Tickets(ctx context.Context, replicas int) error {
+	_, err := stream.Ensure(ctx, l.js, ticketConfig(replicas))
+	return err
 }
 
 // EnsureStream makes a stream unless it exists.
@@ -71,7 +78,7 @@ func wrapStream(name string, err error) error {
 // count, bytes or age on the newest message of an order would bring an older
 // state back to life (measured). Direct get is off, because a follower that
 // lags would answer with an older state.
-func ordersConfig(replicas int) jetstream.StreamConfig {
+func OrdersConfig(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              OrdersStream,
 		Description:       "one message per order: its present state",
@@ -80,12 +87,11 @@ func ordersConfig(replicas int) jetstream.StreamConfig {
 		Storage:           jetstream.FileStorage,
 		Replicas:          replicas,
 		MaxMsgsPerSubject: 1,
-		FirstSeq:          FirstSeq(),
 		Metadata:          incarnation(),
 	}
 }
 
-func intakeConfig(replicas int) jetstream.StreamConfig {
+func IntakeConfig(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        IntakeStream,
 		Description: "order messages, published by anybody",
@@ -98,7 +104,6 @@ func intakeConfig(replicas int) jetstream.StreamConfig {
 		MaxMsgSize:  MaxRequestBytes,
 		DenyDelete:  true,
 		DenyPurge:   true,
-		FirstSeq:    FirstSeq(),
 	}
 }
 
