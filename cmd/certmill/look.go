@@ -252,17 +252,13 @@ func (r *retryCmd) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	operator, err := console.Operator(who())
-	if err != nil {
-		return err
-	}
 	refused := 0
 	for _, id := range ids {
 		if r.Dry {
 			fmt.Println("would retry", id)
 			continue
 		}
-		if err := operator.Retry(ctx, id); err != nil {
+		if err := console.Retry(ctx, who(), id); err != nil {
 			refused++
 			fmt.Fprintf(os.Stderr, "%s: %v\n", id, err)
 			continue
@@ -284,18 +280,21 @@ func (surplusCmd) Run(ctx context.Context, c *cli) error {
 		return err
 	}
 	defer console.Close()
-	lefts, err := console.Lefts(ctx)
+	s, err := console.Surplus(ctx)
 	if err != nil {
 		return err
 	}
 	if c.Output == "json" {
-		return printJSON(lefts)
+		return printJSON(s)
 	}
 	t := newTable(table.Row{"account", "names", "cloud order", "status", "product", "order", "why", "what to do"})
-	for _, l := range lefts {
+	for _, l := range s.Left {
 		t.AppendRow(table.Row{l.Account, strings.Join(l.Names, " "), l.CloudID, l.Status, l.Product, l.Order, l.Why, l.Command})
 	}
 	fmt.Println(t.Render())
+	for _, what := range s.NotLookedAt {
+		fmt.Printf("not looked at: %s\n", what)
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
 
@@ -36,7 +38,7 @@ type facts struct {
 	state  account.State  // of its main account
 	marked bool           // its list was swept once
 	open   ledger.Attempt // of an unsure order
-	waits  time.Duration  // how long nobody may say that nothing was bought
+	waits  time.Duration  // how long nobody may say that nothing was bought; 0: not known here
 	now    time.Time
 }
 
@@ -145,6 +147,10 @@ func unsure(e Explanation, o order.Order, f facts) Explanation {
 	}
 	known := f.open.Opened.Add(f.waits)
 	e.Evidence = append(e.Evidence, fmt.Sprintf("attempt %d was opened at %s and has no clear answer", f.open.Attempt, clock(f.open.Opened)))
+	if f.waits == 0 {
+		return e.because("outcome of the purchase unknown", "it is not known whether its call bought anything; the call may still land for as long as the config of account "+o.Account+
+			" says (certmill show with the workers' --config tells until when), and only finding it in the cloud's list decides")
+	}
 	if f.now.Before(known) {
 		return e.until(known).because("outcome of the purchase unknown", "it is not known whether its call bought anything; until "+clock(known)+" the call may still land, and only finding it in the cloud's list decides")
 	}
@@ -348,8 +354,14 @@ func Why(o order.Order) string {
 func (c *Console) Explain(ctx context.Context, it pipeline.Item) (Explanation, error) {
 	f := facts{state: c.states.State(it.Main), now: time.Now(), marked: true}
 	f.marked = f.state.Marked(c.line.Incarnation())
-	if a := c.accounts[it.Account]; a != nil {
-		f.waits = a.Waits.Total()
+	if it.State == order.Unsure {
+		all, err := c.routes()
+		if err != nil {
+			return Explanation{}, err
+		}
+		if a := all[it.Account]; a != nil {
+			f.waits = a.Waits.Total()
+		}
 	}
 	if it.State == order.Unsure {
 		entry, err := c.ledger.Read(ctx, it.Main, it.Request.Names)
@@ -384,9 +396,13 @@ func (c *Console) Now(ctx context.Context, o order.Order) ([]string, error) {
 	if o.State.Final() {
 		return nil, nil
 	}
+	looker, err := newLooker(c.cfg.DCV)
+	if err != nil {
+		return nil, err
+	}
 	var all []string
 	for _, pr := range o.Prove() {
-		s, err := c.looker.Look(ctx, pr.Place())
+		s, err := looker.Look(ctx, pr.Place())
 		switch {
 		case err != nil:
 			return all, err
@@ -397,8 +413,15 @@ func (c *Console) Now(ctx context.Context, o order.Order) ([]string, error) {
 			all = append(all, "now: "+m)
 		}
 	}
-	a, err := c.accounts.Find(o.Account)
-	if err != nil || o.CloudID == "" {
+	if o.CloudID == "" {
+		return all, nil
+	}
+	h, err := c.reach()
+	if err != nil {
+		return all, err
+	}
+	a, err := h.accounts.Find(o.Account)
+	if err != nil {
 		return all, err
 	}
 	flow := a.Flows[o.Operation]
@@ -407,6 +430,9 @@ func (c *Console) Now(ctx context.Context, o order.Order) ([]string, error) {
 	}
 	st, err := flow.Look(ctx, o.CloudID)
 	if err != nil {
+		if err := noWorker(err); errors.Is(err, permit.ErrNoRing) {
+			return all, err
+		}
 		return append(all, "now: the cloud answers: "+err.Error()), nil
 	}
 	return append(all, "now: "+cloudWord(st)), nil

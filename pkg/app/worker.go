@@ -13,6 +13,7 @@ import (
 	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // work runs one worker on a session until ctx ends; then it stops fetching,
@@ -188,7 +189,7 @@ func (s *session) active(a *stage.Account) func(context.Context) bool {
 // of whose labels rest hands out none, and a changed limit is in force at once.
 func (s *session) govern(ctx context.Context) error {
 	limit, told := s.cfg.limits(s.states), map[permit.Key]int{}
-	for ; ctx.Err() == nil; _ = sleep(ctx, look) {
+	for ; ctx.Err() == nil; _ = stream.Sleep(ctx, look) {
 		for _, a := range s.accounts.Mains() {
 			if s.resting(ctx, a.Main) {
 				s.permits.Pause(a.Main)
@@ -235,13 +236,13 @@ const look = time.Second
 func (s *session) while(ctx context.Context, holds func(context.Context) bool, f func(context.Context) error) error {
 	for ctx.Err() == nil {
 		if !holds(ctx) {
-			_ = sleep(ctx, look)
+			_ = stream.Sleep(ctx, look)
 			continue
 		}
 		run, stop := context.WithCancel(ctx)
 		ended := make(chan error, 1)
 		go func() { ended <- f(run) }() // joined below
-		for holds(ctx) && sleep(ctx, look) == nil && len(ended) == 0 {
+		for holds(ctx) && stream.Sleep(ctx, look) == nil && len(ended) == 0 {
 		}
 		stop()
 		if err := <-ended; err != nil {
@@ -284,19 +285,8 @@ func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Wa
 			case err != nil && !errors.Is(err, context.Canceled):
 				s.log.WarnContext(ctx, "first sweep failed; again in a moment", "account", a.Label, "err", err)
 			}
-			_ = sleep(ctx, 2*time.Second)
+			_ = stream.Sleep(ctx, 2*time.Second)
 		}
 		return nil
 	})
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -161,7 +161,7 @@ func (v *verdict) read(ctx context.Context) error {
 // readLedger reads what is known of all names that were ordered or paid, entry
 // by entry.
 func (v *verdict) readLedger(ctx context.Context) error {
-	l, err := ledger.New(ctx, v.js)
+	l, err := ledger.New(ctx, v.js, 0)
 	if err != nil {
 		return err
 	}

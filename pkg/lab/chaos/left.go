@@ -48,7 +48,7 @@ func (s *site) swept(ctx context.Context) {
 }
 
 func (s *site) booked(ctx context.Context, f func(ledger.Placement) error) error {
-	book, err := ledger.OpenPlaced(ctx, s.js)
+	book, err := ledger.OpenPlaced(ctx, s.js, 0)
 	if err != nil {
 		return err
 	}
