@@ -18,12 +18,12 @@ import (
 
 // groups say what a command may do to an installation. Each has one: those that
 // look are held to changing nothing, by a test that runs all of them.
-var groups = kong.ExplicitGroups([]kong.Group{
+var groups = []kong.Group{
 	{Key: look, Title: "Look (nothing is changed):"},
 	{Key: "work", Title: "Work:"},
 	{Key: "change", Title: "Decide and operate:"},
 	{Key: "lab", Title: "Try out and measure:"},
-})
+}
 
 const look = "look"
 
@@ -100,7 +100,7 @@ func main() {
 }
 
 func newParser(ctx context.Context, c *cli) *kong.Kong {
-	return kong.Must(c, kong.Name("certmill"), kong.UsageOnError(), groups,
+	return kong.Must(c, kong.Name("certmill"), kong.UsageOnError(), kong.ExplicitGroups(groups),
 		kong.Description("Issues TLS certificates in bulk through Alibaba Cloud CAS and Tencent Cloud SSL."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(c))
