@@ -24,6 +24,13 @@ import (
 // clouds that last as long as the test.
 func withClouds(t *testing.T, url string, replicas int) Config {
 	t.Helper()
+	_, c := openClouded(t, url, replicas)
+	return c
+}
+
+// openClouded also returns the clouds.
+func openClouded(t *testing.T, url string, replicas int) (*world, Config) {
+	t.Helper()
 	c := inDir(t.TempDir())
 	c.NATS.URL, c.NATS.Replicas, c.Log = url, replicas, "error"
 	c.Keys.Identity = filepath.Join(c.State, "identity.age")
@@ -32,7 +39,7 @@ func withClouds(t *testing.T, url string, replicas int) Config {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.close() })
-	return c
+	return w, c
 }
 
 // workers run all roles until the test ends, or by themselves.
