@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"sync"
@@ -17,8 +16,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Bucket is the key-value bucket of account states.
@@ -79,11 +76,9 @@ type known struct {
 
 // Open binds to the bucket, making it if it is missing, and follows it until
 // ctx ends. It returns when the present states were read.
-func Open(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.Logger) (*Accounts, error) {
-	if _, err := stream.Open(ctx, js, Config(replicas)); err != nil {
-		return nil, err
-	}
-	kv, err := js.KeyValue(ctx, Bucket)
+func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Accounts, error) {
+	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: Bucket, Description: "pauses, exhausted products and sweep marks of main accounts", Replicas: replicas, History: 1})
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", Bucket, err)
 	}
@@ -106,21 +101,6 @@ func Open(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.L
 	context.AfterFunc(ctx, func() { _ = w.Stop() })
 	return a, nil
 }
-
-func Config(replicas int) jetstream.StreamConfig {
-	return jetstream.StreamConfig{
-		Name: "KV_" + Bucket, Description: "pauses, exhausted products and sweep marks of main accounts", Subjects: []string{"$KV." + Bucket + ".>"},
-		MaxMsgsPerSubject: 1, Storage: jetstream.FileStorage, Replicas: replicas, Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true,
-	}
-}
-
-func Look(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.Logger) (*Accounts, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	return Open(ctx, js, replicas, log)
-}
-
-func (a *Accounts) Close() {}
 
 // present reads the states that are there. Without all of them a paused account
 // would look like a free one, so an end before that is an error.

@@ -15,7 +15,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/stream"
 )
 
 // StreamName is the stream of the ledger.
@@ -39,7 +38,7 @@ type Ledger struct {
 
 // Config is the stream that the ledger needs: no limit may ever remove an
 // entry, and what is read must be the leader's.
-func Config(replicas int) jetstream.StreamConfig {
+func Config(replicas int, firstSeq uint64) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              StreamName,
 		Description:       "what was spent; nothing is ever forgotten here",
@@ -49,14 +48,15 @@ func Config(replicas int) jetstream.StreamConfig {
 		MaxMsgsPerSubject: 1,
 		DenyDelete:        true,
 		DenyPurge:         true,
+		FirstSeq:          firstSeq,
 	}
 }
 
 // New binds to the ledger's stream.
-func New(ctx context.Context, js jetstream.JetStream, replicas int) (*Ledger, error) {
-	s, err := stream.Open(ctx, js, Config(replicas))
+func New(ctx context.Context, js jetstream.JetStream) (*Ledger, error) {
+	s, err := js.Stream(ctx, StreamName)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("stream %s: %w", StreamName, err)
 	}
 	return &Ledger{js: js, stream: s}, nil
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/stream"
 )
 
 // PlacedStream is the stream of what was put into the DNS and onto web servers.
@@ -24,7 +23,7 @@ const PlacedStream = "PLACED"
 
 // PlacedConfig is the stream that Placed needs: no limit may ever remove an
 // entry, or its record would stay for ever.
-func PlacedConfig(replicas int) jetstream.StreamConfig {
+func PlacedConfig(replicas int, firstSeq uint64) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              PlacedStream,
 		Description:       "challenges that lie in the DNS and on web servers, and the orders that need them",
@@ -32,6 +31,7 @@ func PlacedConfig(replicas int) jetstream.StreamConfig {
 		Storage:           jetstream.FileStorage,
 		Replicas:          replicas,
 		MaxMsgsPerSubject: 1,
+		FirstSeq:          firstSeq,
 	}
 }
 
@@ -69,10 +69,10 @@ type Placed struct {
 }
 
 // OpenPlaced binds to the stream.
-func OpenPlaced(ctx context.Context, js jetstream.JetStream, replicas int) (*Placed, error) {
-	s, err := stream.Open(ctx, js, PlacedConfig(replicas))
+func OpenPlaced(ctx context.Context, js jetstream.JetStream) (*Placed, error) {
+	s, err := js.Stream(ctx, PlacedStream)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("stream %s: %w", PlacedStream, err)
 	}
 	return &Placed{js: js, stream: s}, nil
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/stream"
 )
 
 var (
@@ -34,11 +33,8 @@ type Line struct {
 	log    *slog.Logger
 	lost   context.Context // ends with the connection, its cause is ErrLost
 
-	ackWait  time.Duration
-	replicas int
+	ackWait time.Duration
 }
-
-func Replicas(n int) Option { return func(l *Line) { l.replicas = n } }
 
 // Item is an order as it lies in the stream: Seq is what a transition is
 // conditional on.
@@ -58,19 +54,17 @@ func AckWait(d time.Duration) Option { return func(l *Line) { l.ackWait = d } }
 // Open binds to the streams of one incarnation. worker is the name that
 // appears in the orders' timelines.
 func Open(ctx context.Context, js jetstream.JetStream, worker string, log *slog.Logger, options ...Option) (*Line, error) {
-	l := &Line{js: js, worker: worker, log: log, lost: lostWith(js.Conn()), ackWait: standardAckWait}
+	token, since, err := readIncarnation(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	orders, err := js.Stream(ctx, OrdersStream)
+	if err != nil {
+		return nil, wrapStream(OrdersStream, err)
+	}
+	l := &Line{js: js, orders: orders, worker: worker, token: token, since: since, log: log, lost: lostWith(js.Conn()), ackWait: standardAckWait}
 	for _, o := range options {
 		o(l)
-	}
-	if _, err := stream.Open(ctx, js, IntakeConfig(l.replicas)); err != nil {
-		return nil, err
-	}
-	var err error
-	if l.orders, err = stream.Open(ctx, js, OrdersConfig(l.replicas)); err != nil {
-		return nil, err
-	}
-	if l.token, l.since, err = readIncarnation(ctx, js); err != nil {
-		return nil, err
 	}
 	return l, nil
 }

@@ -18,8 +18,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Names of the streams, and of the metadata key that holds their incarnation.
@@ -41,17 +39,12 @@ const (
 // replicas is 1 for a single server and 3 in a cluster. Safe to repeat and to
 // run from several processes at once.
 func Provision(ctx context.Context, js jetstream.JetStream, replicas int) error {
-	for _, cfg := range []jetstream.StreamConfig{OrdersConfig(replicas), IntakeConfig(replicas), ticketConfig(replicas)} {
+	for _, cfg := range []jetstream.StreamConfig{ordersConfig(replicas), intakeConfig(replicas), ticketConfig(replicas)} {
 		if err := EnsureStream(ctx, js, cfg); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (l *Line) Tickets(ctx context.Context, replicas int) error {
-	_, err := stream.Ensure(ctx, l.js, ticketConfig(replicas))
-	return err
 }
 
 // EnsureStream makes a stream unless it exists.
@@ -78,7 +71,7 @@ func wrapStream(name string, err error) error {
 // count, bytes or age on the newest message of an order would bring an older
 // state back to life (measured). Direct get is off, because a follower that
 // lags would answer with an older state.
-func OrdersConfig(replicas int) jetstream.StreamConfig {
+func ordersConfig(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              OrdersStream,
 		Description:       "one message per order: its present state",
@@ -87,11 +80,12 @@ func OrdersConfig(replicas int) jetstream.StreamConfig {
 		Storage:           jetstream.FileStorage,
 		Replicas:          replicas,
 		MaxMsgsPerSubject: 1,
+		FirstSeq:          FirstSeq(),
 		Metadata:          incarnation(),
 	}
 }
 
-func IntakeConfig(replicas int) jetstream.StreamConfig {
+func intakeConfig(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        IntakeStream,
 		Description: "order messages, published by anybody",
@@ -104,6 +98,7 @@ func IntakeConfig(replicas int) jetstream.StreamConfig {
 		MaxMsgSize:  MaxRequestBytes,
 		DenyDelete:  true,
 		DenyPurge:   true,
+		FirstSeq:    FirstSeq(),
 	}
 }
 

@@ -19,7 +19,6 @@ import (
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/file"
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Bucket is the key-value bucket of the files.
@@ -51,8 +50,12 @@ type entry struct {
 func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Solver, error) {
 	s := &Solver{slots: make(chan struct{}, maxAnswers)}
 	var err error
-	if s.stream, err = stream.Open(ctx, js, Config(replicas)); err != nil {
-		return nil, err
+	s.stream, err = js.Stream(ctx, streamName)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		s.stream, err = js.CreateStream(ctx, config(replicas))
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was first
+			s.stream, err = js.Stream(ctx, streamName)
+		}
 	}
 	if err == nil {
 		s.kv, err = js.KeyValue(ctx, Bucket)
@@ -66,7 +69,7 @@ func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Solver, e
 // config is the bucket's stream. It differs from the client's own in two points:
 // no direct reads, which any replica would answer, however far behind; and
 // messages may be deleted, so that a removed file leaves no marker behind.
-func Config(replicas int) jetstream.StreamConfig {
+func config(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name: streamName, Description: "FILE challenges, served by the verifiers", Subjects: []string{"$KV." + Bucket + ".>"},
 		MaxMsgsPerSubject: 1, MaxMsgSize: 128 << 10, MaxMsgs: -1, MaxBytes: -1, MaxConsumers: -1,
