@@ -13,6 +13,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // limited is an errgroup that runs at most n at a time.
@@ -93,7 +94,7 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 			if !errors.Is(err, pipeline.ErrLost) {
 				return err
 			}
-			_ = sleep(work, 2*time.Second) // the workers connect again, too
+			_ = stream.Sleep(work, 2*time.Second) // the workers connect again, too
 		}
 	})
 	err = g.Wait()

@@ -18,11 +18,13 @@ import (
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/dcv/file/shared"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Process is one certmill process: what outlasts a lost connection.
@@ -136,7 +138,7 @@ func (p *Process) Run(ctx context.Context, roles ...order.Role) error {
 			return err
 		}
 		p.log.WarnContext(ctx, "connection to NATS ended; connecting again", "err", err)
-		_ = sleep(ctx, 2*time.Second)
+		_ = stream.Sleep(ctx, 2*time.Second)
 	}
 	return nil
 }
@@ -197,21 +199,22 @@ func (s *session) open(ctx context.Context) (err error) {
 	if err := provision(start, s.js, s.cfg.NATS.Replicas); err != nil {
 		return err
 	}
-	if s.line, err = pipeline.Open(start, s.js, s.name, s.log, pipeline.AckWait(s.cfg.AckWait)); err != nil {
+	replicas := s.cfg.NATS.Replicas
+	if s.line, err = pipeline.Open(start, s.js, s.name, s.log, pipeline.AckWait(s.cfg.AckWait), pipeline.Replicas(replicas)); err != nil {
 		return err
 	}
 	if !s.belongs(s.line.Incarnation()) {
 		return errOtherStreams
 	}
-	if s.ledger, err = ledger.New(start, s.js); err != nil {
+	if s.ledger, err = ledger.New(start, s.js, replicas); err != nil {
 		return err
 	}
-	if s.placed, err = ledger.OpenPlaced(start, s.js); err != nil {
+	if s.placed, err = ledger.OpenPlaced(start, s.js, replicas); err != nil {
 		return err
 	}
 	s.sinks = []stage.Sink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}
 	// The states are followed for as long as the session lives.
-	if s.states, err = account.Open(ctx, s.js, s.cfg.NATS.Replicas); err != nil {
+	if s.states, err = account.Open(ctx, s.js, replicas, s.log); err != nil {
 		return err
 	}
 	return s.openAccounts(start)
@@ -238,13 +241,14 @@ func provision(ctx context.Context, js jetstream.JetStream, replicas int) error 
 	orders := err == nil
 	_, err = js.Stream(ctx, ledger.StreamName)
 	lost := orders && errors.Is(err, jetstream.ErrStreamNotFound)
-	for _, cfg := range []jetstream.StreamConfig{ledger.Config(replicas, pipeline.FirstSeq()), ledger.PlacedConfig(replicas, pipeline.FirstSeq())} {
-		if err := pipeline.EnsureStream(ctx, js, cfg); err != nil {
+	for _, want := range []jetstream.StreamConfig{ledger.Config(replicas), ledger.PlacedConfig(replicas), account.Config(replicas),
+		shared.Config(replicas), pipeline.IntakeConfig(replicas), pipeline.OrdersConfig(replicas)} {
+		if _, err := stream.Ensure(ctx, js, want); err != nil {
 			return err
 		}
 	}
-	if err := pipeline.Provision(ctx, js, replicas); err != nil || !lost {
-		return err
+	if !lost {
+		return nil
 	}
 	// A crash here leaves a ledger that is younger than its incarnation: Began
 	// tells, and FirstSweep goes by the later of the two.
@@ -281,6 +285,9 @@ func (s *session) close() {
 	}
 	if s.files.close != nil {
 		s.files.close()
+	}
+	if s.states != nil {
+		s.states.Close()
 	}
 	s.nc.Close()
 }
