@@ -143,7 +143,7 @@ func describe(s account.State, label, incarnation string) string {
 	if !s.Marked(incarnation) {
 		parts = append(parts, "buys nothing until its list was swept (certmill first-use "+cmp.Or(label, "<label>")+" skips the wait)")
 	}
-	if p, ok := s.Paused[label]; ok && !p.Over(time.Now()) {
+	if p, rests := s.Rest(label, time.Now()); rests {
 		parts = append(parts, "rests: "+p.Why)
 	}
 	for _, product := range sorted(s.Exhausted) {

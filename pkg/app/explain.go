@@ -48,7 +48,7 @@ func explain(o order.Order, f facts) Explanation {
 	e.Evidence = append(evidence(o), cloudSaid(o)...)
 	switch o.State {
 	case order.Submit, order.Verify, order.Issuing, order.Collect:
-		if p, ok := f.state.Paused[o.Account]; ok && !p.Over(f.now) {
+		if p, rests := f.state.Rest(o.Account, f.now); rests {
 			return e.because("account "+o.Account+" is paused", "account "+o.Account+" is paused: "+p.Why).until(p.Until).with("certmill resume " + o.Account)
 		}
 	}
@@ -514,11 +514,14 @@ func group(groups map[string]*StuckGroup, e Explanation) {
 // removed.
 func (c *Console) Left(ctx context.Context) ([]ledger.Placement, error) {
 	all := []ledger.Placement{}
-	err := c.placed.Each(ctx, func(pl ledger.Placement) error {
+	unread, err := c.placed.Each(ctx, func(pl ledger.Placement) error {
 		if pl.Why != "" {
 			all = append(all, pl)
 		}
 		return nil
 	})
+	for _, u := range unread {
+		u.Tell(ctx, c.log)
+	}
 	return all, err
 }

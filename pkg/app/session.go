@@ -215,9 +215,6 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.states, err = account.Open(ctx, s.js, replicas, s.log); err != nil {
 		return err
 	}
-	if err := s.line.Tickets(start, replicas); err != nil {
-		return err
-	}
 	s.sinks = []stage.Sink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}
 	return s.openAccounts(start)
 }

@@ -49,7 +49,7 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Flight: s.flight(), Line: s.line})
 
 	reconciler := &stage.Reconciler{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
-	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Now: time.Now}
+	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
 	for _, a := range s.accounts.Mains() {
 		s.firstSweep(ctx, g, waiter, a)
 		s.sweep(ctx, g, "surplus", a, func() time.Duration { return surplusEvery }, waiter.Surplus)
@@ -180,8 +180,8 @@ const roomyEvery = 10 * time.Second
 // are not pulled, so that its orders stay where they are.
 func (s *session) active(a *stage.Account) func(context.Context) bool {
 	return func(context.Context) bool {
-		p, paused := s.states.State(a.Main).Paused[a.Label]
-		return !paused || p.Over(time.Now())
+		_, rests := s.states.State(a.Main).Rest(a.Label, time.Now())
+		return !rests
 	}
 }
 

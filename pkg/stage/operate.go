@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
@@ -262,7 +263,7 @@ func (p *Operator) surelyNot(ctx context.Context, a *Account, o order.Order, ope
 	if !ok || open.Used == nil {
 		return nil
 	}
-	r := Reconciler{Accounts: p.Accounts, Ledger: p.Ledger, States: p.States, Line: p.Line, Now: time.Now}
+	r := Reconciler{Accounts: p.Accounts, Ledger: p.Ledger, States: p.States, Line: p.Line, Log: slog.New(slog.DiscardHandler), Now: time.Now}
 	n, err := r.unexplained(ctx, a, a.Flows[o.Operation], c, open)
 	if err != nil {
 		return err

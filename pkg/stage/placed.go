@@ -328,13 +328,16 @@ const zoneTries = 15
 // goes on after one that cannot be dealt with.
 func (s *PlacedSweep) Sweep(ctx context.Context) error {
 	var all, old []ledger.Placement
-	err := s.Placed.Each(ctx, func(pl ledger.Placement) error {
+	unread, err := s.Placed.Each(ctx, func(pl ledger.Placement) error {
 		all = append(all, pl)
 		if s.Now().Sub(pl.At) >= s.Older && !s.Now().Before(pl.Next) {
 			old = append(old, pl)
 		}
 		return nil
 	})
+	for _, u := range unread {
+		u.Tell(ctx, s.Log)
+	}
 	whole := err == nil
 	for _, pl := range old {
 		if ctx.Err() != nil {
@@ -349,7 +352,10 @@ func (s *PlacedSweep) Sweep(ctx context.Context) error {
 }
 
 func (s *PlacedSweep) recall(ctx context.Context, known []ledger.Placement) error {
-	n, err := s.Placed.Recall(ctx, known)
+	n, unread, err := s.Placed.Recall(ctx, known)
+	for _, u := range unread {
+		u.Tell(ctx, s.Log)
+	}
 	if n > 0 {
 		s.Log.WarnContext(ctx, "the copy of what was placed has more than the book, as after a loss of JetStream: entered", "entries", n)
 	}
@@ -364,8 +370,11 @@ func (s *PlacedSweep) look(ctx context.Context, pl ledger.Placement) error {
 		it, err := s.Line.Last(ctx, id)
 		switch {
 		case errors.Is(err, pipeline.ErrNoOrder):
+		case errors.Is(err, pipeline.ErrUnreadable): // not ours to judge: it may
+			needed = true
+			continue
 		case err != nil:
-			return err // also a newer program's record: not ours to judge
+			return err
 		case needs(it.Order, pl.Challenge):
 			needed = true
 			continue

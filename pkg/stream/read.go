@@ -35,6 +35,19 @@ func Read(ctx context.Context, s jetstream.Stream, filter string, after uint64, 
 	return nil
 }
 
+// ReadAll is Read that goes on until nothing more comes, for an f that writes
+// nothing itself: whatever was there when it began is seen, also what was
+// written anew meanwhile, in one of its versions. last is the sequence of the
+// last message, or after.
+func ReadAll(ctx context.Context, s jetstream.Stream, filter string, after uint64, f func(Message) error) (last uint64, err error) {
+	for last = after; ; after = last {
+		err := Read(ctx, s, filter, after, func(m Message) error { last = m.Seq; return f(m) })
+		if err != nil || last == after {
+			return last, err
+		}
+	}
+}
+
 // reader is how far a reading has come.
 type reader struct {
 	stream jetstream.Stream

@@ -52,7 +52,11 @@ func (s *site) booked(ctx context.Context, f func(ledger.Placement) error) error
 	if err != nil {
 		return err
 	}
-	return book.Each(ctx, f)
+	unread, err := book.Each(ctx, f)
+	if err == nil && len(unread) > 0 {
+		err = unread[0]
+	}
+	return err
 }
 
 // lie is where a challenge lies, and what.
