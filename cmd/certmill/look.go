@@ -47,6 +47,9 @@ func (statusCmd) Run(ctx context.Context, c *cli) error {
 		a.AppendRow(table.Row{line.Label, line.Main, line.State})
 	}
 	fmt.Println(a.Render())
+	if s.Unreadable > 0 {
+		fmt.Printf("%d records cannot be read by this certmill and are left alone: certmill stuck\n", s.Unreadable)
+	}
 	if s.Left > 0 {
 		fmt.Printf("%d records or files of ended orders could not be removed: certmill stuck\n", s.Left)
 	}
@@ -66,10 +69,15 @@ func (l *listCmd) Run(ctx context.Context, c *cli) error {
 		return err
 	}
 	defer console.Close()
-	var found []order.Order
+	found := listed{Orders: []order.Order{}}
 	err = console.Each(ctx, order.State(l.In), func(it pipeline.Item) error {
 		if (l.Account == "" || it.Account == l.Account) && (l.Batch == "" || it.Request.Batch == l.Batch) {
-			found = append(found, it.Order)
+			found.Orders = append(found.Orders, it.Order)
+		}
+		return nil
+	}, func(u pipeline.Unread) error { // of whichever batch
+		if l.Account == "" || strings.TrimSuffix(u.Lane, order.UrgentSuffix) == l.Account {
+			found.Unreadable = append(found.Unreadable, u)
 		}
 		return nil
 	})
@@ -80,11 +88,20 @@ func (l *listCmd) Run(ctx context.Context, c *cli) error {
 		return printJSON(found)
 	}
 	t := newTable(table.Row{"id", "state", "account", "names", "cloud id", "why"})
-	for _, o := range found {
+	for _, o := range found.Orders {
 		t.AppendRow(table.Row{o.ID(), o.State, o.Account, app.Names(o), o.CloudID, app.Why(o)})
+	}
+	for _, u := range found.Unreadable {
+		t.AppendRow(table.Row{u.ID, u.State, u.Lane, "", "", "cannot be read by this certmill: " + u.Why})
 	}
 	fmt.Println(t.Render())
 	return nil
+}
+
+// listed is what certmill list tells machines.
+type listed struct {
+	Orders     []order.Order     `json:"orders"`
+	Unreadable []pipeline.Unread `json:"unreadable,omitempty"`
 }
 
 type showCmd struct {

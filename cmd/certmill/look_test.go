@@ -231,8 +231,14 @@ func said(t *testing.T, url string) {
 	if err := errors.Join(err, json.Unmarshal([]byte(out), &status)); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if fmt.Sprint(status.Inbox, status.States[order.Held], len(status.Accounts)) != "1 1 2" {
+	if fmt.Sprint(status.Inbox, status.States[order.Held], status.States[order.Verify], status.Unreadable, len(status.Accounts)) != "1 1 2 1 2" {
 		t.Errorf("status %+v", status)
+	}
+	for _, command := range []string{"list", "stuck"} {
+		out, err := execute(t, "--nats", url, command)
+		if err != nil || !strings.Contains(out, "newer-1") || !strings.Contains(out, "it has version 99, this program knows 1") {
+			t.Errorf("%s: %v\n%s", command, err, out)
+		}
 	}
 	for i, want := range []app.AccountStatus{{Label: "", Main: "200", State: "no quota of a-product"}, {Label: "ali", Main: "100", State: "rests: by a test"}} {
 		if got := status.Accounts[i]; got.Label != want.Label || got.Main != want.Main || !strings.Contains(got.State, want.State) {

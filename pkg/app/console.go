@@ -82,15 +82,16 @@ func (c *Console) Find(ctx context.Context, id string) (pipeline.Item, error) {
 	return c.line.Last(ctx, id)
 }
 
-// Each calls f for the orders of a state, or of all with "".
-func (c *Console) Each(ctx context.Context, s order.State, f func(pipeline.Item) error) error {
-	if s == "" {
-		return c.line.EachOrder(ctx, f)
-	}
-	if !slices.Contains(order.States, s) {
+// Each calls f for the orders of a state, or of all with "", and unread for those
+// whose record this program cannot read.
+func (c *Console) Each(ctx context.Context, s order.State, f func(pipeline.Item) error, unread func(pipeline.Unread) error) error {
+	switch {
+	case s == "":
+		s = "*"
+	case !slices.Contains(order.States, s):
 		return fmt.Errorf("%q is no state: write one of %v", s, order.States)
 	}
-	return c.line.Each(ctx, s, "*", f)
+	return c.line.List(ctx, s, f, unread)
 }
 
 // Status is what an installation looks like now.
@@ -99,6 +100,10 @@ type Status struct {
 	States   map[order.State]int `json:"states"`
 	Accounts []AccountStatus     `json:"accounts"`
 	Left     int                 `json:"left_behind"` // records and files that could not be removed: certmill stuck
+	// Unreadable are records of orders that have not ended, and of accounts, that
+	// this program cannot read: a newer one wrote them. The orders are counted in
+	// States, too.
+	Unreadable int `json:"unreadable"`
 }
 
 // AccountStatus is one label; empty where only its main account is known.
@@ -126,7 +131,17 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Inbox: inbox, States: states, Left: len(left)}
+	s := Status{Inbox: inbox, States: states, Left: len(left), Unreadable: len(c.states.Unreadable())}
+	for _, state := range stuckStates {
+		if states[state] == 0 {
+			continue
+		}
+		unread, err := c.line.Unreadable(ctx, state)
+		if err != nil {
+			return Status{}, err
+		}
+		s.Unreadable += len(unread)
+	}
 	for _, a := range accounts {
 		line := AccountStatus{Label: a.label, Main: a.main, State: "nothing was ordered there yet"}
 		if a.main != "" {

@@ -464,12 +464,12 @@ type StuckGroup struct {
 var stuckStates = []order.State{order.Submit, order.Unsure, order.Waiting, order.Verify, order.Issuing, order.Collect, order.Held}
 
 // Stuck lists the orders that have been at one stage for so long, and those that
-// wait or are held, however long, grouped by what blocks them: the largest group
+// wait, are held or cannot be read, however long, grouped by what blocks them: the largest group
 // first.
 func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error) {
 	groups := map[string]*StuckGroup{}
 	for _, s := range stuckStates {
-		err := c.line.Each(ctx, s, "*", func(it pipeline.Item) error {
+		err := c.line.List(ctx, s, func(it pipeline.Item) error {
 			rests := s == order.Waiting || s == order.Held
 			if !rests && time.Since(since(it.Order)) < older {
 				return nil
@@ -479,6 +479,9 @@ func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error)
 				group(groups, e)
 			}
 			return err
+		}, func(u pipeline.Unread) error {
+			group(groups, unreadable(u))
+			return nil
 		})
 		if err != nil {
 			return Stuck{}, err
@@ -496,6 +499,18 @@ func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error)
 	var err error
 	out.Left, err = c.Left(ctx)
 	return out, err
+}
+
+// unreadable explains an order that nobody of this program moves.
+func unreadable(u pipeline.Unread) Explanation {
+	e := Explanation{ID: u.ID, State: u.State, Since: u.Stored, Evidence: []string{"message " + fmt.Sprint(u.Seq) + " of stream " + pipeline.OrdersStream}}
+	if u.Lane != order.NoLane {
+		e.Account = strings.TrimSuffix(u.Lane, order.UrgentSuffix)
+	}
+	if u.Newer {
+		return e.because("its record is of a newer certmill", "no worker of this certmill moves it: "+u.Why).with("certmill show " + u.ID + "   (of that certmill, whose workers go on with it)")
+	}
+	return e.because("its record cannot be read", "no worker moves it: "+u.Why).with(fmt.Sprintf("nats stream get %s %d   (to see what lies there)", pipeline.OrdersStream, u.Seq))
 }
 
 func group(groups map[string]*StuckGroup, e Explanation) {
