@@ -16,6 +16,7 @@ const (
 	bookGo    = "pkg/ledger/placed.go"
 	cellGo    = "pkg/stream/cell.go"
 	placed    = "pkg/stage/placed.go"
+	waiting   = "pkg/stage/waiting.go"
 	recheck   = "pkg/stage/recheck.go"
 	verify    = "pkg/stage/verify.go"
 	line      = "pkg/pipeline/line.go"
@@ -119,11 +120,17 @@ var bugs = []bug{
 	{"the second witness is not heard", reconcile,
 		"if unexplained > 0 {", "if false {",
 		stage, "TestUsedCountStopsNotBought"},
+	{"the row of an entry that cannot be read explains a use", reconcile,
+		"if len(unread) > 0 {", "if false {",
+		stage, "TestNotBoughtBesideAnEntryThatCannotBeRead"},
 
 	// An empty or older ledger.
 	{"the mark of the first sweep is ignored", submit,
 		"if !st.Marked(s.Line.Incarnation()) {", "if false {",
 		stage, "TestNothingIsBoughtBeforeTheFirstSweep"},
+	{"an account is marked although rows were left alone", waiting,
+		"if left > 0 {\n\t\treturn 0, fmt.Errorf(", "if false {\n\t\treturn 0, fmt.Errorf(",
+		stage, "TestSurplusBesideEntriesThatCannotBeRead"},
 	{"an unclaimed row does not stop a purchase", submit,
 		"if len(e.Unclaimed) == 0 {", "if true {",
 		stage, "TestUnclaimedRowStopsThePurchase"},
@@ -167,6 +174,10 @@ var bugs = []bug{
 	{"one look that misses a record sends its order back", recheck,
 		"if k.misses < surelyHidden {\n\t\treturn nil", "if k.misses < 1 {\n\t\treturn nil",
 		stage, "TestRecheck"},
+
+	{"the sweep takes what an order may need that cannot be read", placed,
+		"case errors.Is(err, pipeline.ErrUnreadable): // not ours to judge: it may", "case errors.Is(err, pipeline.ErrUnreadable) && false:",
+		stage, "TestPlacedSweepPastWhatCannotBeRead"},
 
 	// Transitions.
 	{"the old state is deleted before the new one is published", line,
