@@ -23,12 +23,18 @@ const (
 	loop      = "pkg/pipeline/loop.go"
 	transport = "pkg/issuer/transport.go"
 	ring      = "pkg/permit/ring.go"
+	initGo    = "pkg/app/init.go"
+	ground    = "pkg/app/ground.go"
+	keyStore  = "pkg/certstore/keystore.go"
+	format    = "pkg/certstore/format.go"
 
 	stage    = "pkg/stage"
 	ledger   = "pkg/ledger"
 	pipeline = "pkg/pipeline"
 	issuer   = "pkg/issuer"
 	permit   = "pkg/permit"
+	app      = "pkg/app"
+	store    = "pkg/certstore"
 )
 
 // bugs are in the order of the design's section 4. The texts are exact.
@@ -206,4 +212,24 @@ var bugs = []bug{
 	{"the permit of a call of unknown outcome is put back at once", ring,
 		"back = began.Add(l.quiet())\n", "back = now\n",
 		permit, "TestBack"},
+	{"who has only joined takes away a slot that came since then", ring,
+		"if r.set.opt.Join || d.slot < r.settings().Calls {", "if d.slot < r.settings().Calls {",
+		permit, "TestJoinBeforeARaise"},
+
+	// Who makes what, and whose it is.
+	{"a lost ledger begins no new incarnation", initGo,
+		"return all, pipeline.Renew(ctx, js)", "return all, nil",
+		app, "TestInitAfterALoss"},
+	{"init makes streams beside one that it refuses", initGo,
+		"\t\tcase err != nil:\n\t\t\treturn nil, err\n", "\t\tcase err != nil:\n",
+		app, "TestInitRefuses"},
+	{"workers go on although their streams were made anew", ground,
+		"if g[name] != now[name] {", "if false {",
+		app, "TestWorkersNotice"},
+	{"who looks for a key store takes an empty folder for one", keyStore,
+		"err = ErrNoStore", `is, err = "1", nil`,
+		store, "TestFormatOfAStore"},
+	{"what an earlier format has left is opened", format,
+		"if ours(e.Name()) {", "if ours(e.Name()) && false {",
+		app, "TestStateOfAnEarlierFormat"},
 }
