@@ -44,7 +44,8 @@ const (
 // two workers of each kind.
 type siteOptions struct {
 	cluster    bool
-	submitters int // 0: 2
+	submitters int  // 0: 2
+	budget     bool // purchases are counted towards one, so that account state is written all the time
 }
 
 // site is one installation: servers and workers as processes, both clouds in
