@@ -5,6 +5,7 @@ package stage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
@@ -68,15 +69,12 @@ func (w Waits) Total() time.Duration { return w.Entry + w.Signature + w.Clocks +
 // says what the account cannot do (DESIGN section 3).
 func (a *Account) Operation(r order.Request) (string, error) {
 	if a.Cloud == Tencent {
-		if r.Instance != "" {
-			return "", fmt.Errorf("account %q is at Tencent Cloud, which has no instances: name a certificate id in 'certificate', or leave both out", a.Label)
-		}
 		return OrderSubmit, nil
 	}
 	switch {
-	case r.Certificate != "":
-		return "", fmt.Errorf("account %q is at Alibaba Cloud, which has no Tencent certificate ids: name an instance id in 'instance', or leave both out", a.Label)
-	case r.Instance != "":
+	case r.Resource != "" && r.CSR != "":
+		return "", fmt.Errorf("account %q: an order on an instance takes no csr, because CreateDVOrderAudit has no field for it: leave the csr out, or order by product", a.Label)
+	case r.Resource != "":
 		return DVAudit, nil
 	case r.CSR != "" && len(r.Names) > 1 && !a.CSRSANs:
 		return "", fmt.Errorf("account %q: the documents of CAS bind only the CN of a CSR, so a CSR for several names needs csr_sans: true in the account's config; or order without a CSR, or one order per name", a.Label)
@@ -150,10 +148,18 @@ func (as Accounts) Find(label string) (*Account, error) {
 // Mains returns one account per main account and cloud, for what is swept and
 // counted by main account.
 func (as Accounts) Mains() []*Account {
+	var all []*Account
+	for _, label := range as.Labels() {
+		all = append(all, as[label])
+	}
+	return onePerMain(all)
+}
+
+func onePerMain(all []*Account) []*Account {
 	seen := map[string]bool{}
 	var out []*Account
-	for _, label := range as.Labels() {
-		if a := as[label]; !seen[a.Main] {
+	for _, a := range all {
+		if !seen[a.Main] {
 			seen[a.Main] = true
 			out = append(out, a)
 		}
@@ -161,14 +167,15 @@ func (as Accounts) Mains() []*Account {
 	return out
 }
 
-// Choose picks the account of a request that leaves it open. The choice depends
-// on the names alone, so that two orders for the same names meet in one ledger;
-// an account whose ledger already knows the names comes first. The error is an
-// *order.Invalid if no account can take it; any other means that the ledger
-// could not be read.
-func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request) (*Account, error) {
+// Fit are the accounts that can take a request which leaves the account open, in
+// the order of their labels. The error is an *order.Invalid: none can, or it
+// cannot be told which. A resource that is named by its id lies in one main
+// account, and nothing here tells in which: where several could take it, the
+// request must say.
+func (as Accounts) Fit(r order.Request) ([]*Account, error) {
+	invalid := func(reason string) error { return &order.Invalid{Field: "account", Reason: reason} }
 	var fit []*Account
-	var why error
+	why := errors.New("the config has no accounts")
 	for _, label := range as.Labels() {
 		if _, err := as[label].Takes(r); err != nil {
 			why = err
@@ -177,7 +184,26 @@ func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request
 		fit = append(fit, as[label])
 	}
 	if len(fit) == 0 {
-		return nil, &order.Invalid{Field: "account", Reason: "no account of the config can take it: " + why.Error()}
+		return nil, invalid("no account of the config can take it: " + why.Error())
+	}
+	if mains := onePerMain(fit); len(mains) > 1 && named(r) {
+		return nil, invalid(fmt.Sprintf("the resource %q could be that of %s or %s: name the account that has it", r.Resource, mains[0].Label, mains[1].Label))
+	}
+	return fit, nil
+}
+
+// named tells whether the request is for one thing already bought, by its id.
+func named(r order.Request) bool { return r.Resource != "" && r.Resource != order.AnyResource }
+
+// Choose picks the account of a request that leaves it open. The choice depends
+// on the names alone, so that two orders for the same names meet in one ledger;
+// an account whose ledger already knows the names comes first. The error is an
+// *order.Invalid if no account can take it, or it must be named (Fit); any other
+// means that the ledger could not be read.
+func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request) (*Account, error) {
+	fit, err := as.Fit(r)
+	if err != nil {
+		return nil, err
 	}
 	for _, a := range fit {
 		e, err := l.Read(ctx, a.Main, r.Names)

@@ -33,12 +33,12 @@ func TestOperation(t *testing.T) {
 		{cloud: stage.Aliyun, r: order.Request{Names: one, CSR: "csr"}, op: stage.WithCSR},
 		{cloud: stage.Aliyun, r: order.Request{Names: two, CSR: "csr"}, says: "csr_sans: true"},
 		{cloud: stage.Aliyun, sans: true, r: order.Request{Names: two, CSR: "csr"}, op: stage.WithCSR},
-		{cloud: stage.Aliyun, r: order.Request{Names: two, Instance: "any"}, op: stage.DVAudit},
-		{cloud: stage.Aliyun, r: order.Request{Names: one, Certificate: "any"}, says: "no Tencent certificate ids"},
+		{cloud: stage.Aliyun, r: order.Request{Names: two, Resource: "any"}, op: stage.DVAudit},
+		{cloud: stage.Aliyun, r: order.Request{Names: one, Resource: "any", CSR: "csr"}, says: "takes no csr"},
 		{cloud: stage.Tencent, r: order.Request{Names: two}, op: stage.OrderSubmit, ours: true},
-		{cloud: stage.Tencent, r: order.Request{Names: two, Certificate: "c1"}, op: stage.OrderSubmit, ours: true},
+		{cloud: stage.Tencent, r: order.Request{Names: two, Resource: "c1"}, op: stage.OrderSubmit, ours: true},
 		{cloud: stage.Tencent, r: order.Request{Names: one, CSR: "csr"}, op: stage.OrderSubmit},
-		{cloud: stage.Tencent, r: order.Request{Names: one, Instance: "any"}, says: "no instances"},
+		{cloud: stage.Tencent, r: order.Request{Names: one, Resource: "any", CSR: "csr"}, op: stage.OrderSubmit},
 	} {
 		a := &stage.Account{Label: "x", Cloud: c.cloud, CSRSANs: c.sans}
 		op, err := a.Operation(c.r)
@@ -62,7 +62,7 @@ func TestTakes(t *testing.T) {
 		all = w.accounts["ali"].Contact
 		return c
 	}
-	instance, csr := order.Request{Names: []string{"a.example.com"}, Instance: "any"}, order.Request{Names: []string{"a.example.com"}, CSR: "csr"}
+	instance, csr := order.Request{Names: []string{"a.example.com"}, Resource: "any"}, order.Request{Names: []string{"a.example.com"}, CSR: "csr"}
 	for _, c := range []struct {
 		r       order.Request
 		contact order.Contact
@@ -110,7 +110,8 @@ func TestChoosePrefersTheLedgerThatKnowsTheNames(t *testing.T) {
 	if chosen["ali"] == 0 || chosen["ten"] == 0 {
 		t.Errorf("twenty sets of names went to %v", chosen)
 	}
-	if _, err := w.accounts.Choose(ctx, w.ledger, order.Request{Names: []string{"a.example.com", "b.example.com"}, CSR: issuertest.CSR(t, "a.example.com"), Instance: "i", Certificate: "c"}); err == nil || !strings.Contains(err.Error(), "no account of the config can take it") {
+	refused := order.Request{Names: []string{"a.example.com", "b.example.com"}, CSR: issuertest.CSR(t, "a.example.com")}
+	if _, err := (stage.Accounts{"ali": w.accounts["ali"]}).Choose(ctx, w.ledger, refused); err == nil || !strings.Contains(err.Error(), "no account of the config can take it") {
 		t.Errorf("an order that nobody can take: %v", err)
 	}
 }

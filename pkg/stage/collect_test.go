@@ -30,7 +30,7 @@ func TestDelivery(t *testing.T) {
 		"ours":          {Account: "ali", Names: []string{"ours.example.com"}},
 		"tencent":       {Account: "ten", Names: []string{"ten.example.com", "www.ten.example.com"}},
 		"cloud-several": {Account: "ali", Names: []string{"c1.example.com", "c2.example.com"}},
-		"cloud":         {Account: "ali", Instance: "any", Names: []string{"cloud.example.com"}},
+		"cloud":         {Account: "ali", Resource: "any", Names: []string{"cloud.example.com"}},
 	} {
 		r.ID = id
 		w.publish(r)
@@ -78,7 +78,7 @@ func TestSealedDelivery(t *testing.T) {
 	p := w.worker()
 	p.collect.Opener = nil
 	w.publish(request("ours", "ours.example.com"))
-	w.publish(order.Request{ID: "cloud", Account: "ali", Instance: "any", Names: []string{"cloud.example.com"}})
+	w.publish(order.Request{ID: "cloud", Account: "ali", Resource: "any", Names: []string{"cloud.example.com"}})
 	for _, id := range []string{"ours", "cloud"} {
 		p.drive(id, order.Issued)
 		w.wantIssued(id)

@@ -348,8 +348,7 @@ func (p Preflight) quota(ctx context.Context, all []Planned) []preflight.Finding
 func (p Preflight) pools(ctx context.Context, all []Planned) []preflight.Finding {
 	wanted, found := map[stock][]int{}, []preflight.Finding(nil)
 	for i, x := range all {
-		named := max(x.Request.Instance, x.Request.Certificate)
-		if _, ok := x.Account.Flows[x.Operation].(issuer.Pool); ok && (named == "" || named == order.AnyResource) {
+		if _, ok := x.Account.Flows[x.Operation].(issuer.Pool); ok && !named(x.Request) {
 			s := stock{x.Account.Main, x.Operation}
 			wanted[s] = append(wanted[s], i)
 		}

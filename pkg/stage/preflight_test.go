@@ -61,7 +61,7 @@ func TestFlightHoldsBeforeTheClaim(t *testing.T) {
 	w := newWorld(t, setup{cloud: forbidding})
 	p := w.flying(true)
 	r := request("a", "forbidden.com")
-	r.Instance, r.Product = "cas-cn-stage0", plenty
+	r.Resource, r.Product = "cas-cn-stage0", plenty
 	w.publish(r)
 	p.drive("a", order.Held)
 	if h, err := w.ledger.Holder(t.Context(), aliUID, "cas-cn-stage0"); err != nil || h.Order != "" {
@@ -169,7 +169,7 @@ func TestPreflightQuota(t *testing.T) {
 	}
 	for i := range 4 {
 		r := request(fmt.Sprint("i", i), fmt.Sprintf("i%d.example.com", i))
-		r.Instance = order.AnyResource
+		r.Resource = order.AnyResource
 		all = append(all, r)
 	}
 	none := request("n", "n.example.com")

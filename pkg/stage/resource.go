@@ -134,10 +134,6 @@ func (s *Submitter) startFailed(ctx context.Context, a *Account, o order.Order, 
 
 // chooseResource takes an unused instance or certificate of the account's pool.
 func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
-	named := o.Request.Instance
-	if named == "" {
-		named = o.Request.Certificate
-	}
 	raised, err := s.Keys.Number(o.ID())
 	if err != nil {
 		return o, err
@@ -149,8 +145,8 @@ func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.
 		return o, nil
 	}
 	o.Attempt = 0 // nothing was sent for what is chosen now
-	if named != "" && named != order.AnyResource {
-		o.Resource = named
+	if named(o.Request) {
+		o.Resource = o.Request.Resource
 		return o, nil
 	}
 	rows, err := s.Pools.unused(ctx, o.Main, flow)
@@ -184,8 +180,7 @@ func (s *Submitter) notOurs(o order.Order, err error) (order.Order, error) {
 	if !errors.Is(err, ledger.ErrTaken) {
 		return o, err
 	}
-	if o.Request.Instance == order.AnyResource || o.Request.Certificate == order.AnyResource ||
-		o.Request.Instance == "" && o.Request.Certificate == "" {
+	if !named(o.Request) {
 		o.Resource = ""
 		return o, nil
 	}
