@@ -69,7 +69,7 @@ func checkSecrets(r Request) *Invalid {
 	fields := [][2]string{{"id", r.ID}, {"names", strings.Join(r.Names, "\n")}, {"account", r.Account}, {"product", r.Product},
 		{"validation", string(r.Validation)}, {"contact.name", r.Contact.Name}, {"contact.email", r.Contact.Email},
 		{"contact.phone", r.Contact.Phone}, {"contact.province", r.Contact.Province}, {"contact.city", r.Contact.City},
-		{"company", r.Company}, {"key", r.Key}, {"csr", r.CSR}, {"instance", r.Instance}, {"certificate", r.Certificate}, {"batch", r.Batch}}
+		{"company", r.Company}, {"key", r.Key}, {"csr", r.CSR}, {"resource", r.Resource}, {"batch", r.Batch}}
 	for name, value := range r.Labels {
 		fields = append(fields, [2]string{"labels", name + "\n" + value})
 	}
@@ -157,15 +157,8 @@ func checkKey(r Request) *Invalid {
 }
 
 func checkResource(r Request) *Invalid {
-	switch {
-	case r.Instance != "" && r.Certificate != "":
-		return &Invalid{"instance", "instance (Alibaba Cloud) and certificate (Tencent Cloud) exclude each other: leave one of them out"}
-	case r.Instance != "" && r.CSR != "":
-		return &Invalid{"csr", "an order on an instance takes no csr, because CreateDVOrderAudit has no field for it: leave the csr out, or order by product instead of by instance"}
-	case r.Instance != "" && !resourceForm.MatchString(r.Instance):
-		return &Invalid{"instance", fmt.Sprintf("%s is no instance id: write it as the console shows it, such as cas-cn-68n1mm16abcd, or 'any'", Quote(r.Instance))}
-	case r.Certificate != "" && !resourceForm.MatchString(r.Certificate):
-		return &Invalid{"certificate", fmt.Sprintf("%s is no certificate id: write it as the console shows it, such as 9dZYNnVq, or 'any'", Quote(r.Certificate))}
+	if r.Resource != "" && !resourceForm.MatchString(r.Resource) {
+		return &Invalid{"resource", fmt.Sprintf("%s is no id of something bought: write it as the cloud's console shows it, such as cas-cn-68n1mm16abcd or 9dZYNnVq, or 'any'", Quote(r.Resource))}
 	}
 	return nil
 }
