@@ -93,7 +93,7 @@ var bugs = []bug{
 		"if resp.StatusCode >= 300 && resp.StatusCode < 400 {", "if false {",
 		issuer, "TestRedirectsAreRefused"},
 	{"every action passes without a permit", transport,
-		"err == nil && t.free[k.Action] {", "err == nil {",
+		"err == nil && t.free[k.Action] {", "err == nil && (t.free[k.Action] || true) {",
 		issuer, "TestOnlyFreeActionsPassWithoutAPermit"},
 	{"a call without a permit may spend", transport,
 		"if _, spending := fenceOf(r.Context()); spending {", "if _, spending := fenceOf(r.Context()); spending && false {",
