@@ -69,15 +69,15 @@ func (a Account) open(permits *permit.Set) (map[string]issuer.Flow, dcv.Solver, 
 	var records dcv.Solver
 	switch a.Cloud {
 	case stage.Aliyun:
-		client, err := aliyun.New(aliyun.Config{Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, AccessKeyID: id.Reveal(),
-			AccessKeySecret: secret, SecurityToken: token, Region: a.Region, Main: a.Main, Permits: permits})
+		client, err := aliyun.New(issuer.Access{Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, KeyID: id.Reveal(),
+			Secret: secret, Token: token, Region: a.Region, Main: a.Main, Permits: permits})
 		if err != nil {
 			return nil, nil, err
 		}
 		flows, records = []issuer.Flow{client.Package(), client.CSR(), client.Instance()}, alidns.New(client)
 	case stage.Tencent:
-		client, err := tencent.New(tencent.Config{Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, SecretID: id.Reveal(),
-			SecretKey: secret, Token: token, Region: a.Region, Main: a.Main, Permits: permits})
+		client, err := tencent.New(issuer.Access{Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, KeyID: id.Reveal(),
+			Secret: secret, Token: token, Region: a.Region, Main: a.Main, Permits: permits})
 		if err != nil {
 			return nil, nil, err
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/alidns"
 	"github.com/certmill/certmill/pkg/dcv/dnspod"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/issuer/aliyun"
 	"github.com/certmill/certmill/pkg/issuer/tencent"
 	"github.com/certmill/certmill/pkg/permit"
@@ -87,7 +88,7 @@ func status(disabled bool) string {
 }
 
 func connectAliyun(t *testing.T, url string, permits *permit.Set) (dcv.Solver, func(zone, rr, kind, value string) error) {
-	c, err := aliyun.New(aliyun.Config{Endpoint: url, DNSEndpoint: url, AccessKeyID: "LTAItest", AccessKeySecret: "secret", Main: "1000", Permits: permits})
+	c, err := aliyun.New(issuer.Access{Endpoint: url, DNSEndpoint: url, KeyID: "LTAItest", Secret: "secret", Main: "1000", Permits: permits})
 	must(t, err)
 	return alidns.New(c), func(zone, rr, kind, value string) error {
 		req := requests.NewCommonRequest()
@@ -98,7 +99,7 @@ func connectAliyun(t *testing.T, url string, permits *permit.Set) (dcv.Solver, f
 }
 
 func connectTencent(t *testing.T, url string, permits *permit.Set) (dcv.Solver, func(zone, rr, kind, value string) error) {
-	c, err := tencent.New(tencent.Config{Endpoint: url, DNSEndpoint: url, SecretID: "AKIDtest", SecretKey: "secret", Main: "2000", Permits: permits})
+	c, err := tencent.New(issuer.Access{Endpoint: url, DNSEndpoint: url, KeyID: "AKIDtest", Secret: "secret", Main: "2000", Permits: permits})
 	must(t, err)
 	return dnspod.New(c), func(zone, rr, kind, value string) error {
 		return c.Call(t.Context(), "dnspod", "2021-03-23", "CreateRecord",

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/certmill/certmill/pkg/order"
@@ -56,6 +57,25 @@ type Access struct {
 	Proxy *url.URL    // nil: none; the environment is not asked
 }
 
+// ServiceAt is the endpoint of another of the vendor's services, for which the
+// config names none: the vendor's own where endpoint is empty or on the vendor's
+// domain, else endpoint itself. A simulator or gateway that stands in for one
+// service answers for the others, and no credentials leave for another host.
+func ServiceAt(endpoint, domain, own string) string {
+	if endpoint == "" {
+		return own
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return endpoint // the client refuses it
+	}
+	host := "." + strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
+	if strings.HasSuffix(host, "."+domain) {
+		return own
+	}
+	return endpoint
+}
+
 // About is what a vendor documents for every account.
 type About struct {
 	Name          string        // in sentences
@@ -81,7 +101,9 @@ type Call struct {
 	Optional bool         // certmill goes on without the right to it
 }
 
-// Calls are the actions of one vendor or of one of its services.
+// Calls are the actions of one vendor or of one of its services. An action that
+// one role needs and another can do without stands there twice; all else of the
+// two is the same.
 type Calls []Call
 
 // Find returns what is documented of an action.
@@ -91,6 +113,17 @@ func (c Calls) Find(action string) (Call, bool) {
 		return Call{}, false
 	}
 	return c[i], true
+}
+
+// Free are the actions that take no permit.
+func (c Calls) Free() []string {
+	var free []string
+	for _, x := range c {
+		if x.Free {
+			free = append(free, x.Action)
+		}
+	}
+	return free
 }
 
 // Of are the actions that a role makes: the rights that it needs.

@@ -105,6 +105,9 @@ type Flow interface {
 	// Spends tells whether Submit uses up quota without naming something that
 	// was already bought. Such a call is never repeated blindly.
 	Spends() bool
+	// CSR says which CSR an order of this flow is sent with. It MUST depend on
+	// the request and the account's settings alone: an order's key is made once.
+	CSR(r order.Request) CSR
 	// Reserve waits for Submit's permit. The context carries it; release MUST
 	// be called, and puts an unused permit back.
 	Reserve(ctx context.Context) (reserved context.Context, release func(), err error)

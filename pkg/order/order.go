@@ -32,13 +32,13 @@ type Request struct {
 	ID         string            `json:"id" jsonschema:"required" jsonschema_description:"Unique name of the order, chosen by the publisher: lower-case letters, digits, '-' and '_', at most 63, not beginning with 'bad-'. The same id never runs twice."`
 	Names      []string          `json:"names" jsonschema:"required,minItems=1,maxItems=5,uniqueItems=true" jsonschema_description:"One to five domain names as A-labels: all single names or all wildcards. The first one becomes the common name."`
 	Account    string            `json:"account,omitempty" jsonschema_description:"Account label of the config. Left out or 'any': certmill chooses one."`
-	Product    string            `json:"product,omitempty" jsonschema_description:"Product code, as the cloud spells it. Left out: the one of the account, where the cloud asks for one."`
+	Product    string            `json:"product,omitempty" jsonschema_description:"Product code, as the cloud spells it. Left out: that of the account, or the cloud's usual one."`
 	Validation Validation        `json:"validation,omitempty" jsonschema:"enum=DNS,enum=FILE,default=DNS" jsonschema_description:"How control of the names is proved."`
 	Contact    Contact           `json:"contact,omitzero" jsonschema_description:"Contact of the application; empty fields come from the account's config."`
 	Company    string            `json:"company,omitempty" jsonschema_description:"Company name; OV products only."`
 	Key        string            `json:"key,omitempty" jsonschema:"enum=ecdsa-p256,enum=ecdsa-p384,enum=rsa-2048,enum=rsa-3072,enum=rsa-4096,default=ecdsa-p256" jsonschema_description:"Algorithm of the key that certmill makes."`
 	CSR        string            `json:"csr,omitempty" jsonschema_description:"A PKCS#10 request in PEM of your own; then the key stays with you."`
-	Resource   string            `json:"resource,omitempty" jsonschema_description:"Id of something already bought that the certificate is to be issued on, as the cloud's console shows it; 'any' takes an unused one of the account."`
+	Resource   string            `json:"resource,omitempty" jsonschema_description:"Id of something already bought at the account's cloud (an instance, a certificate), as its console shows it; 'any' takes an unused one of the account. Left out: bought anew, or an unused one where the cloud sells no other way."`
 	Batch      string            `json:"batch,omitempty" jsonschema_description:"Name of the batch this order belongs to."`
 	Labels     map[string]string `json:"labels,omitempty" jsonschema_description:"Free labels, kept in the record."`
 	Deadline   *time.Time        `json:"deadline,omitempty" jsonschema_description:"RFC 3339. Past it an order that was not bought is held; a bought one goes on and is flagged."`

@@ -159,11 +159,11 @@ func startClouds(t *testing.T, s setup, filePort int) *cloudsim.Sim {
 // openAccounts makes the labels "ali" and "ten", with the real clients.
 func (w *world) openAccounts() {
 	w.t.Helper()
-	ali, err := aliyun.New(aliyun.Config{Endpoint: w.sim.AliyunURL(), DNSEndpoint: w.sim.AliyunURL(), AccessKeyID: aliKey,
-		AccessKeySecret: secret, Main: aliUID, Permits: w.permits})
+	ali, err := aliyun.New(issuer.Access{Endpoint: w.sim.AliyunURL(), DNSEndpoint: w.sim.AliyunURL(), KeyID: aliKey,
+		Secret: secret, Main: aliUID, Permits: w.permits})
 	w.must(err)
-	ten, err := tencent.New(tencent.Config{Endpoint: w.sim.TencentURL(), DNSEndpoint: w.sim.TencentURL(), SecretID: tenKey,
-		SecretKey: secret, Main: tenUID, Permits: w.permits})
+	ten, err := tencent.New(issuer.Access{Endpoint: w.sim.TencentURL(), DNSEndpoint: w.sim.TencentURL(), KeyID: tenKey,
+		Secret: secret, Main: tenUID, Permits: w.permits})
 	w.must(err)
 	contact := order.Contact{Name: "Tom Zhang", Email: "tom@example.com", Phone: "13000000000", Province: "zhejiang", City: "hangzhou"}
 	w.accounts = stage.Accounts{

@@ -150,7 +150,7 @@ func simulatedSubject(t *testing.T, name string, flow func(*aliyun.Client) issue
 			fmt.Fprint(w, code("Throttling.User"))
 		})
 	at := func(url string, secret order.Secret) issuer.Flow {
-		c, err := aliyun.New(aliyun.Config{Endpoint: url, DNSEndpoint: url, AccessKeyID: simKey, AccessKeySecret: secret,
+		c, err := aliyun.New(issuer.Access{Endpoint: url, DNSEndpoint: url, KeyID: simKey, Secret: secret,
 			Main: "100200", Permits: permits(deadline)})
 		if err != nil {
 			t.Fatal(err)

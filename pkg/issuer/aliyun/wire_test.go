@@ -22,7 +22,7 @@ func permits(deadline time.Duration) *permit.Set {
 
 func client(t *testing.T, url string, set *permit.Set) *aliyun.Client {
 	t.Helper()
-	c, err := aliyun.New(aliyun.Config{Endpoint: url, DNSEndpoint: url, AccessKeyID: "LTAItest", AccessKeySecret: secret,
+	c, err := aliyun.New(issuer.Access{Endpoint: url, DNSEndpoint: url, KeyID: "LTAItest", Secret: secret,
 		Main: "100200", Permits: set})
 	if err != nil {
 		t.Fatal(err)

@@ -62,7 +62,7 @@ func atCloudsim(t *testing.T, ourKey bool, record string) issuertest.Subject {
 	proxy := issuertest.Between(t, sim.TencentURL(), func(r *http.Request) string { return r.Header.Get("X-TC-Action") },
 		func(w http.ResponseWriter) { fmt.Fprint(w, code("RequestLimitExceeded")) })
 	at := func(url string, secret order.Secret) *tencent.Client {
-		c, err := tencent.New(tencent.Config{Endpoint: url, DNSEndpoint: url, SecretID: simID, SecretKey: secret, Main: simUID, Permits: permits(deadline)})
+		c, err := tencent.New(issuer.Access{Endpoint: url, DNSEndpoint: url, KeyID: simID, Secret: secret, Main: simUID, Permits: permits(deadline)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ func permits(deadline time.Duration) *permit.Set {
 
 func client(t *testing.T, url string, set *permit.Set) *tencent.Client {
 	t.Helper()
-	c, err := tencent.New(tencent.Config{Endpoint: url, DNSEndpoint: url, SecretID: "AKIDtest", SecretKey: secret,
+	c, err := tencent.New(issuer.Access{Endpoint: url, DNSEndpoint: url, KeyID: "AKIDtest", Secret: secret,
 		Main: "100300", Permits: set})
 	if err != nil {
 		t.Fatal(err)
