@@ -10,6 +10,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/issuer/issuertest"
 	"github.com/certmill/certmill/pkg/order"
 )
@@ -122,7 +123,7 @@ func TestWrongKeyIsHeld(t *testing.T) {
 func TestMissingNamesAreHeld(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
-	w.accounts["ali"].CSRSANs = true
+	w.accounts["ali"].Cloud = w.aliCloud(func(to *issuer.Access) { to.CSRSANs = true })
 	r := request("a", "a.example.com", "b.example.com")
 	r.CSR = issuertest.CSR(t, "a.example.com", "b.example.com")
 	w.publish(r)

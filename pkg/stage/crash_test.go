@@ -9,7 +9,6 @@ import (
 
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/stage"
 )
 
 // crash is one gap: how a worker comes there, and how the order ends when
@@ -103,7 +102,7 @@ var crashes = []crash{
 
 // anyRow is a cloud order for the crash table's name.
 func (w *world) anyRow() string {
-	rows, err := w.accounts["ali"].Flows[stage.ForPackage].(finder).Find(w.t.Context(), []string{crashName})
+	rows, err := w.accounts["ali"].Flow(forPackage).(finder).Find(w.t.Context(), []string{crashName})
 	w.must(err)
 	return rows[0].CloudID
 }

@@ -29,7 +29,7 @@ func TestIntakeTakesAnOrder(t *testing.T) {
 	m.Publisher, m.Urgent = "crm", true
 	w.must(w.worker().intake.Accept(t.Context(), m))
 	o := w.last("a")
-	if o.State != order.Submit || o.Account != "ali" || o.Main != aliUID || o.Operation != stage.ForPackage || o.Product != plenty ||
+	if o.State != order.Submit || o.Account != "ali" || o.Main != aliUID || o.Operation != forPackage || o.Product != plenty ||
 		o.Purchase != 1 || o.Attempt != 0 || o.Publisher != "crm" || o.Lane() != "ali-urgent" || o.Request.Names[0] != "a.example.com" {
 		t.Errorf("record %+v", o)
 	}
@@ -132,11 +132,11 @@ func TestIntakeChoosesAnAccount(t *testing.T) {
 	// Only "ten" takes a CSR for something already bought; else the id alone does
 	// not tell whose it is, and any unused one will do.
 	w.accept(withCSR(t, `{"id":"i","resource":"stage1","names":["i.example.com"],"csr":%s}`, "i.example.com"))
-	if o := w.last("i"); o.Account != "ten" || o.Operation != stage.OrderSubmit {
+	if o := w.last("i"); o.Account != "ten" || o.Operation != orderSubmit {
 		t.Errorf("i at %q, %s", o.Account, o.Operation)
 	}
 	w.accept(`{"id":"u","resource":"any","names":["u.example.com"]}`)
-	if o := w.last("u"); o.Operation != stage.DVAudit && o.Operation != stage.OrderSubmit {
+	if o := w.last("u"); o.Operation != dvAudit && o.Operation != orderSubmit {
 		t.Errorf("u at %q, %s", o.Account, o.Operation)
 	}
 }

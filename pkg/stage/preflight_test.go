@@ -103,13 +103,9 @@ func (w *world) planned(requests ...order.Request) []stage.Planned {
 	var all []stage.Planned
 	for _, r := range requests {
 		r = r.Normal()
-		a, op, err := in.Place(w.t.Context(), r)
+		a, way, err := in.Place(w.t.Context(), r)
 		w.must(err)
-		p := stage.Planned{Request: r, Account: a, Operation: op, Product: r.Product}
-		if p.Product == "" {
-			p.Product = a.Product
-		}
-		all = append(all, p)
+		all = append(all, stage.Planned{Request: r, Account: a, Operation: way.Flow.Action(), Product: way.Product})
 	}
 	return all
 }

@@ -15,9 +15,8 @@ import (
 	"github.com/certmill/certmill/pkg/pipeline"
 )
 
-// start is a visit of an order on something already bought: an instance
-// (CreateDVOrderAudit) or a certificate (CertificateOrderSubmit). The call is
-// keyed by that id, so it may be repeated after a look.
+// start is a visit of an order on something already bought. The call is keyed by
+// that id, so it may be repeated after a look.
 func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
 	if o.Resource == "" {
 		o, err := s.Flight.before(ctx, a, o)
@@ -132,7 +131,8 @@ func (s *Submitter) startFailed(ctx context.Context, a *Account, o order.Order, 
 	return o, s.Trouble.Verb(ctx, a, err)
 }
 
-// chooseResource takes an unused instance or certificate of the account's pool.
+// chooseResource takes what the request names, or an unused one of what the
+// account has bought.
 func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
 	raised, err := s.Keys.Number(o.ID())
 	if err != nil {

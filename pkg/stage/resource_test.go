@@ -25,9 +25,9 @@ func (w *world) holder(main, id string) string {
 // startElsewhere applies with a resource past certmill.
 func (w *world) startElsewhere(label, op, resource string, names ...string) {
 	w.t.Helper()
-	f := w.accounts[label].Flows[op]
+	f := w.accounts[label].Flow(op)
 	app := issuer.Application{Names: names, Resource: resource, Validation: order.DNS, Contact: w.accounts[label].Contact}
-	if op == stage.OrderSubmit {
+	if op == orderSubmit {
 		app.CSR = issuertest.CSR(w.t, names...)
 	}
 	_, err := issuertest.Submit(w.t, f, app, issuertest.Fence())
@@ -65,7 +65,7 @@ func TestNamedResourceThatCannotBeUsed(t *testing.T) {
 	p := w.worker()
 	w.publish(order.Request{ID: "first", Account: "ali", Resource: "cas-cn-stage0", Names: []string{"first.example.com"}})
 	p.drive("first", order.Verify)
-	w.startElsewhere("ali", stage.DVAudit, "cas-cn-stage1", "elsewhere.example.com")
+	w.startElsewhere("ali", dvAudit, "cas-cn-stage1", "elsewhere.example.com")
 	for id, c := range map[string]struct{ instance, class, says string }{
 		"taken":   {"cas-cn-stage0", stage.ClassInUse, `claimed by another order "first"`},
 		"in-use":  {"cas-cn-stage1", stage.ClassInUse, "in use already"},
@@ -107,7 +107,7 @@ func TestEmptyPool(t *testing.T) {
 // A start whose answer was lost is looked at, and not sent again if it landed.
 func TestStartIsRepeatedAfterALook(t *testing.T) {
 	t.Parallel()
-	for label, op := range map[string]string{"ali": stage.DVAudit, "ten": stage.OrderSubmit} {
+	for label, op := range map[string]string{"ali": dvAudit, "ten": orderSubmit} {
 		for kind, calls := range map[string]int{"reset_after_commit": 1, "reset_before_commit": 2, "throttle": 2} {
 			t.Run(label+" "+kind, func(t *testing.T) {
 				t.Parallel()
@@ -160,7 +160,7 @@ func TestRetryDoesNotTakeWhatAnotherProgramStarted(t *testing.T) {
 	p.driveTo("a", "about to start", func(o order.Order) bool { return o.Attempt == 1 })
 	w.must(p.by.Cancel(t.Context(), "a"))
 	p.drive("a", order.Failed)
-	w.startElsewhere("ali", stage.DVAudit, "cas-cn-stage0", "elsewhere.example.com")
+	w.startElsewhere("ali", dvAudit, "cas-cn-stage0", "elsewhere.example.com")
 	w.must(p.by.Retry(t.Context(), "a"))
 	p.drive("a", order.Failed)
 	w.wantFailed("a", stage.ClassInUse)
@@ -178,7 +178,7 @@ func TestRetryAfterARefusedStart(t *testing.T) {
 	if h := w.holder(aliUID, "one"); h != "" {
 		t.Errorf("held by %q", h)
 	}
-	w.startElsewhere("ali", stage.DVAudit, "one", "elsewhere.example.com")
+	w.startElsewhere("ali", dvAudit, "one", "elsewhere.example.com")
 	w.must(p.by.Retry(t.Context(), "a"))
 	p.drive("a", order.Failed)
 	w.wantFailed("a", stage.ClassInUse)
