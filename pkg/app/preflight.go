@@ -130,7 +130,7 @@ func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan,
 
 // place goes by the config alone: which account an order without one takes, the
 // ledger would say.
-func (c clouds) place(_ context.Context, r order.Request) (stage.Planned, Step, error) {
+func (c ready) place(_ context.Context, r order.Request) (stage.Planned, Step, error) {
 	problem := func(err error) (stage.Planned, Step, error) {
 		return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: err.Error()}, nil
 	}
@@ -144,11 +144,11 @@ func (c clouds) place(_ context.Context, r order.Request) (stage.Planned, Step, 
 	if err != nil {
 		return problem(err)
 	}
-	op, err := fit[0].Takes(r)
+	way, err := fit[0].Route(r)
 	if err != nil {
 		return problem(err)
 	}
-	p, step := placed(r, fit[0], op)
+	p, step := placed(r, fit[0], way)
 	step.Account = r.Account
 	return p, step, nil
 }
