@@ -90,10 +90,14 @@ func TestWire(t *testing.T) {
 			_, err := c.Package().Waiting(t.Context(), 2)
 			return err
 		}},
+		{"GetCallerIdentity", func(t *testing.T, c *aliyun.Client) error {
+			_, err := c.Identify(t.Context())
+			return err
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			rec := issuertest.Record(t, `{"RequestId":"5D97F21E","OrderId":98987582437920968,"Type":"payed","OrderStatus":"PAYED"}`)
+			rec := issuertest.Record(t, `{"RequestId":"5D97F21E","OrderId":98987582437920968,"Type":"payed","OrderStatus":"PAYED","AccountId":"100200"}`)
 			if err := tt.call(t, client(t, rec.URL, permits(3*time.Second))); err != nil {
 				t.Fatal(err)
 			}

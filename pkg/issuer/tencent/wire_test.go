@@ -75,10 +75,14 @@ func TestWire(t *testing.T) {
 			_, err := flow(c).Waiting(t.Context(), 2)
 			return err
 		}},
+		{"GetCallerIdentity", func(t *testing.T, c *tencent.Client) error {
+			_, err := c.Identify(t.Context())
+			return err
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			rec := issuertest.Record(t, `{"Response":{"OrderId":"SO8zRv29","Status":0,"RequestId":"9b397ac6"}}`)
+			rec := issuertest.Record(t, `{"Response":{"OrderId":"SO8zRv29","Status":0,"AccountId":"100300","RequestId":"9b397ac6"}}`)
 			if err := tt.call(t, client(t, rec.URL, permits(3*time.Second))); err != nil {
 				t.Fatal(err)
 			}
