@@ -20,8 +20,8 @@ import (
 )
 
 // maxAnswer is the largest answer that is read, in bytes after decompression.
-// A page of 1,000 Tencent certificates is about 2 MiB; both SDKs would read
-// without a limit.
+// The longest pages of a list that are asked for, 1,000 rows, are about 2 MiB;
+// the vendors' SDKs would read without a limit.
 const maxAnswer = 4 << 20
 
 // TransportOptions are what differs between the clouds.
