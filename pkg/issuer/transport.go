@@ -72,7 +72,8 @@ const freeDeadline = 5 * time.Second
 
 // NewTransport returns the transport. Identify and Stamp must be set.
 func NewTransport(opt TransportOptions) *Transport {
-	t := &Transport{free: map[string]bool{}, patience: freeDeadline, stamp: opt.Stamp, pooled: newHTTP(opt), fresh: newHTTP(opt)}
+	t := &Transport{free: map[string]bool{}, patience: freeDeadline, stamp: opt.Stamp,
+		pooled: newHTTP(opt), fresh: newHTTP(opt)}
 	for _, action := range opt.Free {
 		t.free[action] = true
 	}

@@ -1,5 +1,5 @@
 // Package aliyun speaks to Alibaba Cloud: Certificate Management Service (CAS,
-// versions 2018-07-13 and 2020-04-07) as flows of package issuer, and any other
+// versions 2018-07-13 and 2020-04-07) and STS as an issuer.Cloud, and any other
 // RPC product, such as alidns, through Client.Call.
 //
 // The wire is the vendor's SDK v1. It has no context, is not safe for

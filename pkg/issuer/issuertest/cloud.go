@@ -106,7 +106,8 @@ func routes(t *testing.T, s trial, v Vendor) {
 			t.Errorf("%s: %v", r.Name, err)
 			continue
 		}
-		got := Routed{Action: route.Flow.Action(), CSR: route.Flow.CSR(usual(r.Request)), Product: route.Product, Needs: route.Needs}
+		got := Routed{Action: route.Flow.Action(), CSR: route.Flow.CSR(usual(r.Request)),
+			Product: route.Product, Needs: route.Needs}
 		want := Routed{Action: r.Action, CSR: r.CSR, Product: r.Product, Needs: r.Needs}
 		slices.Sort(got.Needs)
 		slices.Sort(want.Needs)
@@ -133,7 +134,8 @@ func refused(t *testing.T, r Routed, route issuer.Route, err error) {
 		return
 	}
 	why := err.Error()
-	if len(r.Refused) == 0 || strings.TrimSpace(why) == "" || strings.ContainsAny(why, "\n\r") || strings.HasSuffix(why, ".") {
+	if len(r.Refused) == 0 || strings.TrimSpace(why) == "" || strings.ContainsAny(why, "\n\r") ||
+		strings.HasSuffix(why, ".") {
 		t.Errorf("%s: %q is no sentence that goes on after the account's name, or nothing is wanted of it", r.Name, why)
 	}
 	for _, word := range r.Refused {

@@ -108,44 +108,48 @@ func (s trial) start(t *testing.T, a issuer.Application) (receipt issuer.Receipt
 // unused; what it returns asks again, and wants the one order as the difference.
 func (s trial) witnesses(t *testing.T, a issuer.Application) (after func()) {
 	t.Helper()
-	usage := func() (u issuer.Usage) {
-		c, ok := s.flow.(issuer.Counter)
-		if !ok {
-			return u
-		}
-		began := time.Now()
-		s.by(t, submitter, func() {
-			var err error
-			if u, err = c.Usage(t.Context(), a.Product); err != nil || u.Read.Before(began) {
-				t.Fatalf("usage %+v: %v", u, err)
-			}
-		})
-		return u
+	c, counted := s.flow.(issuer.Counter)
+	var before issuer.Usage
+	if counted {
+		before = s.usage(t, c, a.Product)
 	}
-	unused := func() (is bool) {
-		p, ok := s.flow.(issuer.Pool)
-		if !ok {
-			return false
-		}
-		s.by(t, submitter, func() {
-			rows, err := p.Unused(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			is = slices.ContainsFunc(rows, func(r issuer.Row) bool { return r.CloudID == a.Resource })
-		})
-		return is
-	}
-	before := usage()
-	if _, pooled := s.flow.(issuer.Pool); pooled && !unused() {
+	p, pooled := s.flow.(issuer.Pool)
+	if pooled && !s.unused(t, p, a.Resource) {
 		t.Errorf("%s is not listed as unused", a.Resource)
 	}
 	return func() {
-		if _, counted := s.flow.(issuer.Counter); counted {
-			eventually(t, "the order is counted", func() bool { return usage().Used == before.Used+1 })
+		t.Helper()
+		if counted {
+			eventually(t, "the order is counted", func() bool { return s.usage(t, c, a.Product).Used == before.Used+1 })
 		}
-		eventually(t, "not listed as unused", func() bool { return !unused() })
+		if pooled {
+			eventually(t, "not listed as unused", func() bool { return !s.unused(t, p, a.Resource) })
+		}
 	}
+}
+
+func (s trial) usage(t *testing.T, c issuer.Counter, product string) (u issuer.Usage) {
+	t.Helper()
+	began := time.Now()
+	s.by(t, submitter, func() {
+		var err error
+		if u, err = c.Usage(t.Context(), product); err != nil || u.Read.Before(began) {
+			t.Fatalf("usage %+v: %v", u, err)
+		}
+	})
+	return u
+}
+
+func (s trial) unused(t *testing.T, p issuer.Pool, resource string) (is bool) {
+	t.Helper()
+	s.by(t, submitter, func() {
+		rows, err := p.Unused(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		is = slices.ContainsFunc(rows, func(r issuer.Row) bool { return r.CloudID == resource })
+	})
+	return is
 }
 
 // finished waits until the order is issued.

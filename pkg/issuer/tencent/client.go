@@ -1,5 +1,5 @@
 // Package tencent speaks to Tencent Cloud: SSL Certificate Service (version
-// 2019-12-05) as a flow of package issuer, and any other service of API 3.0,
+// 2019-12-05), STS and CAM as an issuer.Cloud, and any other service of API 3.0,
 // such as DNSPod, through Client.Call.
 //
 // Signature and transport profile are the vendor's SDK; requests and answers
