@@ -95,9 +95,9 @@ func (c Caller) permitted(ctx context.Context, k permit.Key) (context.Context, *
 	return c.Permits.Wait(ctx, k)
 }
 
-// guard turns a panic of an SDK into an error; Alibaba's panics on an answer
-// whose Code is a number. The value is shown only where the runtime made it:
-// others could quote the answer.
+// guard turns a panic of an SDK into an error: there is one that panics on an
+// answer whose code is a number. The value is shown only where the runtime made
+// it: others could quote the answer.
 func guard(ctx context.Context, send func(context.Context) error) (err error) {
 	defer func() {
 		switch v := recover().(type) {
@@ -131,7 +131,7 @@ func tripOf(ctx context.Context) *trip {
 }
 
 // HTTPStatus is the status of the answer that Do's call got, 0 if none.
-// Alibaba's SDK hides it where it fails to read the answer, Tencent's always.
+// Some SDKs hide it where they fail to read the answer, others always.
 func HTTPStatus(ctx context.Context) int { return tripOf(ctx).status }
 
 // run runs send, with this trip in its context, and completes the error.

@@ -112,24 +112,3 @@ func TestFreeCallsTellTheirEnding(t *testing.T) {
 		t.Errorf("a panic: %v", err)
 	}
 }
-
-func TestServiceAt(t *testing.T) {
-	for endpoint, want := range map[string]string{
-		"":                                  "https://sts.vendor.example",
-		"https://ssl.vendor.example":        "https://sts.vendor.example",
-		"http://SSL.Vendor.Example.:443":    "https://sts.vendor.example",
-		"https://ssl.eu.vendor.example":     "https://sts.vendor.example",
-		"https://vendor.example":            "https://sts.vendor.example",
-		"https://notvendor.example":         "https://notvendor.example",
-		"https://vendor.example.net":        "https://vendor.example.net",
-		"https://vendor.example@evil.net":   "https://vendor.example@evil.net",
-		"http://127.0.0.1:8080":             "http://127.0.0.1:8080",
-		"http://gateway/?to=vendor.example": "http://gateway/?to=vendor.example",
-		"vendor.example":                    "vendor.example",
-		"http://[bad":                       "http://[bad",
-	} {
-		if got := issuer.ServiceAt(endpoint, "vendor.example", "https://sts.vendor.example"); got != want {
-			t.Errorf("%q: %q, want %q", endpoint, got, want)
-		}
-	}
-}

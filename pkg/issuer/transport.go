@@ -20,8 +20,8 @@ import (
 )
 
 // maxAnswer is the largest answer that is read, in bytes after decompression.
-// A page of 1,000 Tencent certificates is about 2 MiB; both SDKs would read
-// without a limit.
+// The longest pages of a list that are asked for, 1,000 rows, are about 2 MiB;
+// the vendors' SDKs would read without a limit.
 const maxAnswer = 4 << 20
 
 // TransportOptions are what differs between the clouds.
@@ -72,7 +72,8 @@ const freeDeadline = 5 * time.Second
 
 // NewTransport returns the transport. Identify and Stamp must be set.
 func NewTransport(opt TransportOptions) *Transport {
-	t := &Transport{free: map[string]bool{}, patience: freeDeadline, stamp: opt.Stamp, pooled: newHTTP(opt), fresh: newHTTP(opt)}
+	t := &Transport{free: map[string]bool{}, patience: freeDeadline, stamp: opt.Stamp,
+		pooled: newHTTP(opt), fresh: newHTTP(opt)}
 	for _, action := range opt.Free {
 		t.free[action] = true
 	}

@@ -13,11 +13,14 @@ const service = "alidns" // as RAM policies spell it
 // late; collectors put back what another order came to need meanwhile.
 var writers = []order.Role{order.Verifier, order.Collector}
 
+// preflight asks whether the account hosts a name.
+var preflight = []order.Role{order.Submitter}
+
 // calls have the limits of help.aliyun.com, "api-alidns-2015-01-09-quota"; it
 // lists neither DescribeDomains nor the actions of batches.
 var calls = issuer.Calls{
 	{Service: service, Action: "DescribeDomains", Roles: writers, Page: pageSize},
-	{Service: service, Action: "DescribeDomains", Roles: []order.Role{order.Submitter}, Page: pageSize, Optional: true}, // pre-flight
+	{Service: service, Action: "DescribeDomains", Roles: preflight, Page: pageSize, Optional: true},
 	{Service: service, Action: "DescribeSubDomainRecords", Roles: writers, Limit: 300, Page: pageSize},
 	{Service: service, Action: "AddDomainRecord", Roles: writers, Limit: 60},
 	{Service: service, Action: "DeleteDomainRecord", Roles: writers, Limit: 60},

@@ -13,10 +13,13 @@ const service = "dnspod" // as CAM policies spell it
 // late; collectors put back what another order came to need meanwhile.
 var writers = []order.Role{order.Verifier, order.Collector}
 
+// preflight asks whether the account hosts a name.
+var preflight = []order.Role{order.Submitter}
+
 // calls have the limits of each action's own page.
 var calls = issuer.Calls{
 	{Service: service, Action: "DescribeDomainList", Roles: writers, Limit: 20, Page: pageSize},
-	{Service: service, Action: "DescribeDomainList", Roles: []order.Role{order.Submitter}, Limit: 20, Page: pageSize, Optional: true}, // pre-flight
+	{Service: service, Action: "DescribeDomainList", Roles: preflight, Limit: 20, Page: pageSize, Optional: true},
 	{Service: service, Action: "DescribeRecordList", Roles: writers, Limit: 100, Page: pageSize},
 	{Service: service, Action: "CreateRecord", Roles: writers, Limit: 500},
 	{Service: service, Action: "DeleteRecord", Roles: writers, Limit: 500},

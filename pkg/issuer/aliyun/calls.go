@@ -20,25 +20,30 @@ const (
 )
 
 // calls are the actions of CAS and of who tells whose credentials these are. The
-// limits are those of help.aliyun.com, "api-cas-2020-04-07-quota" and, for
-// DescribeDVOrderResult, of its own page. None is documented for
-// CreateDVOrderAudit, DescribeOrderInstanceList and DescribePackageState.
+// limits are those of help.aliyun.com, "api-cas-2020-04-07-quota" and the quota
+// page of STS and, for DescribeDVOrderResult, of its own page. None is documented
+// for CreateDVOrderAudit, DescribeOrderInstanceList and DescribePackageState, nor
+// how many rows the second of these answers with.
 var calls = issuer.Calls{
-	{Service: casService, Action: forPackage, Roles: bought, Limit: 10, Starts: true},
-	{Service: casService, Action: withCSR, Roles: bought, Limit: 10, Starts: true},
-	{Service: casService, Action: dvAudit, Roles: bought, Starts: true},
-	{Service: casService, Action: "DescribePackageState", Roles: bought},
+	{Service: casService, Action: forPackage, Roles: buyers, Limit: 10, Starts: true},
+	{Service: casService, Action: withCSR, Roles: buyers, Limit: 10, Starts: true},
+	{Service: casService, Action: dvAudit, Roles: buyers, Starts: true},
+	{Service: casService, Action: "DescribePackageState", Roles: buyers},
 	// The list tells submitters what was bought, and verifiers what still waits
 	// and what was issued.
-	{Service: casService, Action: "ListUserCertificateOrder", Roles: []order.Role{order.Submitter, order.Verifier}, Limit: 10, Page: pageSize},
-	{Service: casService, Action: "DescribeOrderInstanceList", Roles: []order.Role{order.Submitter, order.Verifier}, Page: pageSize},
+	{Service: casService, Action: "ListUserCertificateOrder", Roles: readers, Limit: 10, Page: pageSize},
+	{Service: casService, Action: "DescribeOrderInstanceList", Roles: readers},
 	// Both tell of the challenge, and have the certificate: submitters compare
 	// its key, or look before they start an instance.
 	{Service: casService, Action: "DescribeCertificateState", Roles: order.Roles, Limit: 10},
 	{Service: casService, Action: "DescribeDVOrderResult", Roles: order.Roles, Limit: 10},
 	{Service: casService, Action: "GetUserCertificateDetail", Roles: []order.Role{order.Collector}, Limit: 10},
-	// It needs no right, by the documents, and has no documented limit.
-	{Service: stsService, Action: callerIdentity, Roles: order.Roles, Free: true, Optional: true},
+	// It needs no right, by the documents.
+	{Service: stsService, Action: callerIdentity, Roles: order.Roles, Limit: 100, Free: true, Optional: true},
 }
 
-var bought = []order.Role{order.Submitter}
+// Who buys, and who reads lists.
+var (
+	buyers  = []order.Role{order.Submitter}
+	readers = []order.Role{order.Submitter, order.Verifier}
+)

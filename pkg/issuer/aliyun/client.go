@@ -1,5 +1,5 @@
 // Package aliyun speaks to Alibaba Cloud: Certificate Management Service (CAS,
-// versions 2018-07-13 and 2020-04-07) as flows of package issuer, and any other
+// versions 2018-07-13 and 2020-04-07) and STS as an issuer.Cloud, and any other
 // RPC product, such as alidns, through Client.Call.
 //
 // The wire is the vendor's SDK v1. It has no context, is not safe for
@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -56,8 +55,8 @@ func New(a issuer.Access) (*Client, error) {
 	if strings.Contains(os.Getenv("DEBUG"), "sdk") {
 		return nil, errors.New("aliyun: the environment has DEBUG=sdk, which makes the SDK print private keys; unset it")
 	}
-	if a.KeyID == "" || a.Secret == "" || a.Main == "" || a.Permits == nil {
-		return nil, errors.New("aliyun: KeyID, Secret, Main and Permits are required")
+	if err := a.Check(); err != nil {
+		return nil, fmt.Errorf("aliyun: %w", err)
 	}
 	endpoints, err := endpointsOf(a)
 	if err != nil {
@@ -84,21 +83,13 @@ func endpointsOf(a issuer.Access) (map[string]endpoint, error) {
 		"alidns": cmp.Or(a.DNSEndpoint, "https://alidns."+domain),
 		"sts":    cmp.Or(a.IdentityEndpoint, issuer.ServiceAt(a.Endpoint, domain, "https://sts."+domain)),
 	} {
-		e, err := parseEndpoint(at)
+		u, err := issuer.ParseEndpoint(at)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("aliyun: %w", err)
 		}
-		all[product] = e
+		all[product] = endpoint{scheme: strings.ToUpper(u.Scheme), host: u.Host}
 	}
 	return all, nil
-}
-
-func parseEndpoint(s string) (endpoint, error) {
-	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || strings.Trim(u.Path, "/") != "" || u.User != nil {
-		return endpoint{}, fmt.Errorf("aliyun: endpoint %q is not http(s)://host[:port]", s)
-	}
-	return endpoint{scheme: strings.ToUpper(u.Scheme), host: u.Host}, nil
 }
 
 func credential(a issuer.Access) func() auth.Credential {

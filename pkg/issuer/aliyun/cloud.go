@@ -40,19 +40,21 @@ func (c *Client) Instance() issuer.Flow { return &instances{c} }
 // it does with the company of OV products (CompanyName).
 func (c *Client) Route(r order.Request) (issuer.Route, error) {
 	named := cmp.Or(r.Product, c.product)
+	inForce := cmp.Or(named, usualProduct)
 	switch {
 	case r.Resource != "" && r.CSR != "":
-		return issuer.Route{}, errors.New("an order on an instance takes no csr, because CreateDVOrderAudit has no field for it: " +
-			"leave the csr out, or order by product instead of by resource")
+		return issuer.Route{}, errors.New("an order on an instance takes no csr, because CreateDVOrderAudit has no field " +
+			"for it: leave the csr out, or order by product instead of by resource")
 	case r.Resource != "":
-		return issuer.Route{Flow: c.Instance(), Product: named, Needs: []string{"email", "name", "phone", "province", "city"}}, nil
+		needs := []string{"email", "name", "phone", "province", "city"}
+		return issuer.Route{Flow: c.Instance(), Product: named, Needs: needs}, nil
 	case r.CSR != "" && len(r.Names) > 1 && !c.csrSANs:
 		return issuer.Route{}, errors.New("the documents of CAS bind only the CN of a CSR, so a CSR for several names needs " +
 			"csr_sans: true in the account's config; or order without a CSR, or one order per name")
 	case r.CSR != "":
-		return issuer.Route{Flow: c.CSR(), Product: cmp.Or(named, usualProduct), Needs: []string{"email", "name", "phone"}}, nil
+		return issuer.Route{Flow: c.CSR(), Product: inForce, Needs: []string{"email", "name", "phone"}}, nil
 	}
-	return issuer.Route{Flow: c.Package(), Product: cmp.Or(named, usualProduct)}, nil
+	return issuer.Route{Flow: c.Package(), Product: inForce}, nil
 }
 
 // usualProduct is what orders from package plans get for which nobody names a
@@ -66,7 +68,8 @@ var cfca = issuer.CA{Name: "CFCA", Identities: []string{"cfca.com.cn"}, Unread: 
 // brands are the first part of product codes, as the documents of
 // CreateCertificateForPackageRequest list them, and DigiCert's other brands.
 var brands = map[string]issuer.CA{
-	"digicert": issuer.DigiCert, "symantec": issuer.DigiCert, "geotrust": issuer.DigiCert, "rapidssl": issuer.DigiCert, "thawte": issuer.DigiCert,
+	"digicert": issuer.DigiCert, "symantec": issuer.DigiCert, "geotrust": issuer.DigiCert,
+	"rapidssl": issuer.DigiCert, "thawte": issuer.DigiCert,
 	"globalsign": issuer.GlobalSign,
 	"cfca":       cfca,
 }

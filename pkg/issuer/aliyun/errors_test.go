@@ -159,7 +159,7 @@ func TestNewRefuses(t *testing.T) {
 // TestCallServesOtherProducts: the DNS solver uses the same client.
 func TestCallServesOtherProducts(t *testing.T) {
 	cas := serve(t, 500, text("not here"))
-	dns := issuertest.Record(t, `{"RequestId":"R1","RecordId":"893877010245666816"}`)
+	dns := issuertest.Record(t, `{"RequestId":"R1","RecordId":"893877010245666816"}`, steady)
 	c, err := aliyun.New(issuer.Access{Endpoint: cas, DNSEndpoint: dns.URL, KeyID: "a", Secret: secret, Main: "m", Permits: permits(time.Second)})
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func TestCallUsesThePermitInTheContext(t *testing.T) {
 	set := permit.NewSet(func(permit.Key) permit.Limit {
 		return permit.Limit{Calls: 1, Period: time.Minute, Deadline: time.Second}
 	})
-	rec := issuertest.Record(t, `{"RequestId":"R1","Type":"process"}`)
+	rec := issuertest.Record(t, `{"RequestId":"R1","Type":"process"}`, steady)
 	c := client(t, rec.URL, set)
 	ctx, _, err := set.Wait(t.Context(), permit.Key{Account: "100200", Action: "DescribeCertificateState"})
 	if err != nil {

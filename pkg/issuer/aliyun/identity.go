@@ -1,7 +1,6 @@
 package aliyun
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -29,11 +28,11 @@ func (c *Client) Identify(ctx context.Context) (issuer.Identity, error) {
 		return issuer.Identity{}, &issuer.Error{Kind: issuer.Unavailable, Action: callerIdentity,
 			Message: "the answer names no account", RequestID: c.show(out.RequestID, 80)}
 	}
-	id := issuer.Identity{Main: string(out.AccountID), Caller: string(cmp.Or(out.UserID, out.RoleID)), Kind: out.IdentityType}
-	if strings.EqualFold(id.Kind, "AssumedRoleUser") {
-		id.Caller = string(out.RoleID)
+	caller := out.UserID
+	if caller == "" || out.IdentityType == "AssumedRoleUser" {
+		caller = out.RoleID
 	}
-	return id, nil
+	return issuer.Identity{Main: string(out.AccountID), Caller: string(caller), Kind: out.IdentityType}, nil
 }
 
 // leftOpen changes the kind of a refusal that says nothing against the

@@ -24,12 +24,12 @@ const (
 // calls are the actions of the SSL service and of those who tell whose
 // credentials these are. The limits are those of each action's own page.
 var calls = issuer.Calls{
-	{Service: sslService, Action: infoSubmit, Roles: []order.Role{order.Submitter}, Limit: 10, Starts: true},
-	{Service: sslService, Action: orderSubmit, Roles: []order.Role{order.Submitter}, Limit: 10, Starts: true},
+	{Service: sslService, Action: infoSubmit, Roles: buyers, Limit: 10, Starts: true},
+	{Service: sslService, Action: orderSubmit, Roles: buyers, Limit: 10, Starts: true},
 	// Submitters look before they start a certificate, and verifiers for the
 	// challenge; the list tells the ones what is unused, the others what waits.
-	{Service: sslService, Action: "DescribeCertificate", Roles: []order.Role{order.Submitter, order.Verifier}, Limit: 10},
-	{Service: sslService, Action: "DescribeCertificates", Roles: []order.Role{order.Submitter, order.Verifier}, Limit: 10, Page: pageSize},
+	{Service: sslService, Action: "DescribeCertificate", Roles: readers, Limit: 10},
+	{Service: sslService, Action: "DescribeCertificates", Roles: readers, Limit: 10, Page: pageSize},
 	{Service: sslService, Action: "CompleteCertificate", Roles: []order.Role{order.Verifier}, Limit: 10},
 	// Both give out private keys.
 	{Service: sslService, Action: "DescribeCertificateDetail", Roles: []order.Role{order.Collector}, Limit: 10},
@@ -38,3 +38,9 @@ var calls = issuer.Calls{
 	{Service: stsService, Action: callerIdentity, Roles: order.Roles, Limit: 20, Free: true, Optional: true},
 	{Service: camService, Action: userAppID, Roles: order.Roles, Limit: 20, Free: true, Optional: true},
 }
+
+// Who starts what was bought, and who reads what became of it.
+var (
+	buyers  = []order.Role{order.Submitter}
+	readers = []order.Role{order.Submitter, order.Verifier}
+)

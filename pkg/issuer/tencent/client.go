@@ -1,5 +1,5 @@
 // Package tencent speaks to Tencent Cloud: SSL Certificate Service (version
-// 2019-12-05) as a flow of package issuer, and any other service of API 3.0,
+// 2019-12-05), STS and CAM as an issuer.Cloud, and any other service of API 3.0,
 // such as DNSPod, through Client.Call.
 //
 // Signature and transport profile are the vendor's SDK; requests and answers
@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -44,8 +43,8 @@ const domain = "tencentcloudapi.com"
 // New checks how the account is reached and returns a client; nothing is sent.
 // A region is not needed by SSL and DNSPod, which get none if none is named.
 func New(a issuer.Access) (*Client, error) {
-	if a.KeyID == "" || a.Secret == "" || a.Main == "" || a.Permits == nil {
-		return nil, errors.New("tencent: KeyID, Secret, Main and Permits are required")
+	if err := a.Check(); err != nil {
+		return nil, fmt.Errorf("tencent: %w", err)
 	}
 	if common.DefaultHttpClient != nil {
 		return nil, errors.New("tencent: the SDK's DefaultHttpClient is set, which all its clients would share")
@@ -92,9 +91,9 @@ func newServices(a issuer.Access, transport http.RoundTripper) (map[string]*comm
 // breaker (after five failures it would go to another endpoint), its printing
 // of whole answers, its time-out (it only has to be longer than ours).
 func newService(a issuer.Access, at, region string, transport http.RoundTripper) (*common.Client, error) {
-	u, err := url.Parse(at)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || strings.Trim(u.Path, "/") != "" || u.User != nil {
-		return nil, fmt.Errorf("tencent: endpoint %q is not http(s)://host[:port]", at)
+	u, err := issuer.ParseEndpoint(at)
+	if err != nil {
+		return nil, fmt.Errorf("tencent: %w", err)
 	}
 	p := profile.NewClientProfile()
 	p.HttpProfile.Endpoint, p.HttpProfile.Scheme = u.Host, strings.ToUpper(u.Scheme)

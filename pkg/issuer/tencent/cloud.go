@@ -33,12 +33,14 @@ func (c *Client) Route(r order.Request) (issuer.Route, error) {
 
 // trustasia is issued under several roots, of which it has one of its own by
 // now: cloud.tencent.com/document/faq/400/88117 tells to allow the first three.
-var trustasia = issuer.CA{Name: "TrustAsia", Identities: []string{"trust-provider.com", "sectigo.com", "globalsign.com", "trustasia.com"}, Unread: true}
+var trustasia = issuer.CA{Name: "TrustAsia", Unread: true,
+	Identities: []string{"trust-provider.com", "sectigo.com", "globalsign.com", "trustasia.com"}}
 
 // brands are the first part of how orders name what was bought: the brand, or
 // the number of a package.
 var brands = map[string]issuer.CA{
-	"digicert": issuer.DigiCert, "symantec": issuer.DigiCert, "geotrust": issuer.DigiCert, "rapidssl": issuer.DigiCert, "thawte": issuer.DigiCert,
+	"digicert": issuer.DigiCert, "symantec": issuer.DigiCert, "geotrust": issuer.DigiCert,
+	"rapidssl": issuer.DigiCert, "thawte": issuer.DigiCert,
 	"globalsign": issuer.GlobalSign,
 	"trustasia":  trustasia,
 	"83":         trustasia, // ApplyCertificate's PackageType: TrustAsia C1 DV Free

@@ -138,7 +138,7 @@ func TestNewRefuses(t *testing.T) {
 // TestCallServesDNSPod: the DNS solver uses the same client.
 func TestCallServesDNSPod(t *testing.T) {
 	ssl := serve(t, 500, text("not here"))
-	dns := issuertest.Record(t, `{"Response":{"RecordId":162,"RequestId":"R1"}}`)
+	dns := issuertest.Record(t, `{"Response":{"RecordId":162,"RequestId":"R1"}}`, steady)
 	c, err := tencent.New(issuer.Access{Endpoint: ssl, DNSEndpoint: dns.URL, KeyID: "a", Secret: secret, Main: "m", Permits: permits(time.Second)})
 	if err != nil {
 		t.Fatal(err)

@@ -64,7 +64,8 @@ func (c *Client) byAppID(ctx context.Context) (issuer.Identity, error) {
 }
 
 func (c *Client) nobody(action, requestID string) error {
-	return &issuer.Error{Kind: issuer.Unavailable, Action: action, Message: "the answer names no account", RequestID: c.show(requestID, 80)}
+	return &issuer.Error{Kind: issuer.Unavailable, Action: action, Message: "the answer names no account",
+		RequestID: c.show(requestID, 80)}
 }
 
 // denied: the credentials work, and may not make this call.
@@ -75,8 +76,9 @@ func denied(err error) bool {
 
 // unknown: who was asked does not know the call.
 func unknown(err error) bool {
+	codes := []string{"InvalidAction", "ActionOffline", "NoSuchProduct", "NoSuchVersion", "UnsupportedOperation"}
 	e, ok := errors.AsType[*issuer.Error](err)
-	return ok && slices.Contains([]string{"InvalidAction", "ActionOffline", "NoSuchProduct", "NoSuchVersion", "UnsupportedOperation"}, e.Code)
+	return ok && slices.Contains(codes, e.Code)
 }
 
 // leftOpen is a refusal that says nothing against the credentials.
