@@ -2,7 +2,7 @@ package app
 
 import (
 	"context"
-	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,14 +44,20 @@ func (s *session) identifyOne(ctx context.Context, a *stage.Account) {
 // Credentials says whose the account's credentials are, as the cloud said when a
 // worker asked it last.
 func (a AccountStatus) Credentials() string {
-	switch id := a.Identity; {
-	case id == nil:
+	if a.Identity == nil {
 		return "not known"
-	case id.Main != a.Main:
-		return fmt.Sprintf("of main account %s, not %s (%s %s)", id.Main, a.Main, id.Kind, id.Caller)
-	case id.Caller == id.Main:
-		return "of the main account"
-	default:
-		return fmt.Sprintf("%s %s", id.Kind, id.Caller)
 	}
+	id := *a.Identity
+	who, but := "of the main account", ""
+	if id.Main != a.Main {
+		who, but = "of main account "+id.Main, ", not "+a.Main
+	}
+	switch id.Caller {
+	case id.Main:
+	case "": // not told
+		who += " or a user of it"
+	default:
+		who = strings.TrimSpace(id.Kind+" "+id.Caller) + " " + who
+	}
+	return who + but
 }

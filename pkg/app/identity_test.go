@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/order"
 )
@@ -121,7 +122,7 @@ func TestWhoseCredentials(t *testing.T) {
 		if w, checked := want[a.Label]; checked && !strings.HasPrefix(got, w) {
 			t.Errorf("%s: credentials %q, want %q", a.Label, got, w)
 		}
-		if a.Label == "clerk" && (a.Identity == nil || a.Identity.Main != "300300" || a.Identity.Caller != "300301" || got != a.Identity.Kind+" 300301" || a.Identity.Kind == "") {
+		if a.Label == "clerk" && (a.Identity == nil || a.Identity.Main != "300300" || a.Identity.Caller != "300301" || got != a.Identity.Kind+" 300301 of the main account" || a.Identity.Kind == "") {
 			t.Errorf("clerk: %q, %+v", got, a.Identity)
 		}
 	}
@@ -146,6 +147,23 @@ func TestWhoseCredentials(t *testing.T) {
 	}
 	if said.with(differs) != 2 || said.with(silent) != 4 {
 		t.Errorf("each session says it once:\n%s", said.buf.String())
+	}
+}
+
+func TestCredentialsInWords(t *testing.T) {
+	for want, id := range map[string]*account.Identity{
+		"not known":                                nil,
+		"of the main account":                      {Main: "1", Caller: "1", Kind: "Account"},
+		"RAMUser 7 of the main account":            {Main: "1", Caller: "7", Kind: "RAMUser"},
+		"7 of the main account":                    {Main: "1", Caller: "7"},
+		"of the main account or a user of it":      {Main: "1"},
+		"of main account 2, not 1":                 {Main: "2", Caller: "2", Kind: "Account"},
+		"CAMUser 7 of main account 2, not 1":       {Main: "2", Caller: "7", Kind: "CAMUser"},
+		"of main account 2 or a user of it, not 1": {Main: "2"},
+	} {
+		if got := (AccountStatus{Main: "1", Identity: id}).Credentials(); got != want {
+			t.Errorf("%+v: %q, want %q", id, got, want)
+		}
 	}
 }
 
