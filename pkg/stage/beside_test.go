@@ -2,6 +2,7 @@ package stage_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -102,5 +103,79 @@ func TestRecheckBesideASilentZone(t *testing.T) {
 	}
 	if n := servers.count("_dnsauth.clear.example"); n != timeouts*rounds {
 		t.Errorf("looked %d times in %d sweeps", n, timeouts*rounds)
+	}
+}
+
+// CleanUp takes nothing away; it comes to its end, or into a time-out.
+func (d *dark) CleanUp(ctx context.Context, c order.Challenge) error {
+	if late, err := d.at(ctx, c.Host); late || err != nil {
+		return fmt.Errorf("the DNS does not answer (%w)", errors.Join(err, context.DeadlineExceeded))
+	}
+	return nil
+}
+
+// leftovers are entries of the book that no order needs.
+func (w *world) leftovers(label string, hosts ...string) {
+	w.t.Helper()
+	for _, host := range hosts {
+		_, err := w.placed.Need(w.t.Context(), order.Challenge{Type: "TXT", Host: host, Value: "v"}, label, "ended", false)
+		w.must(err)
+	}
+}
+
+// With one account's DNS silent, what another account's orders left is taken
+// back all the same.
+func TestPlacedSweepBesideASilentAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{uncopied: true})
+	silent := newDark(nil)
+	w.solvers = map[string]dcv.Solver{"ali": silent, "ten": silent}
+	for i := range 4 { // in turn, so that one of the silent account is the first
+		w.leftovers("ten", fmt.Sprintf("_dnsauth.%d.dark.example", i))
+		w.leftovers("ali", fmt.Sprintf("_dnsauth.%d.clear.example", i))
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var sweep sync.WaitGroup
+	defer sweep.Wait()
+	defer stop()
+	sweep.Go(func() { _ = w.worker().placing.Sweep(ctx) })
+	soon(t, "taken back beside another account's silent DNS", func() bool { return len(w.booked()) == 4 })
+	for _, pl := range w.booked() {
+		if pl.Labels[0] != "ten" {
+			t.Errorf("left: %+v", pl)
+		}
+	}
+}
+
+// A zone whose servers are silent costs a sweep one time-out, not one for each of
+// its records; and the zone's other records are tried by the next sweep.
+func TestPlacedSweepBesideASilentZone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{uncopied: true})
+	silent := newDark(nil)
+	w.solvers = map[string]dcv.Solver{"ali": silent}
+	for i := range 3 {
+		w.leftovers("ali", fmt.Sprintf("_dnsauth.%d.dark.example", i), fmt.Sprintf("_dnsauth.%d.clear.example", i))
+	}
+	p := w.worker()
+	for round := range 3 {
+		ended := make(chan error, 1)
+		go func() { ended <- p.placing.Sweep(t.Context()) }()
+		silent.timeout <- struct{}{}
+		select {
+		case err := <-ended:
+			w.must(err)
+		case <-time.After(patience):
+			t.Fatalf("sweep %d runs into more than one time-out", round)
+		}
+	}
+	tried := map[int]int{}
+	for _, pl := range w.booked() {
+		if tried[pl.Tries]++; !strings.HasSuffix(pl.Challenge.Host, ".dark.example") {
+			t.Errorf("left: %+v", pl)
+		}
+	}
+	if tried[1] != 3 {
+		t.Errorf("records of the silent zone by how often they were tried: %v", tried)
 	}
 }
