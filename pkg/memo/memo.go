@@ -20,6 +20,21 @@ import (
 type Keep struct {
 	Answer  time.Duration
 	Failure time.Duration
+	// Silence tells which failures are remembered: those that say that nobody
+	// answers. A clear refusal costs nobody any time, and may be over as soon as a
+	// person has seen it. Nil: all.
+	Silence func(error) bool
+}
+
+// of is how long an outcome holds.
+func (k Keep) of(err error) time.Duration {
+	switch {
+	case err == nil:
+		return k.Answer
+	case k.Silence == nil || k.Silence(err):
+		return k.Failure
+	}
+	return 0
 }
 
 // Moment is how long a failure is usually remembered: about as long as nobody
@@ -108,12 +123,9 @@ func (m *Memo[T]) ask(ctx context.Context, a *asked[T], keep Keep, ask func(cont
 }
 
 func (m *Memo[T]) answered(a *asked[T], keep Keep) {
+	holds := keep.of(a.err)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	holds := keep.Answer
-	if a.err != nil {
-		holds = keep.Failure
-	}
 	a.until = time.Now().Add(holds)
 	close(a.ready)
 }

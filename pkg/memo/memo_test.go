@@ -113,6 +113,22 @@ func TestAHundredAskOnce(t *testing.T) {
 	})
 }
 
+// TestAClearRefusalIsNotRemembered, because a person may mend it at once.
+func TestAClearRefusalIsNotRemembered(t *testing.T) {
+	var m Memo[int]
+	choosy := keep
+	choosy.Silence = func(err error) bool { return errors.Is(err, errDead) }
+	for asked, answer := range []error{errors.New("the key is disabled"), errors.New("the key is disabled"), errDead, nil} {
+		_, err := m.Get(t.Context(), "k", choosy, func(context.Context) (int, error) { return 0, answer })
+		if asked < 3 && !errors.Is(err, answer) {
+			t.Errorf("question %d: %v, want %v", asked, err, answer)
+		}
+		if asked == 3 && !errors.Is(err, errDead) {
+			t.Errorf("that nobody answers was not remembered: %v", err)
+		}
+	}
+}
+
 // TestWhoLeaves: the asking goes on for the others, and ends with the last.
 func TestWhoLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -13,15 +13,24 @@ import (
 // What the clouds say is remembered for a moment, so that many orders do not ask
 // the same question, and a cloud that does not answer is not asked by one order
 // after the other. It is kept by label, although it is so for the whole main
-// account: the credentials of one label that were refused say nothing of
-// another's.
+// account: who waits gets what was answered to that label's credentials, and if
+// they were refused, that says nothing of another's.
+
+// silence tells whether a call failed because nobody answered, or not clearly.
+func silence(err error) bool {
+	switch issuer.KindOf(err) {
+	case issuer.Unavailable, issuer.NeverSent, issuer.UnknownOutcome:
+		return true
+	}
+	return false
+}
 
 // Usages remembers readings of products' quota. The reading that an entry keeps
 // may be older than the entry: purchases between the two only make the growth
 // that must be explained larger, never smaller.
 type Usages struct{ seen memo.Memo[ledger.Used] }
 
-var usageKeep = memo.Keep{Answer: 10 * time.Second, Failure: memo.Moment}
+var usageKeep = memo.Keep{Answer: 10 * time.Second, Failure: memo.Moment, Silence: silence}
 
 // Before is a reading from before an entry is opened; nil where the cloud does
 // not count.
@@ -43,7 +52,7 @@ func (u *Usages) Before(ctx context.Context, a *Account, flow issuer.Flow, produ
 // Pools remembers what was bought and is unused.
 type Pools struct{ seen memo.Memo[[]issuer.Row] }
 
-var poolKeep = memo.Keep{Answer: 5 * time.Second, Failure: memo.Moment}
+var poolKeep = memo.Keep{Answer: 5 * time.Second, Failure: memo.Moment, Silence: silence}
 
 func (p *Pools) unused(ctx context.Context, a *Account, flow issuer.Flow) ([]issuer.Row, error) {
 	pool, ok := flow.(issuer.Pool)
