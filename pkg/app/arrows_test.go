@@ -19,11 +19,12 @@ var rooms = map[string][]string{
 	"account":   {"order"},
 	"certstore": {"order"},
 	"permit":    {}, // anybody could import it for limits of their own
+	"memo":      {},
 	"cloudsim":  {}, // it must not share the product's mistakes
 	"issuer":    {"order", "permit"},
-	"dcv":       {"order", "issuer"},
+	"dcv":       {"order", "issuer", "memo"},
 	"pipeline":  {"order", "gap"},
-	"stage":     {"order", "gap", "ledger", "account", "issuer", "dcv", "certstore", "pipeline"},
+	"stage":     {"order", "gap", "memo", "ledger", "account", "issuer", "dcv", "certstore", "pipeline"},
 	"app":       {"order", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim"},
 	"lab":       {"order", "gap", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim", "app"},
 	"gap":       {},

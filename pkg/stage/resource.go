@@ -149,7 +149,7 @@ func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.
 		o.Resource = o.Request.Resource
 		return o, nil
 	}
-	rows, err := s.Pools.unused(ctx, o.Main, flow)
+	rows, err := s.Pools.unused(ctx, a, flow)
 	if err != nil {
 		return o, s.Trouble.Verb(ctx, a, err)
 	}
