@@ -8,6 +8,7 @@ type bug struct {
 }
 
 const (
+	accounts  = "pkg/stage/accounts.go"
 	submit    = "pkg/stage/submit.go"
 	reconcile = "pkg/stage/reconcile.go"
 	operate   = "pkg/stage/operate.go"
@@ -44,6 +45,11 @@ var bugs = []bug{
 	{"another order's open entry does not stop the purchase", submit,
 		"if open, is := e.OpenAttempt(); is { // of another order", "if open, is := e.OpenAttempt(); is && false { // of another order",
 		stage, "TestOrdersForTheSameNamesWaitForEachOther"},
+
+	// Where an order goes.
+	{"a resource that is named may be looked for at any account", accounts,
+		"len(mains) > 1 && named(r) {", "len(mains) > 1 && named(r) && false {",
+		stage, "TestIntakeRefuses"},
 
 	// A purchase, step by step.
 	{"the record's key wins over the key store's", submit,
