@@ -37,7 +37,7 @@ type cli struct {
 	Failed failedCmd `cmd:"" help:"Failed and held orders, grouped by cause."`
 
 	Surplus surplusCmd `cmd:"" help:"Cloud orders that nobody claims, with what they cost, and ended orders that may have been bought."`
-	Codes   codesCmd   `cmd:"" help:"Every documented error code of both clouds: what it means and what to do."`
+	Codes   codesCmd   `cmd:"" help:"Every documented error code of the clouds: what it means and what to do."`
 
 	Retry     retryCmd     `cmd:"" help:"Send held or failed orders where their record says. Never buys again."`
 	Approve   approveCmd   `cmd:"" help:"Let an order that was held before it was bought go on."`
@@ -54,7 +54,7 @@ type cli struct {
 	Archive  archiveCmd  `cmd:"" help:"Write ended orders to a file and take them off the stream; their ids stay taken."`
 	Restored restoredCmd `cmd:"" help:"After a restore of the streams, before the workers start: sweep again before anything is bought."`
 
-	Sim     simCmd     `cmd:"" help:"Both clouds, simulated, with their DNS and a control port."`
+	Sim     simCmd     `cmd:"" help:"The clouds, simulated, with their DNS and a control port."`
 	Bench   benchCmd   `cmd:"" help:"Measure."`
 	Chaos   chaosCmd   `cmd:"" help:"Try to break it: kill, freeze, wipe and lie to real processes, and judge by the clouds' own books."`
 	Setting settingCmd `cmd:"" name:"config" help:"Print a commented example config, or the table of settings."`
@@ -72,7 +72,7 @@ func main() {
 	defer stop()
 	var c cli
 	parser := kong.Must(&c, kong.Name("certmill"), kong.UsageOnError(),
-		kong.Description("Issues TLS certificates in bulk through Alibaba Cloud CAS and Tencent Cloud SSL."),
+		kong.Description("Issues TLS certificates in bulk through "+app.CloudNames()+"."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
 	k, err := parser.Parse(os.Args[1:])

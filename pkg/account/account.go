@@ -39,6 +39,8 @@ type State struct {
 	// FirstUse is the incarnation for which an operator said that this account
 	// was never used by an earlier installation: the sweep need not wait.
 	FirstUse string `json:"first_use,omitempty"`
+	// Identities tell whose the credentials of each label are.
+	Identities map[string]Identity `json:"identities,omitempty"`
 }
 
 // Pause says why something rests. A zero Until lasts until it is resumed.

@@ -107,6 +107,8 @@ type AccountStatus struct {
 	Label string `json:"label"`
 	Main  string `json:"main"`
 	State string `json:"state"`
+	// Identity is whose the credentials are; nil: no worker has been told yet.
+	Identity *account.Identity `json:"identity,omitempty"`
 }
 
 // Status reads it.
@@ -126,7 +128,12 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 	s := Status{Inbox: inbox, States: states, Left: len(left)}
 	for _, label := range c.accounts.Labels() {
 		a := c.accounts[label]
-		s.Accounts = append(s.Accounts, AccountStatus{Label: label, Main: a.Main, State: describe(c.states.State(a.Main), label, c.line.Incarnation())})
+		state := c.states.State(a.Main)
+		status := AccountStatus{Label: label, Main: a.Main, State: describe(state, label, c.line.Incarnation())}
+		if id, known := state.Identities[label]; known {
+			status.Identity = &id
+		}
+		s.Accounts = append(s.Accounts, status)
 	}
 	return s, nil
 }

@@ -180,6 +180,18 @@ type Account struct {
 	Disabled bool `json:"disabled,omitempty"`
 }
 
+// Product is a code of which the account bought some, for orders that name none: a
+// DV product for a single name that is not free. Empty at Tencent, where orders
+// name no product.
+func (a Account) Product() string {
+	for _, p := range catalogue {
+		if p.CertType == "DV" && !p.Wildcard && !p.Free && a.Products[p.Code] > 0 {
+			return p.Code
+		}
+	}
+	return ""
+}
+
 // Instance is a bought CAS instance.
 type Instance struct {
 	ID       string `json:"id"`

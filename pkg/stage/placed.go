@@ -174,7 +174,7 @@ func forAPerson(err error) bool {
 }
 
 // inTheWay returns another order of ours whose challenge lies at this one's
-// place, if there is one. CAS has one path for all orders of a host.
+// place, if there is one: a cloud may have one path for all orders of a host.
 func (p places) inTheWay(ctx context.Context, label, id string, c order.Challenge) (string, error) {
 	solver, err := p.solver(label)
 	if err != nil {

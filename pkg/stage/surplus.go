@@ -27,7 +27,7 @@ func (w *Waiter) Surplus(ctx context.Context, a *Account) error {
 	if err != nil {
 		return err
 	}
-	for _, flow := range a.Flows {
+	for _, flow := range a.Cloud.Flows() {
 		all, ok := flow.(issuer.AllLister)
 		if !ok || !flow.Spends() {
 			continue
@@ -114,7 +114,7 @@ func (p *Operator) Lefts(ctx context.Context, a *Account) ([]Left, error) {
 // unknownAttempt: an ended order whose number in the key store is above the
 // ledger's last attempt may have been bought in a life that was lost.
 func (p *Operator) unknownAttempt(ctx context.Context, a *Account, o order.Order) (Left, bool, error) {
-	f := a.Flows[o.Operation]
+	f := a.Flow(o.Operation)
 	if f == nil || !f.Spends() {
 		return Left{}, false, nil
 	}

@@ -75,8 +75,7 @@ type place struct {
 	loops bool   // the CNAMEs do not end
 }
 
-// challengeLabel is where both clouds put their records, below the name
-// (DescribeCertificateState's RecordDomain, DescribeCertificate's DvAuthKey).
+// challengeLabel is where the clouds put their records, below the name.
 const challengeLabel = "_dnsauth."
 
 // maxHops bounds referrals and CNAMEs.

@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/memo"
 )
 
@@ -104,10 +105,10 @@ var _ DNS = (*dcv.Looker)(nil)
 // Subject is one order as the checker needs it.
 type Subject struct {
 	Order   string
-	Names   []string // A-labels
-	Product string   // tells the CA
-	Records bool     // control is proved by DNS records
-	Account string   // label, for sentences; its zones are the solver's
+	Names   []string       // A-labels
+	Product issuer.Product // tells the CA
+	Records bool           // control is proved by DNS records
+	Account string         // label, for sentences; its zones are the solver's
 	// Zones tells the zones in which the account's solver can write; nil: not
 	// looked at.
 	Zones dcv.Zoner
