@@ -16,21 +16,12 @@ import (
 // account: who waits gets what was answered to that label's credentials, and if
 // they were refused, that says nothing of another's.
 
-// silence tells whether a call failed because nobody answered, or not clearly.
-func silence(err error) bool {
-	switch issuer.KindOf(err) {
-	case issuer.Unavailable, issuer.NeverSent, issuer.UnknownOutcome:
-		return true
-	}
-	return false
-}
-
 // Usages remembers readings of products' quota. The reading that an entry keeps
 // may be older than the entry: purchases between the two only make the growth
 // that must be explained larger, never smaller.
 type Usages struct{ seen memo.Memo[ledger.Used] }
 
-var usageKeep = memo.Keep{Answer: 10 * time.Second, Failure: memo.Moment, Silence: silence}
+var usageKeep = memo.Keep{Answer: 10 * time.Second, Failure: memo.Moment, Silence: issuer.Silent}
 
 // Before is a reading from before an entry is opened; nil where the cloud does
 // not count.
@@ -52,7 +43,7 @@ func (u *Usages) Before(ctx context.Context, a *Account, flow issuer.Flow, produ
 // Pools remembers what was bought and is unused.
 type Pools struct{ seen memo.Memo[[]issuer.Row] }
 
-var poolKeep = memo.Keep{Answer: 5 * time.Second, Failure: memo.Moment, Silence: silence}
+var poolKeep = memo.Keep{Answer: 5 * time.Second, Failure: memo.Moment, Silence: issuer.Silent}
 
 func (p *Pools) unused(ctx context.Context, a *Account, flow issuer.Flow) ([]issuer.Row, error) {
 	pool, ok := flow.(issuer.Pool)

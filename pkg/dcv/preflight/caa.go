@@ -25,7 +25,7 @@ var errBogus = errors.New("not validated")
 // lookup asks the resolver for the CAA records of one name. It follows CNAMEs,
 // as the CA does (RFC 8659, 3).
 func (c *Checker) lookup(ctx context.Context, name string) (policy, error) {
-	return c.caa.get(ctx, name, c.now(), func() (policy, error) {
+	return c.caa.Get(ctx, name, learnt, func(ctx context.Context) (policy, error) {
 		q := dcv.Question{Name: name, Type: dns.TypeCAA}
 		m, err := c.dns.Resolve(ctx, q)
 		if err != nil {

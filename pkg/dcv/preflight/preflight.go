@@ -19,6 +19,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/memo"
 )
 
 // Level is how sure it is that an order will not be issued.
@@ -120,17 +121,18 @@ type Checker struct {
 	parallel int
 	now      func() time.Time
 
-	domains memo[domain]
-	chains  memo[[]verdict]
-	caa     memo[policy]
-	places  memo[place]
-	zones   memo[string]
+	domains memo.Memo[domain]
+	chains  memo.Memo[[]verdict]
+	caa     memo.Memo[policy]
+	places  memo.Memo[place]
+	zones   memo.Memo[string]
 }
 
-const (
-	parallel = 16              // names that are looked at at the same time
-	life     = 2 * time.Minute // how long what was learnt holds
-)
+const parallel = 16 // names that are looked at at the same time
+
+// learnt is how long what was learnt holds. Errors hold as long: a name server
+// that is down would cost its time-out for every name.
+var learnt = memo.Keep{Answer: 2 * time.Minute, Failure: 2 * time.Minute}
 
 // New returns a checker.
 func New(d DNS) *Checker { return &Checker{dns: d, parallel: parallel, now: time.Now} }

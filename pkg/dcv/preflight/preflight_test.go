@@ -2,7 +2,6 @@ package preflight
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -387,36 +386,5 @@ func TestGroup(t *testing.T) {
 	want := "error d [2 3]\nerror c [1]\nwarning w [1 2 3]\nadvice p [1 2 3 4]"
 	if s := strings.Join(lines, "\n"); s != want {
 		t.Errorf("got\n%s\nwant\n%s", s, want)
-	}
-}
-
-// TestMemo: an asker that gives up leaves nothing behind, and who waits for it
-// asks anew.
-func TestMemo(t *testing.T) {
-	var m memo[int]
-	ctx, stop := context.WithCancel(t.Context())
-	asking := make(chan struct{})
-	go func() {
-		_, _ = m.get(ctx, "k", time.Now(), func() (int, error) { close(asking); <-ctx.Done(); return 0, ctx.Err() })
-	}()
-	<-asking
-	got := make(chan int)
-	go func() {
-		v, err := m.get(t.Context(), "k", time.Now(), func() (int, error) { return 7, nil })
-		if err != nil {
-			t.Error(err)
-		}
-		got <- v
-	}()
-	stop()
-	if v := <-got; v != 7 {
-		t.Errorf("got %d", v)
-	}
-	later := time.Now().Add(life)
-	if v, _ := m.get(t.Context(), "k", time.Now(), func() (int, error) { return 8, nil }); v != 7 {
-		t.Errorf("asked again: %d", v)
-	}
-	if _, err := m.get(t.Context(), "k", later, func() (int, error) { return 0, errors.New("down") }); err == nil {
-		t.Error("too old, and still known")
 	}
 }
