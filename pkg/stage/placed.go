@@ -362,13 +362,8 @@ func (s *PlacedSweep) apart(ctx context.Context, all []ledger.Placement) error {
 	}
 	errs := make([]error, len(own))
 	var wg sync.WaitGroup
-	defer wg.Wait()
 	for i, labels := range slices.Sorted(maps.Keys(own)) {
-		if i < len(own)-1 {
-			wg.Go(func() { errs[i] = s.each(ctx, own[labels]) })
-			continue
-		}
-		errs[i] = s.each(ctx, own[labels]) // the last ones here
+		wg.Go(func() { errs[i] = s.each(ctx, own[labels]) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
