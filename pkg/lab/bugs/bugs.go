@@ -15,6 +15,7 @@ const (
 	entry     = "pkg/ledger/entry.go"
 	ledgerGo  = "pkg/ledger/ledger.go"
 	bookGo    = "pkg/ledger/placed.go"
+	cellGo    = "pkg/stream/cell.go"
 	placed    = "pkg/stage/placed.go"
 	recheck   = "pkg/stage/recheck.go"
 	verify    = "pkg/stage/verify.go"
@@ -68,8 +69,8 @@ var bugs = []bug{
 	{"the entry is not stored", ledgerGo,
 		"\ta.Token = crand.Text()\n", "\ta.Token, a.Opened = crand.Text(), time.Now()\n\tif true {\n\t\treturn e.with(a), a, nil\n\t}\n",
 		stage, "TestNumberThenEntryThenCall"},
-	{"the entry is written without its condition", ledgerGo,
-		", jetstream.WithExpectLastSequencePerSubject(e.seq))", ")",
+	{"the entry is written without its condition", cellGo,
+		", jetstream.WithExpectLastSequencePerSubject(seq))", ")",
 		ledger, "TestAnOldReadOpensNothing"},
 	{"a second opener may send", ledgerGo,
 		"if open, is := e.OpenAttempt(); is {\n\t\treturn e, open, ErrNotOpener", "if open, is := e.OpenAttempt(); is && false {\n\t\treturn e, open, ErrNotOpener",
