@@ -12,7 +12,6 @@ import (
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/stage"
 )
 
@@ -32,6 +31,7 @@ type Plan struct {
 	BadLines    []BadLine `json:"bad_lines"`
 
 	orders []stage.Planned
+	asked  bool // a server, which of them were handed in before
 }
 
 // PlanOptions say how far a plan looks.
@@ -60,7 +60,7 @@ var ErrBlind = errors.New("there is no server to ask which orders were handed in
 // Packed returns the batch with single names packed into orders of several. It
 // refuses where nobody can tell what was handed in before.
 func (p Plan) Packed() ([]order.Request, error) {
-	if len(p.NotLookedAt) > 0 {
+	if !p.asked {
 		return nil, ErrBlind
 	}
 	return stage.Pack(p.orders), nil
@@ -70,6 +70,9 @@ func (p Plan) Packed() ([]order.Request, error) {
 // what it could not look at.
 func MakePlan(ctx context.Context, c Config, log *slog.Logger, b Batch, opt PlanOptions) (Plan, error) {
 	console, err := OpenConsole(ctx, c, log)
+	if decided(err) {
+		return Plan{}, err // another program's streams are no reason to look away
+	}
 	if err != nil {
 		p, offline := offlinePlan(ctx, c, b, opt)
 		p.NotLookedAt = append(p.NotLookedAt, "quota, valid certificates, orders handed in before and the accounts' zones: "+err.Error())
@@ -81,11 +84,15 @@ func MakePlan(ctx context.Context, c Config, log *slog.Logger, b Batch, opt Plan
 
 // Review plans a batch and looks at what stands in its way.
 func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, error) {
-	orders, steps, err := planned(ctx, b.Requests, c.place)
+	reached, unreached, err := c.reachable()
 	if err != nil {
 		return Plan{}, err
 	}
-	p := Plan{Steps: steps, BadLines: b.Bad, orders: orders}
+	orders, steps, err := planned(ctx, b.Requests, c.placing(reached.accounts))
+	if err != nil {
+		return Plan{}, err
+	}
+	p := Plan{Steps: steps, BadLines: b.Bad, NotLookedAt: unreached, orders: orders, asked: true}
 	look := stage.Preflight{Ledger: c.ledger, Line: c.line, Now: time.Now}
 	if p.Findings, err = look.MarkKnown(ctx, orders); err != nil {
 		return Plan{}, fmt.Errorf("which orders are known: %w", err)
@@ -93,26 +100,45 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 	p.Findings = append(p.Findings, stage.Words(orders)...)
 	var seen, held []preflight.Finding
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		clouds, cancel := context.WithTimeout(ctx, opt.Within)
-		defer cancel()
-		held = look.Look(clouds, orders)
-	})
+	if len(unreached) == 0 {
+		wg.Go(func() {
+			clouds, cancel := context.WithTimeout(ctx, opt.Within)
+			defer cancel()
+			held = look.Look(clouds, orders)
+		})
+	}
 	if !opt.NoDNS {
-		seen = checkDNS(ctx, c.looker, orders, c.solvers, opt)
+		looker, lerr := newLooker(c.cfg.DCV)
+		if err = lerr; err == nil {
+			seen = checkDNS(ctx, looker, orders, reached.solvers, opt)
+		}
 	}
 	wg.Wait()
+	if err != nil {
+		return Plan{}, err
+	}
 	p.Findings = preflight.Group(slices.Concat(p.Findings, seen, held))
 	return p, ctx.Err()
 }
 
+// reachable are the config's accounts, to be called if that can be; else as far
+// as they say how orders go there, and what is not looked at for that.
+func (c *Console) reachable() (ready, []string, error) {
+	h, err := c.reach()
+	if err == nil {
+		return h.ready, nil, nil
+	}
+	accounts, broken := c.routes()
+	return ready{accounts: accounts}, []string{"quota, valid certificates and the accounts' zones: " + err.Error()}, broken
+}
+
 // offlinePlan goes by the config alone.
 func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan, error) {
-	all, err := openClouds(c, permit.NewSet(c.limits(nil)), false, nil)
+	accounts, err := c.routes()
 	if err != nil {
 		return Plan{}, err
 	}
-	orders, steps, err := planned(ctx, b.Requests, all.place)
+	orders, steps, err := planned(ctx, b.Requests, ready{accounts: accounts}.place)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -130,28 +156,27 @@ func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan,
 
 // place goes by the config alone: which account an order without one takes, the
 // ledger would say.
-func (c clouds) place(_ context.Context, r order.Request) (stage.Planned, Step, error) {
-	labels := []string{r.Account}
+func (c ready) place(_ context.Context, r order.Request) (stage.Planned, Step, error) {
+	problem := func(err error) (stage.Planned, Step, error) {
+		return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: err.Error()}, nil
+	}
+	fit := []*stage.Account{c.accounts[r.Account]}
+	var err error
 	if r.Account == order.AnyAccount {
-		labels = c.accounts.Labels()
+		fit, err = c.accounts.Fit(r)
+	} else {
+		_, err = c.accounts.Find(r.Account)
 	}
-	why := error(&order.Invalid{Field: "account", Reason: "the config has no accounts"})
-	for _, label := range labels {
-		a, err := c.accounts.Find(label)
-		if err != nil {
-			why = err
-			continue
-		}
-		op, err := a.Takes(r)
-		if err != nil {
-			why = err
-			continue
-		}
-		p, step := placed(r, a, op)
-		step.Account = r.Account
-		return p, step, nil
+	if err != nil {
+		return problem(err)
 	}
-	return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: why.Error()}, nil
+	way, err := fit[0].Route(r)
+	if err != nil {
+		return problem(err)
+	}
+	p, step := placed(r, fit[0], way)
+	step.Account = r.Account
+	return p, step, nil
 }
 
 // checkDNS looks at the names of the orders that are not known yet.

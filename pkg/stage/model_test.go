@@ -94,15 +94,14 @@ func newFloor(t *testing.T) *floor {
 	w := &world{t: t}
 	ctx := t.Context()
 	js := natstest.Connect(t, natstest.Server(t))
-	w.must(pipeline.Provision(ctx, js, 1))
-	w.must(pipeline.EnsureStream(ctx, js, ledger.Config(1, pipeline.FirstSeq())))
+	w.must(provision(ctx, js))
 	f := &floor{ca: newAuthority(t)}
 	var err error
 	f.line, err = pipeline.Open(ctx, js, "model", slog.New(slog.DiscardHandler))
 	w.must(err)
-	f.ledger, err = ledger.New(ctx, js)
+	f.ledger, err = ledger.New(ctx, js, 1)
 	w.must(err)
-	f.states, err = account.Open(ctx, js, 1)
+	f.states, err = account.Open(ctx, js, 1, slog.New(slog.DiscardHandler))
 	w.must(err)
 	w.must(f.states.Change(ctx, modelMain, func(s *account.State) {
 		s.Mark = account.Mark{Incarnation: f.line.Incarnation(), At: time.Now()}
@@ -138,7 +137,7 @@ func (f *floor) model(t *rapid.T, run int) *model {
 		m.owner[fp] = id
 		_, err = f.line.Create(context.Background(), order.Order{V: order.SchemaVersion, State: order.Submit, Account: "ali", Main: modelMain,
 			Request:   order.Request{ID: id, Account: "ali", Names: m.names, Validation: order.DNS},
-			Operation: stage.ForPackage, Product: plenty, Purchase: 1,
+			Operation: forPackage, Product: plenty, Purchase: 1,
 			Key: &order.Key{Fingerprint: fp, CSR: csr, Sealed: []byte("sealed"), Stored: true}})
 		must(t, err)
 	}
@@ -161,8 +160,7 @@ func (m *model) last(t *rapid.T, id string) pipeline.Item {
 // handler is whose work a state is. Each visit has a worker of its own, that
 // remembers nothing; the reconciler's clock is the cloud's.
 func (m *model) handler(t *rapid.T, s order.State) pipeline.Handler {
-	a := &stage.Account{Label: "ali", Main: modelMain, Cloud: stage.Aliyun, Product: plenty, Waits: modelWaits,
-		Flows: map[string]issuer.Flow{stage.ForPackage: m.cloud}}
+	a := &stage.Account{Label: "ali", Main: modelMain, Cloud: m.cloud, Waits: modelWaits}
 	all, log := stage.Accounts{"ali": a}, slog.New(slog.DiscardHandler)
 	trouble := stage.Trouble{States: m.states, Log: log}
 	switch s {
@@ -174,7 +172,7 @@ func (m *model) handler(t *rapid.T, s order.State) pipeline.Handler {
 	case order.Collect:
 		return &stage.Collector{Accounts: all, Ledger: m.ledger, Trouble: trouble}
 	case order.Waiting:
-		return pipeline.HandlerFunc((&stage.Waiter{Accounts: all, Ledger: m.ledger, States: m.states, Line: m.line,
+		return pipeline.HandlerFunc((&stage.Waiter{Accounts: all, Ledger: m.ledger, States: m.states, Line: m.line, Log: slog.New(slog.DiscardHandler),
 			Now: func() time.Time { return time.Now().Add(time.Hour) }}).Handle)
 	case order.Unsure:
 		ahead := time.Duration(0)
@@ -351,7 +349,7 @@ var fates = []fate{"answered", "answered", "answer lost", "request lost", "on it
 type fateKey struct{}
 
 // cloud is the model of a cloud account: a list of orders and requests on their
-// way. It is a flow of package issuer.
+// way. It is a cloud of package issuer, and the one flow there.
 type cloud struct {
 	ca    *authority
 	skew  time.Duration // its clock lets signatures live longer
@@ -471,8 +469,21 @@ func (c *cloud) find(id string) (modelRow, bool) {
 	return modelRow{}, false
 }
 
-func (c *cloud) Action() string { return stage.ForPackage }
-func (c *cloud) Spends() bool   { return true }
+func (c *cloud) About() issuer.About                { return issuer.About{Name: "a model"} }
+func (c *cloud) Flows() []issuer.Flow               { return []issuer.Flow{c} }
+func (c *cloud) Product(code string) issuer.Product { return issuer.Product{Code: code, Several: true} }
+
+func (c *cloud) Route(order.Request) (issuer.Route, error) {
+	return issuer.Route{Flow: c, Product: plenty}, nil
+}
+
+func (c *cloud) Identify(context.Context) (issuer.Identity, error) {
+	return issuer.Identity{Main: modelMain, Caller: modelMain}, nil
+}
+
+func (c *cloud) Action() string               { return forPackage }
+func (c *cloud) Spends() bool                 { return true }
+func (c *cloud) CSR(order.Request) issuer.CSR { return issuer.FirstNameCSR }
 
 func (c *cloud) Reserve(ctx context.Context) (context.Context, func(), error) {
 	return ctx, func() {}, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -69,8 +68,8 @@ func (s *IssuingSweep) Sweep(ctx context.Context, a *Account) error {
 		return err
 	}
 	f.begin()
-	for _, action := range slices.Sorted(maps.Keys(a.Flows)) {
-		if err := s.sweepFlow(ctx, a, a.Flows[action], f); err != nil {
+	for _, flow := range a.Cloud.Flows() {
+		if err := s.sweepFlow(ctx, a, flow, f); err != nil {
 			return err
 		}
 	}
@@ -165,7 +164,7 @@ func (s *IssuingSweep) collect(ctx context.Context, a *Account, f *fleet, l *lis
 func (s *IssuingSweep) visit(ctx context.Context, f *fleet, o *flying, h pipeline.HandlerFunc) error {
 	it, err := s.Line.Last(ctx, o.id)
 	switch {
-	case errors.Is(err, pipeline.ErrNoOrder):
+	case errors.Is(err, pipeline.ErrNoOrder), errors.Is(err, pipeline.ErrUnreadable): // gone, or not ours to judge any more
 		f.forget(o)
 		return nil
 	case err != nil:

@@ -98,6 +98,9 @@ func newSite(ctx context.Context, b battery, size Size, dir string, seed uint64,
 	if err := s.connect(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.setUp(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.firstUse(ctx); err != nil {
 		return nil, err
 	}
@@ -310,6 +313,14 @@ func (s *site) await(ctx context.Context, limit time.Duration, what string, f fu
 			return fmt.Errorf("waited %v until %s: %w", limit, what, err)
 		}
 	}
+}
+
+// setUp makes the streams, as an operator does once before the workers start.
+func (s *site) setUp(ctx context.Context) error {
+	return s.await(ctx, time.Minute, "the streams are made", func(ctx context.Context) error {
+		_, err := app.Init(ctx, s.cfg, slog.New(slog.DiscardHandler))
+		return err
+	})
 }
 
 // firstUse says for every account that nothing was bought there: it was not.
