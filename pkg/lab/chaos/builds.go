@@ -8,17 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/ledger"
-	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stream"
 )
@@ -39,7 +35,8 @@ var nextBuild = []edit{
 	{"pkg/ledger/ledger.go", "\ta.Token = crand.Text()\n", "\ta.Token = crand.Text()\n\ta.NextBuild, e.NextBuild = \"attempt\", \"entry\"\n"},
 	{"pkg/ledger/ledger.go", "\treturn stored, last, nil\n", "\tprintln(\"next build opened\", a.Order, a.Attempt)\n\treturn stored, last, nil\n"},
 	{"pkg/account/account.go", "type State struct {\n", "type State struct {\n" + nextField},
-	// TODO
+	{"pkg/account/account.go", "\t\ts.V = version\n", "\t\ts.V, s.NextBuild = version, \"state\"\n"},
+	{"pkg/account/account.go", "\ta.set(main, s, v.Seq) // at once", "\tprintln(\"next build changed\", main)\n\ta.set(main, s, v.Seq) // at once"},
 }
 
 // twoBuilds works with two builds of one format side by side, and rolls each
@@ -148,7 +145,7 @@ func (v *verdict) kept(ctx context.Context) error {
 	err = errors.Join(
 		v.eachRaw(ctx, pipeline.OrdersStream, "order.>", k.order),
 		v.eachRaw(ctx, ledger.StreamName, "spend.>", k.entry),
-		v.eachRaw(ctx, account.Stream, account.Subject("*"), k.state),
+		v.eachRaw(ctx, account.StreamName, ">", k.state),
 	)
 	if k.events == 0 || k.attempts == 0 || k.states == 0 {
 		v.problem("of the next build's %d events, %d attempts and %d states were found: the battery has tried nothing", nil, k.events, k.attempts, k.states)
@@ -232,7 +229,8 @@ func (k *keeping) state(m stream.Message) error {
 	var s struct {
 		NextBuild string `json:"next_build"`
 	}
-	if len(m.Data) == 0 || !k.said["next build changed "+m.Subject[strings.LastIndex(m.Subject, account.Bucket+".")+len(account.Bucket)+1:]] {
+	_, key, _ := strings.Cut(m.Subject, "."+account.Bucket+".")
+	if !k.said["next build changed "+key] {
 		return nil
 	}
 	k.states++

@@ -157,9 +157,9 @@ func (c child) serve(ctx context.Context) error {
 type process struct {
 	name    string
 	what    child
-	program string // executable; empty: this program's own
-	log  string            // file that stderr is appended to
-	line func(line string) // hears stdout, if not nil
+	program string            // executable; empty: this program's own
+	log     string            // file that stderr is appended to
+	line    func(line string) // hears stdout, if not nil
 
 	mu     sync.Mutex // guards all below
 	cmd    *exec.Cmd

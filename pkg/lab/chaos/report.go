@@ -132,6 +132,7 @@ func (r Report) more() string {
 	tell(r.Wipes, "times JetStream was lost")
 	tell(r.Restores, "times it was put back to a copy")
 	tell(r.Unresolved, "paid orders are known to the ledger and left to a person")
+	tell(r.Rolls, "times a worker was rolled to the other of two builds")
 	tell(r.Exits, "times a worker ended by itself and was started again")
 	tell(r.OverLimit, "calls above the limit of 10 a second")
 	if r.Ratio > 0 {

@@ -92,7 +92,7 @@ func newSite(ctx context.Context, b battery, size Size, dir string, seed uint64,
 	if err := s.startServers(b.site.cluster); err != nil {
 		return nil, err
 	}
-	if err := s.configure(b.site.cluster); err != nil {
+	if err := s.configure(b.site); err != nil {
 		return nil, err
 	}
 	if err := s.connect(ctx); err != nil {
@@ -227,11 +227,14 @@ func (s *site) url() string {
 }
 
 // configure makes the workers' config.
-func (s *site) configure(cluster bool) error {
+func (s *site) configure(o siteOptions) error {
 	c := app.Defaults()
 	c.NATS.URL, c.Log, c.AckWait = s.url(), "info", ackWait
-	if cluster {
+	if o.cluster {
 		c.NATS.Replicas = 3
+	}
+	if o.budget {
+		c.Batches = map[string]int{"chaos": 1_000_000}
 	}
 	c.State = filepath.Join(s.dir, "state")
 	c.Keys = app.Keys{Store: filepath.Join(s.dir, "keys"), Identity: filepath.Join(s.dir, "identity.age")}
