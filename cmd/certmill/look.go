@@ -10,9 +10,6 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"github.com/certmill/certmill/pkg/app"
-	"github.com/certmill/certmill/pkg/issuer"
-	"github.com/certmill/certmill/pkg/issuer/aliyun"
-	"github.com/certmill/certmill/pkg/issuer/tencent"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -42,9 +39,9 @@ func (statusCmd) Run(ctx context.Context, c *cli) error {
 		}
 	}
 	fmt.Println(t.Render())
-	a := newTable(table.Row{"account", "main account", "state"})
+	a := newTable(table.Row{"account", "main account", "credentials", "state"})
 	for _, line := range s.Accounts {
-		a.AppendRow(table.Row{line.Label, line.Main, line.State})
+		a.AppendRow(table.Row{line.Label, line.Main, line.Credentials(), line.State})
 	}
 	fmt.Println(a.Render())
 	if s.Unreadable > 0 {
@@ -321,5 +318,5 @@ type codesCmd struct {
 
 // Run is certmill codes.
 func (k *codesCmd) Run() error {
-	return issuer.WriteCodes(os.Stdout, k.Lang, aliyun.Codes(), tencent.Codes())
+	return app.WriteCodes(os.Stdout, k.Lang)
 }

@@ -49,7 +49,7 @@ type cli struct {
 	Failed failedCmd `cmd:"" group:"look" help:"Failed and held orders, grouped by cause."`
 
 	Surplus surplusCmd `cmd:"" group:"look" help:"Cloud orders that nobody claims, with what they cost, and ended orders that may have been bought."`
-	Codes   codesCmd   `cmd:"" group:"look" help:"Every documented error code of both clouds: what it means and what to do."`
+	Codes   codesCmd   `cmd:"" group:"look" help:"Every documented error code of the clouds: what it means and what to do."`
 
 	Retry     retryCmd     `cmd:"" group:"change" help:"Send held or failed orders where their record says. Never buys again."`
 	Approve   approveCmd   `cmd:"" group:"change" help:"Let an order that was held before it was bought go on."`
@@ -66,7 +66,7 @@ type cli struct {
 	Archive  archiveCmd  `cmd:"" group:"change" help:"Write ended orders to a file and take them off the stream; their ids stay taken."`
 	Restored restoredCmd `cmd:"" group:"change" help:"After a restore of the streams, before the workers start: sweep again before anything is bought."`
 
-	Sim     simCmd     `cmd:"" group:"lab" help:"Both clouds, simulated, with their DNS and a control port."`
+	Sim     simCmd     `cmd:"" group:"lab" help:"The clouds, simulated, with their DNS and a control port."`
 	Bench   benchCmd   `cmd:"" group:"lab" help:"Measure."`
 	Chaos   chaosCmd   `cmd:"" group:"lab" help:"Try to break it: kill, freeze, wipe and lie to real processes, and judge by the clouds' own books."`
 	Setting settingCmd `cmd:"" group:"look" name:"config" help:"Print a commented example config, or the table of settings."`
@@ -101,7 +101,7 @@ func main() {
 
 func newParser(ctx context.Context, c *cli) *kong.Kong {
 	return kong.Must(c, kong.Name("certmill"), kong.UsageOnError(), kong.ExplicitGroups(groups),
-		kong.Description("Issues TLS certificates in bulk through Alibaba Cloud CAS and Tencent Cloud SSL."),
+		kong.Description("Issues TLS certificates in bulk through "+app.CloudNames()+"."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(c))
 }

@@ -112,7 +112,7 @@ func (a *resumeCmd) Run(ctx context.Context, c *cli) error {
 
 type limitCmd struct {
 	Account string `arg:"" help:"Account label; the limit holds for its main account."`
-	Action  string `arg:"" help:"API action, such as CreateCertificateForPackageRequest."`
+	Action  string `arg:"" help:"API action, as the cloud spells it; certmill plan names those that start orders."`
 	Calls   int    `arg:"" help:"Calls a second; 0 for what the config says."`
 }
 

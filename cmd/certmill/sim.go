@@ -11,14 +11,8 @@ import (
 )
 
 type simCmd struct {
-	Settings string `arg:"" optional:"" type:"existingfile" help:"JSON file with the simulator's settings (fields of cloudsim.Config)."`
-	Aliyun   string `default:"127.0.0.1:5001" help:"Listen address of Alibaba Cloud (CAS, alidns)."`
-	Tencent  string `default:"127.0.0.1:5002" help:"Listen address of Tencent Cloud (SSL, DNSPod)."`
-	DNS      string `name:"dns" default:"127.0.0.1:5053" help:"Listen address of the DNS, UDP and TCP."`
-	Control  string `default:"127.0.0.1:5080" help:"Listen address of the control port."`
-	Resolver string `help:"DNS server (host:port) that is asked for validation, instead of the simulator's own." placeholder:"HOST:PORT"`
-	FilePort int    `default:"5081" help:"Port at which FILE challenges are fetched."`
-	Dir      string `type:"path" help:"Folder to keep the books in. Default: it forgets."`
+	Settings       string `arg:"" optional:"" type:"existingfile" help:"JSON file with the simulator's settings (fields of cloudsim.Config)."`
+	cloudsim.Flags `embed:""`
 }
 
 // Run is certmill sim.
@@ -33,19 +27,13 @@ func (s *simCmd) Run(ctx context.Context, c *cli) error {
 			return fmt.Errorf("%s: %w", s.Settings, err)
 		}
 	}
-	cfg.AliyunAddr, cfg.TencentAddr, cfg.DNSAddr, cfg.ControlAddr, cfg.FilePort = s.Aliyun, s.Tencent, s.DNS, s.Control, s.FilePort
-	if s.Resolver != "" {
-		cfg.Resolver = s.Resolver
-	}
-	if s.Dir != "" {
-		cfg.Dir = s.Dir
-	}
+	s.Apply(&cfg)
 	cfg.Logger = app.NewLogger(os.Stderr, c.Log)
 	sim, err := cloudsim.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("aliyun   %s\ntencent  %s\ndns      %s\ncontrol  %s\n", sim.AliyunURL(), sim.TencentURL(), sim.DNSAddr(), sim.ControlURL())
+	fmt.Print(sim.Where())
 	for _, a := range sim.Accounts() {
 		fmt.Printf("account  %-10s main %s  key %s  secret %s\n", a.Label, a.UID, a.AccessKeyID, a.AccessKeySecret)
 	}

@@ -69,6 +69,8 @@ type State struct {
 	// FirstUse is the incarnation for which an operator said that this account
 	// was never used by an earlier installation: the sweep need not wait.
 	FirstUse string `json:"first_use,omitempty"`
+	// Identities tell whose the credentials of each label are.
+	Identities map[string]Identity `json:"identities,omitempty"`
 
 	rest   record.Rest // what another build wrote and this one does not know
 	hidden string      // why nothing is known: there is a state, which cannot be read

@@ -189,6 +189,42 @@ func TestPauseOver(t *testing.T) {
 	}
 }
 
+// Whose the credentials are is written when it changed, and else not: each worker
+// tells it at each start.
+func TestIdentifiedIsWrittenOnce(t *testing.T) {
+	s := natstest.Server(t)
+	a, b := open(t, s), open(t, s)
+	ctx := t.Context()
+	revision := func() uint64 {
+		e, err := bucket(t, a).Get(ctx, main)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Revision()
+	}
+	tell := func(a *Accounts, label string, id Identity) uint64 {
+		if err := a.Identified(ctx, main, label, id); err != nil {
+			t.Fatal(err)
+		}
+		return revision()
+	}
+	clerk := Identity{Main: main, Caller: "7", Kind: "user", At: time.Unix(1000, 0).UTC()}
+	first := tell(a, "acme", clerk)
+	await(t, "the other worker knows", func() bool { return b.State(main).Identities["acme"] == clerk })
+	again := clerk
+	again.At = again.At.Add(time.Hour)
+	if tell(b, "acme", again) != first || b.State(main).Identities["acme"] != clerk {
+		t.Errorf("the same was written again: %+v", b.State(main).Identities)
+	}
+	root := Identity{Main: main, Caller: main, Kind: "account", At: again.At}
+	if tell(b, "acme", root) == first || tell(a, "other", clerk) == first {
+		t.Error("what changed was not written")
+	}
+	if got := a.State(main).Identities; len(got) != 2 || got["acme"] != root || got["other"] != clerk {
+		t.Errorf("%+v", got)
+	}
+}
+
 // Nobody but init makes the bucket, and one that is not as it must be is
 // refused.
 func TestOpenMakesNothing(t *testing.T) {

@@ -21,11 +21,12 @@ var rooms = map[string][]string{
 	"account":   {"order", "record", "stream"},
 	"certstore": {"order"},
 	"permit":    {}, // anybody could import it for limits of their own
+	"memo":      {},
 	"cloudsim":  {}, // it must not share the product's mistakes
 	"issuer":    {"order", "permit"},
-	"dcv":       {"order", "issuer", "stream"},
+	"dcv":       {"order", "issuer", "memo", "stream"},
 	"pipeline":  {"order", "gap", "stream"},
-	"stage":     {"order", "stream", "gap", "ledger", "account", "issuer", "dcv", "certstore", "pipeline"},
+	"stage":     {"order", "stream", "gap", "memo", "ledger", "account", "issuer", "dcv", "certstore", "pipeline"},
 	"app":       {"order", "stream", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim"},
 	"lab":       {"order", "stream", "gap", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim", "app"},
 	"gap":       {},

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/orderfile"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -111,32 +112,29 @@ type placing func(ctx context.Context, r order.Request) (stage.Planned, Step, er
 // placing decides as the intake will.
 func (c *Console) placing(accounts stage.Accounts) placing {
 	if len(accounts) == 0 {
-		return clouds{}.place
+		return ready{}.place
 	}
 	in := stage.Intake{Accounts: accounts, Ledger: c.ledger, Line: c.line, Log: c.log}
 	return func(ctx context.Context, r order.Request) (stage.Planned, Step, error) {
-		a, op, err := in.Place(ctx, r)
+		a, way, err := in.Place(ctx, r)
 		if bad, ok := errors.AsType[*order.Invalid](err); ok {
 			return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: bad.Error()}, nil
 		}
 		if err != nil {
 			return stage.Planned{}, Step{}, err
 		}
-		p, step := placed(r, a, op)
+		p, step := placed(r, a, way)
 		return p, step, nil
 	}
 }
 
-func placed(r order.Request, a *stage.Account, op string) (stage.Planned, Step) {
-	p := stage.Planned{Request: r, Account: a, Operation: op}
-	step := Step{Account: a.Label, Operation: op, Spends: a.Flows[op].Spends()}
-	if p.Product = r.Product; p.Product == "" {
-		p.Product = a.Product
-	}
+func placed(r order.Request, a *stage.Account, way issuer.Route) (stage.Planned, Step) {
+	op := way.Flow.Action()
+	step := Step{Account: a.Label, Operation: op, Spends: way.Flow.Spends()}
 	if step.Spends {
-		step.Product = p.Product
+		step.Product = way.Product
 	}
-	return p, step
+	return stage.Planned{Request: r, Account: a, Operation: op, Product: way.Product}, step
 }
 
 // handed is the outcome of handing a batch in.

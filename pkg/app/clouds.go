@@ -1,9 +1,17 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/dcv"
@@ -12,47 +20,125 @@ import (
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/issuer/aliyun"
 	"github.com/certmill/certmill/pkg/issuer/tencent"
+	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/stage"
 )
 
-// clouds are the accounts of a config, ready to be called.
-type clouds struct {
+// clouds are the vendors, by the word that a config has for them: a new one is
+// one line here.
+var clouds = map[string]Provider{
+	"aliyun":  provider(aliyun.About(), aliyun.New, "alidns", alidns.Calls(), alidns.New),
+	"tencent": provider(tencent.About(), tencent.New, "dnspod", dnspod.Calls(), dnspod.New),
+}
+
+// Provider is a vendor as the config knows it.
+type Provider struct {
+	About issuer.About
+	// Open makes an account's client, and the solver of its own DNS. Nothing is
+	// sent.
+	Open func(issuer.Access) (issuer.Cloud, dcv.Solver, error)
+	// DNS is the kind of dcv.solvers that is the DNS of one of its accounts; empty:
+	// the vendor has none.
+	DNS      string
+	DNSCalls issuer.Calls
+}
+
+func provider[C issuer.Cloud, S dcv.Solver](about issuer.About, open func(issuer.Access) (C, error),
+	dns string, calls issuer.Calls, solver func(C) S) Provider {
+	return Provider{About: about, DNS: dns, DNSCalls: calls, Open: func(a issuer.Access) (issuer.Cloud, dcv.Solver, error) {
+		c, err := open(a)
+		if err != nil {
+			return nil, nil, err
+		}
+		return c, solver(c), nil
+	}}
+}
+
+// registering guards clouds, which tests add to.
+var registering sync.RWMutex
+
+// Register adds a cloud under a word that accounts.<label>.cloud may then have.
+// It must come before a config with such an account is read. A word that is known
+// means the new one from then on.
+func Register(word string, p Provider) {
+	registering.Lock()
+	defer registering.Unlock()
+	clouds[word] = p
+}
+
+// vendors are all clouds, by the config's word.
+func vendors() map[string]Provider {
+	registering.RLock()
+	defer registering.RUnlock()
+	return maps.Clone(clouds)
+}
+
+// calls are the vendor's actions that certmill makes, those of its DNS too.
+func (p Provider) calls() issuer.Calls { return slices.Concat(p.About.Calls, p.DNSCalls) }
+
+// CloudNames are the names of all clouds, for a sentence.
+func CloudNames() string {
+	all := vendors()
+	var names []string
+	for _, word := range sorted(all) {
+		names = append(names, all[word].About.Name)
+	}
+	if len(names) < 2 {
+		return strings.Join(names, "")
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " and " + names[last]
+}
+
+// WriteCodes prints the documented error codes of all clouds, in English (en) or
+// Chinese (zh).
+func WriteCodes(w io.Writer, lang string) error {
+	all := vendors()
+	var tables []*issuer.Table
+	for _, word := range sorted(all) {
+		tables = append(tables, all[word].About.Codes)
+	}
+	return issuer.WriteCodes(w, lang, tables...)
+}
+
+// ready are the accounts of a config, ready to be called.
+type ready struct {
 	accounts stage.Accounts
 	solvers  map[string]dcv.Solver // of DNS challenges, by label
 }
 
 // openClouds makes the clients. Nothing is sent. aliases follow delegated
 // challenges; nil: names are what they seem.
-func openClouds(c Config, permits *permit.Set, simulated bool, aliases dcv.Aliases) (clouds, error) {
-	out := clouds{accounts: stage.Accounts{}, solvers: map[string]dcv.Solver{}}
+func openClouds(c Config, permits *permit.Set, simulated bool, aliases dcv.Aliases) (ready, error) {
+	out := ready{accounts: stage.Accounts{}, solvers: map[string]dcv.Solver{}}
 	own := map[string]dcv.Solver{} // the accounts' own DNS, by label
 	for _, label := range sorted(c.Accounts) {
 		a := c.Accounts[label]
-		flows, records, err := a.open(permits)
+		cloud, records, err := a.open(permits)
 		if err != nil {
-			return clouds{}, fmt.Errorf("account %s: %w", label, err)
+			return ready{}, fmt.Errorf("account %s: %w", label, err)
 		}
-		own[label] = records
+		if records != nil {
+			own[label] = records
+		}
 		out.accounts[label] = &stage.Account{
-			Label: label, Main: a.Main, Cloud: a.Cloud, Flows: flows, Contact: a.Contact, Company: a.Company,
-			Product: a.Product, CSRSANs: a.CSRSANs, Daily: a.Daily, Simulated: simulated,
+			Label: label, Main: a.Main, Cloud: cloud, Contact: a.Contact, Company: a.Company, Daily: a.Daily, Simulated: simulated,
 			Waits: stage.Waits{Entry: a.EntryLife, Signature: a.SignatureLife, Clocks: a.Clocks, ListLag: a.ListLag},
 		}
 	}
 	byZone, err := c.openSolvers(own)
 	if err != nil {
-		return clouds{}, err
+		return ready{}, err
 	}
-	for label, records := range own {
-		out.solvers[label] = route(byZone, records, aliases)
+	for label := range out.accounts {
+		out.solvers[label] = route(byZone, own[label], aliases)
 	}
 	return out, nil
 }
 
-// open makes the client of one label and the solver of its own DNS: a new cloud
-// is one case here.
-func (a Account) open(permits *permit.Set) (map[string]issuer.Flow, dcv.Solver, error) {
+// open makes the client of one label and the solver of its own DNS.
+func (a Account) open(permits *permit.Set) (issuer.Cloud, dcv.Solver, error) {
 	id, err := a.KeyID.read()
 	if err != nil {
 		return nil, nil, fmt.Errorf("key_id: %w", err)
@@ -65,47 +151,15 @@ func (a Account) open(permits *permit.Set) (map[string]issuer.Flow, dcv.Solver, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("token: %w", err)
 	}
-	var flows []issuer.Flow
-	var records dcv.Solver
-	switch a.Cloud {
-	case stage.Aliyun:
-		client, err := aliyun.New(aliyun.Config{Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, AccessKeyID: id.Reveal(),
-			AccessKeySecret: secret, SecurityToken: token, Region: a.Region, Main: a.Main, Permits: permits})
-		if err != nil {
-			return nil, nil, err
-		}
-		flows, records = []issuer.Flow{client.Package(), client.CSR(), client.Instance()}, alidns.New(client)
-	case stage.Tencent:
-		client, err := tencent.New(tencent.Config{Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, SecretID: id.Reveal(),
-			SecretKey: secret, Token: token, Region: a.Region, Main: a.Main, Permits: permits})
-		if err != nil {
-			return nil, nil, err
-		}
-		flows, records = []issuer.Flow{client.Certificate()}, dnspod.New(client)
-	}
-	byAction := map[string]issuer.Flow{}
-	for _, f := range flows {
-		byAction[f.Action()] = f
-	}
-	return byAction, records, nil
+	return vendors()[a.Cloud].Open(issuer.Access{
+		Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, IdentityEndpoint: a.IdentityEndpoint, Region: a.Region,
+		KeyID: id.Reveal(), Secret: secret, Token: token, Main: a.Main, Permits: permits,
+		Product: a.Product, CSRSANs: a.CSRSANs,
+	})
 }
 
-// documented are the limits of the clouds' own pages, in calls a second; what
-// is not documented gets the smallest.
-var documented = map[string]int{
-	"AddDomainRecord": 60, "DeleteDomainRecord": 60, "UpdateDomainRecord": 60,
-	"DescribeSubDomainRecords": 300, "DescribeDomainRecords": 100,
-	"CreateRecord": 500, "DeleteRecord": 500, "DescribeRecordList": 100, "DescribeDomainList": 20,
-	"CreateRecordBatch": 20, "DeleteRecordBatch": 20, "DescribeBatchTask": 20,
-}
-
-const (
-	usualLimit = 10 // CAS and Tencent SSL: each API action of a main account
-	period     = time.Second
-)
-
-// spending are the actions whose unknown outcome is dear.
-var spending = map[string]bool{stage.ForPackage: true, stage.WithCSR: true, stage.DVAudit: true, stage.OrderSubmit: true, "CertificateInfoSubmit": true}
+// period is what limits count in: calls a second.
+const period = time.Second
 
 // limits tells the size of each ring: what was set by command, else the
 // account's own setting, else the documented one.
@@ -114,34 +168,53 @@ func (c Config) limits(states *account.Accounts) func(permit.Key) permit.Limit {
 	for _, a := range c.Accounts {
 		own[a.Main] = a
 	}
+	all := vendors()
 	return func(k permit.Key) permit.Limit {
 		a := own[k.Account]
-		l := permit.Limit{Calls: usualLimit, Period: period, Deadline: a.Deadline}
-		for _, n := range []int{documented[k.Action], a.Limits[k.Action], states.State(k.Account).Limits[k.Action]} {
+		call, _ := all[a.Cloud].calls().Find(k.Action)
+		l := permit.Limit{Calls: cmp.Or(call.Limit, issuer.UsualLimit), Period: period, Deadline: a.Deadline}
+		for _, n := range []int{a.Limits[k.Action], states.State(k.Account).Limits[k.Action]} {
 			if n > 0 {
 				l.Calls = n
 			}
 		}
-		if spending[k.Action] {
+		if call.Starts { // an unclear answer is dear
 			l.Deadline = a.SpendDeadline
 		}
 		return l
 	}
 }
 
-// openRings joins the rings that matter most at once, so that a process whose
-// settings differ from the others' refuses to start instead of failing later.
-func (c Config) openRings(ctx context.Context, set *permit.Set, accounts stage.Accounts) error {
-	var keys []permit.Key
+// openRings joins the rings of all calls that the roles make: a process whose
+// settings differ from the others' refuses to start instead of failing later,
+// and the first order finds rings whose permits were all laid out meanwhile.
+// Whoever works in no role joins a ring when it first calls.
+func (c Config) openRings(ctx context.Context, set *permit.Set, accounts stage.Accounts, roles []order.Role) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(joining)
+	for _, k := range c.rings(accounts, roles) {
+		g.Go(func() error { return set.Open(ctx, k) })
+	}
+	return g.Wait()
+}
+
+// joining is how many rings are joined at the same time.
+const joining = 16
+
+// rings are those of the calls that the roles make, each once.
+func (c Config) rings(accounts stage.Accounts, roles []order.Role) []permit.Key {
+	all := vendors()
+	wanted := map[permit.Key]bool{}
 	for _, a := range accounts.Mains() {
-		for action := range a.Flows {
-			keys = append(keys, permit.Key{Account: a.Main, Action: action})
-		}
-		for action := range c.Accounts[a.Label].Limits {
-			keys = append(keys, permit.Key{Account: a.Main, Action: action})
+		for _, role := range roles {
+			for _, call := range all[c.Accounts[a.Label].Cloud].calls().Of(role) {
+				if !call.Free {
+					wanted[permit.Key{Account: a.Main, Action: call.Action}] = true
+				}
+			}
 		}
 	}
-	return set.Open(ctx, keys...)
+	return slices.Collect(maps.Keys(wanted))
 }
 
 // newLooker looks as the CA will.

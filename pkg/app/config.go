@@ -18,7 +18,6 @@ import (
 
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/stage"
 )
 
 // Config is everything that does not change while a process runs. It is read
@@ -81,26 +80,27 @@ type DCV struct {
 
 // Account is one label.
 type Account struct {
-	Cloud         string         `yaml:"cloud" doc:"aliyun or tencent"`
-	Main          string         `yaml:"main" doc:"id of the main account (ParentUid, Uin); labels with the same one share limits and ledger"`
-	Endpoint      string         `yaml:"endpoint" doc:"scheme://host[:port] of CAS or SSL; empty: the cloud's own"`
-	DNSEndpoint   string         `yaml:"dns_endpoint" doc:"scheme://host[:port] of alidns or DNSPod; empty: the cloud's own"`
-	Region        string         `yaml:"region" doc:"cn-hangzhou at Alibaba; none is needed at Tencent"`
-	KeyID         Ref            `yaml:"key_id" doc:"access key id or SecretId, as env:NAME or file:PATH"`
-	Secret        Ref            `yaml:"secret" doc:"access key secret or SecretKey, as env:NAME or file:PATH"`
-	Token         Ref            `yaml:"token" doc:"security token of temporary credentials, as env:NAME or file:PATH"`
-	Product       string         `yaml:"product" doc:"product code of orders that name none"`
-	Contact       order.Contact  `yaml:"contact" doc:"name, email, phone, province, city of orders that leave them out"`
-	Company       string         `yaml:"company" doc:"of orders that leave it out; OV products only"`
-	CSRSANs       bool           `yaml:"csr_sans" doc:"it was proved that this account's product honours the SANs of a CSR"`
-	Daily         int            `yaml:"daily" doc:"most purchases of the main account on a calendar day; over it, orders are held; 0: no bound"`
-	Limits        map[string]int `yaml:"limits" doc:"calls a second by API action, where they differ from the documented ones"`
-	Deadline      time.Duration  `yaml:"deadline" doc:"how long a call may take (3s)"`
-	SpendDeadline time.Duration  `yaml:"spend_deadline" doc:"how long a call that starts an order may take (15s)"`
-	SignatureLife time.Duration  `yaml:"signature_life" doc:"how old a signature the cloud takes: 15m at Alibaba, 5m at Tencent"`
-	EntryLife     time.Duration  `yaml:"entry_life" doc:"a spending call is signed at most this long after its ledger entry (30s)"`
-	Clocks        time.Duration  `yaml:"clocks" doc:"how far the clocks of cloud, NATS and workers may be apart (60s)"`
-	ListLag       time.Duration  `yaml:"list_lag" doc:"how late the cloud's list may show an order (60s)"`
+	Cloud            string         `yaml:"cloud" doc:"aliyun or tencent"`
+	Main             string         `yaml:"main" doc:"id of the main account (ParentUid, Uin); labels with the same one share limits and ledger"`
+	Endpoint         string         `yaml:"endpoint" doc:"scheme://host[:port] of CAS or SSL; empty: the cloud's own"`
+	DNSEndpoint      string         `yaml:"dns_endpoint" doc:"scheme://host[:port] of alidns or DNSPod; empty: the cloud's own"`
+	IdentityEndpoint string         `yaml:"identity_endpoint" doc:"scheme://host[:port] of STS, which tells whose the credentials are; empty: the cloud's own, or endpoint where that is not the cloud's"`
+	Region           string         `yaml:"region" doc:"cn-hangzhou at Alibaba; none is needed at Tencent"`
+	KeyID            Ref            `yaml:"key_id" doc:"access key id or SecretId, as env:NAME or file:PATH"`
+	Secret           Ref            `yaml:"secret" doc:"access key secret or SecretKey, as env:NAME or file:PATH"`
+	Token            Ref            `yaml:"token" doc:"security token of temporary credentials, as env:NAME or file:PATH"`
+	Product          string         `yaml:"product" doc:"product code of orders that name none"`
+	Contact          order.Contact  `yaml:"contact" doc:"name, email, phone, province, city of orders that leave them out"`
+	Company          string         `yaml:"company" doc:"of orders that leave it out; OV products only"`
+	CSRSANs          bool           `yaml:"csr_sans" doc:"it was proved that this account's product honours the SANs of a CSR"`
+	Daily            int            `yaml:"daily" doc:"most purchases of the main account on a calendar day; over it, orders are held; 0: no bound"`
+	Limits           map[string]int `yaml:"limits" doc:"calls a second by API action, where they differ from the documented ones"`
+	Deadline         time.Duration  `yaml:"deadline" doc:"how long a call may take (3s)"`
+	SpendDeadline    time.Duration  `yaml:"spend_deadline" doc:"how long a call that starts an order may take (15s)"`
+	SignatureLife    time.Duration  `yaml:"signature_life" doc:"how old a signature the cloud takes: 15m at Alibaba, 5m at Tencent"`
+	EntryLife        time.Duration  `yaml:"entry_life" doc:"a spending call is signed at most this long after its ledger entry (30s)"`
+	Clocks           time.Duration  `yaml:"clocks" doc:"how far the clocks of cloud, NATS and workers may be apart (60s)"`
+	ListLag          time.Duration  `yaml:"list_lag" doc:"how late the cloud's list may show an order (60s)"`
 }
 
 // Ref is where a secret comes from: env:NAME or file:PATH. The secret itself
@@ -206,12 +206,13 @@ func (c *Config) fill() {
 	if c.DCV.Copy == "" && c.NATS.URL == "" { // one process has all
 		c.DCV.Copy = filepath.Join(c.State, "placed")
 	}
+	all := vendors()
 	for label, a := range c.Accounts {
 		if a.Main == "" {
 			a.Main = label
 		}
 		if a.SignatureLife == 0 {
-			a.SignatureLife = map[string]time.Duration{stage.Aliyun: 15 * time.Minute, stage.Tencent: 5 * time.Minute}[a.Cloud]
+			a.SignatureLife = all[a.Cloud].About.SignatureLife
 		}
 		setIfZero(&a.Deadline, 3*time.Second)
 		setIfZero(&a.SpendDeadline, 15*time.Second) // a paid call is given every chance to answer
@@ -284,8 +285,8 @@ func (a Account) check(at, label string) (all []error) {
 	if !labelForm.MatchString(label) || strings.HasSuffix(label, order.UrgentSuffix) || label == order.AnyAccount || label == order.NoLane {
 		bad(": a label has 1 to 40 of a-z, 0-9 and '-', does not end in %q, and is neither %q nor %q", order.UrgentSuffix, order.AnyAccount, order.NoLane)
 	}
-	if a.Cloud != stage.Aliyun && a.Cloud != stage.Tencent {
-		bad(".cloud is %q: write %s or %s", a.Cloud, stage.Aliyun, stage.Tencent)
+	if known := vendors(); known[a.Cloud].Open == nil {
+		bad(".cloud is %q: write %s", a.Cloud, strings.Join(sorted(known), " or "))
 	}
 	if !mainForm.MatchString(a.Main) {
 		bad(".main is %q: write the id of the main account in quotes, letters, digits, '-' and '_'", a.Main)
@@ -293,7 +294,7 @@ func (a Account) check(at, label string) (all []error) {
 	if a.KeyID == "" || a.Secret == "" {
 		bad(": key_id and secret are required, as env:NAME or file:PATH")
 	}
-	for name, e := range map[string]string{"endpoint": a.Endpoint, "dns_endpoint": a.DNSEndpoint} {
+	for name, e := range map[string]string{"endpoint": a.Endpoint, "dns_endpoint": a.DNSEndpoint, "identity_endpoint": a.IdentityEndpoint} {
 		if u, err := url.Parse(e); e != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
 			bad(".%s is %q: write http(s)://host[:port]", name, e)
 		}

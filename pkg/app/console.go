@@ -111,6 +111,8 @@ type AccountStatus struct {
 	Label string `json:"label"`
 	Main  string `json:"main"`
 	State string `json:"state"`
+	// Identity is whose the credentials are; nil: no worker has been told yet.
+	Identity *account.Identity `json:"identity,omitempty"`
 }
 
 // Status reads it.
@@ -145,7 +147,11 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 	for _, a := range accounts {
 		line := AccountStatus{Label: a.label, Main: a.main, State: "nothing was ordered there yet"}
 		if a.main != "" {
-			line.State = describe(c.states.State(a.main), a.label, c.line.Incarnation())
+			state := c.states.State(a.main)
+			line.State = describe(state, a.label, c.line.Incarnation())
+			if id, known := state.Identities[a.label]; known {
+				line.Identity = &id
+			}
 		}
 		s.Accounts = append(s.Accounts, line)
 	}

@@ -424,9 +424,9 @@ func (c *Console) Now(ctx context.Context, o order.Order) ([]string, error) {
 	if err != nil {
 		return all, err
 	}
-	flow := a.Flows[o.Operation]
+	flow := a.Flow(o.Operation)
 	if flow == nil {
-		return all, fmt.Errorf("account %q cannot %s any more", a.Label, o.Operation)
+		return all, fmt.Errorf("%v: it cannot %s any more", a, o.Operation)
 	}
 	st, err := flow.Look(ctx, o.CloudID)
 	if err != nil {

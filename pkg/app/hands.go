@@ -15,7 +15,7 @@ import (
 // hands are what a console calls the clouds with: clients by its config, on the
 // rings of the workers.
 type hands struct {
-	clouds
+	ready
 	permits *permit.Set
 }
 

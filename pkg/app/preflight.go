@@ -123,13 +123,13 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 
 // reachable are the config's accounts, to be called if that can be; else as far
 // as they say how orders go there, and what is not looked at for that.
-func (c *Console) reachable() (clouds, []string, error) {
+func (c *Console) reachable() (ready, []string, error) {
 	h, err := c.reach()
 	if err == nil {
-		return h.clouds, nil, nil
+		return h.ready, nil, nil
 	}
 	accounts, broken := c.routes()
-	return clouds{accounts: accounts}, []string{"quota, valid certificates and the accounts' zones: " + err.Error()}, broken
+	return ready{accounts: accounts}, []string{"quota, valid certificates and the accounts' zones: " + err.Error()}, broken
 }
 
 // offlinePlan goes by the config alone.
@@ -138,7 +138,7 @@ func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan,
 	if err != nil {
 		return Plan{}, err
 	}
-	orders, steps, err := planned(ctx, b.Requests, clouds{accounts: accounts}.place)
+	orders, steps, err := planned(ctx, b.Requests, ready{accounts: accounts}.place)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -156,28 +156,27 @@ func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan,
 
 // place goes by the config alone: which account an order without one takes, the
 // ledger would say.
-func (c clouds) place(_ context.Context, r order.Request) (stage.Planned, Step, error) {
-	labels := []string{r.Account}
+func (c ready) place(_ context.Context, r order.Request) (stage.Planned, Step, error) {
+	problem := func(err error) (stage.Planned, Step, error) {
+		return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: err.Error()}, nil
+	}
+	fit := []*stage.Account{c.accounts[r.Account]}
+	var err error
 	if r.Account == order.AnyAccount {
-		labels = c.accounts.Labels()
+		fit, err = c.accounts.Fit(r)
+	} else {
+		_, err = c.accounts.Find(r.Account)
 	}
-	why := error(&order.Invalid{Field: "account", Reason: "the config has no accounts"})
-	for _, label := range labels {
-		a, err := c.accounts.Find(label)
-		if err != nil {
-			why = err
-			continue
-		}
-		op, err := a.Takes(r)
-		if err != nil {
-			why = err
-			continue
-		}
-		p, step := placed(r, a, op)
-		step.Account = r.Account
-		return p, step, nil
+	if err != nil {
+		return problem(err)
 	}
-	return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: why.Error()}, nil
+	way, err := fit[0].Route(r)
+	if err != nil {
+		return problem(err)
+	}
+	p, step := placed(r, fit[0], way)
+	step.Account = r.Account
+	return p, step, nil
 }
 
 // checkDNS looks at the names of the orders that are not known yet.

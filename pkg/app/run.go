@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -40,7 +41,7 @@ type View interface {
 // Where tells how to reach what a run started.
 type Where struct {
 	NATS      string `json:"nats"`
-	Simulated bool   `json:"simulated"` // both clouds are simulated here
+	Simulated bool   `json:"simulated"` // the clouds are simulated here
 	Control   string `json:"control,omitempty"`
 	State     string `json:"state"`
 }
@@ -188,7 +189,7 @@ func (h *house) calls(p *Process) (total, peak int) {
 	if h.world != nil {
 		for _, c := range h.world.sim.Report().Calls {
 			total += c.Calls
-			if c.Limit <= usualLimit { // the DNS APIs allow more
+			if c.Limit <= issuer.UsualLimit { // of what binds; the DNS allows more
 				peak = max(peak, c.PeakSliding)
 			}
 		}
@@ -197,7 +198,7 @@ func (h *house) calls(p *Process) (total, peak int) {
 	if set := p.working.Load(); set != nil {
 		for _, r := range set.Stats() {
 			total += r.Granted - r.Unused
-			if r.Calls <= usualLimit {
+			if r.Calls <= issuer.UsualLimit {
 				peak = max(peak, r.Peak)
 			}
 		}

@@ -300,7 +300,8 @@ func TestBadMessages(t *testing.T) {
 		{"broken CSR", `{"id":"u9","names":["a.shop6.com"],"csr":"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----"}`, "csr"},
 		{"names of the CSR differ", message(t, "u10", "a.shop7.com", csr(t, "b.shop7.com")), "b.shop7.com"},
 		{"unknown account", `{"id":"u11","names":["a.shop8.com"],"account":"nobody"}`, `no account "nobody" in the config; there are: aliyun-1`},
-		{"instance at Tencent", `{"id":"u12","names":["a.shop9.com"],"account":"tencent-1","instance":"any"}`, "no instances"},
+		{"a CSR on an instance", message(t, "u12", "a.shop9.com", csr(t, "a.shop9.com"), "account", "aliyun-1", "resource", "any"), "takes no csr"},
+		{"another word for the resource", `{"id":"u13","names":["a.shop9.com"],"account":"tencent-1","instance":"any"}`, `did you mean "resource"`},
 		{"rubbish", strings.Repeat("rubbish ", 7500), "not JSON"},
 	}
 	ids := map[string]string{}
@@ -356,9 +357,14 @@ func csr(t *testing.T, name string) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
 }
 
-func message(t *testing.T, id, name, csr string) string {
+// message is an order with a CSR and further fields, each with its value.
+func message(t *testing.T, id, name, csr string, further ...string) string {
 	t.Helper()
-	data, err := json.Marshal(map[string]any{"id": id, "names": []string{name}, "csr": csr})
+	fields := map[string]any{"id": id, "names": []string{name}, "csr": csr}
+	for i := 0; i < len(further); i += 2 {
+		fields[further[i]] = further[i+1]
+	}
+	data, err := json.Marshal(fields)
 	if err != nil {
 		t.Fatal(err)
 	}

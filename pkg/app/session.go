@@ -29,7 +29,8 @@ import (
 type Process struct {
 	cfg       Config
 	name      string // stands in timelines and connection lists
-	simulated bool   // the clouds are simulated by this very process
+	roles     []order.Role
+	simulated bool // the clouds are simulated by this very process
 	log       *slog.Logger
 
 	keys       *certstore.KeyStore
@@ -62,7 +63,7 @@ type session struct {
 // NewProcess opens what needs no connection: keys, clients, permits. Whoever
 // buys or delivers needs the key store or the identity; roles tell which.
 func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles ...order.Role) (*Process, error) {
-	p := &Process{cfg: c, name: name, simulated: simulated, log: log}
+	p := &Process{cfg: c, name: name, roles: roles, simulated: simulated, log: log}
 	// Once without permits, so that bad credentials are told before anything
 	// connects.
 	_, err := openClouds(c, permit.NewSet(c.limits(nil)), simulated, nil)
@@ -161,6 +162,7 @@ func (p *Process) serve(ctx context.Context, roles []order.Role) error {
 	defer p.ready.set(false)
 	p.log.InfoContext(ctx, "working", "roles", roles, "accounts", s.accounts.Labels())
 	g, work := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.identify(work) })
 	g.Go(func() error { return s.watchGround(work) })
 	for _, r := range roles {
 		g.Go(func() error { return s.work(work, r) })
@@ -244,7 +246,7 @@ func (s *session) openAccounts(ctx context.Context) error {
 		c.solvers[label] = dcv.ByType{DNS: records, FILE: s.files.Solver}
 	}
 	s.accounts, s.solvers = c.accounts, c.solvers
-	return s.cfg.openRings(ctx, s.permits, s.accounts)
+	return s.cfg.openRings(ctx, s.permits, s.accounts, s.roles)
 }
 
 // restTime is what a session that ends gives its resting permits to be put

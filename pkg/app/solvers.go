@@ -11,7 +11,6 @@ import (
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/hook"
 	"github.com/certmill/certmill/pkg/dcv/rfc2136"
-	"github.com/certmill/certmill/pkg/stage"
 )
 
 // Solver is one that places DNS challenges, besides the accounts' own cloud DNS.
@@ -30,26 +29,40 @@ type Solver struct {
 	Timeout   time.Duration `yaml:"timeout" doc:"rfc2136, webhook, exec: of one message (10s), request (30s) or run (60s)"`
 }
 
-// Kinds of solvers.
+// Kinds of solvers, besides the DNS of the clouds (Provider.DNS).
 const (
-	kindAlidns  = "alidns"
-	kindDNSPod  = "dnspod"
 	kindRFC2136 = "rfc2136"
 	kindWebhook = "webhook"
 	kindExec    = "exec"
 )
 
-// cloudOf are the kinds that are an account's cloud DNS.
-var cloudOf = map[string]string{kindAlidns: stage.Aliyun, kindDNSPod: stage.Tencent}
+// cloudOf is the cloud whose accounts' own DNS a kind is, "" if it is none.
+func cloudOf(kind string) string {
+	for word, p := range vendors() {
+		if p.DNS != "" && p.DNS == kind {
+			return word
+		}
+	}
+	return ""
+}
 
-// settings of a solver that belong to some kinds only: which must be there, and
+// fitting are the settings that belong to one kind: which must be there, and
 // which may.
-var solverSettings = map[string]struct{ must, may []string }{
-	kindAlidns:  {must: []string{"account"}},
-	kindDNSPod:  {must: []string{"account"}},
-	kindRFC2136: {must: []string{"server", "key", "secret"}, may: []string{"algorithm", "timeout"}},
-	kindWebhook: {must: []string{"url"}, may: []string{"token", "timeout"}},
-	kindExec:    {must: []string{"command"}, may: []string{"env", "timeout"}},
+type fitting struct{ must, may []string }
+
+// kinds are all kinds of solvers.
+func kinds() map[string]fitting {
+	all := map[string]fitting{
+		kindRFC2136: {must: []string{"server", "key", "secret"}, may: []string{"algorithm", "timeout"}},
+		kindWebhook: {must: []string{"url"}, may: []string{"token", "timeout"}},
+		kindExec:    {must: []string{"command"}, may: []string{"env", "timeout"}},
+	}
+	for _, p := range vendors() {
+		if p.DNS != "" {
+			all[p.DNS] = fitting{must: []string{"account"}}
+		}
+	}
+	return all
 }
 
 // given are the names of the settings that a solver has, besides kind and zones.
@@ -73,7 +86,7 @@ func (c Config) checkSolvers() (all []error) {
 	for _, name := range sorted(c.DCV.Solvers) {
 		s, at := c.DCV.Solvers[name], "dcv.solvers."+name
 		all = append(all, s.check(at)...)
-		if cloud := cloudOf[s.Kind]; cloud != "" && s.Account != "" && c.Accounts[s.Account].Cloud != cloud {
+		if cloud := cloudOf(s.Kind); cloud != "" && s.Account != "" && c.Accounts[s.Account].Cloud != cloud {
 			all = append(all, fmt.Errorf("%s.account is %q: write the label of one of the accounts at %s, of which the key may write its DNS", at, s.Account, cloud))
 		}
 		for _, z := range s.Zones {
@@ -90,12 +103,13 @@ func (c Config) checkSolvers() (all []error) {
 	return all
 }
 
-func (s Solver) check(at string) (all []error) {
-	bad := func(format string, args ...any) { all = append(all, fmt.Errorf(at+format, args...)) }
-	fits, ok := solverSettings[s.Kind]
+func (s Solver) check(at string) (wrong []error) {
+	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(at+format, args...)) }
+	all := kinds()
+	fits, ok := all[s.Kind]
 	if !ok {
-		bad(".kind is %q: write one of %s", s.Kind, strings.Join(sorted(solverSettings), ", "))
-		return all
+		bad(".kind is %q: write one of %s", s.Kind, strings.Join(sorted(all), ", "))
+		return wrong
 	}
 	if len(s.Zones) == 0 {
 		bad(".zones is empty: write the zones that it serves, such as [example.com], or [\"*\"] for all")
@@ -119,7 +133,7 @@ func (s Solver) check(at string) (all []error) {
 	if s.Timeout < 0 {
 		bad(".timeout is %v: it cannot be negative", s.Timeout)
 	}
-	return all
+	return wrong
 }
 
 var (
@@ -172,9 +186,12 @@ func (s Solver) open(own map[string]dcv.Solver) (dcv.Solver, error) {
 }
 
 // route is the solver of an account's DNS challenges: what is configured, and
-// its own cloud's DNS for the zones of nobody else.
+// its own cloud's DNS, if there is one, for the zones of nobody else.
 func route(byZone map[string]dcv.Solver, own dcv.Solver, aliases dcv.Aliases) dcv.Solver {
-	all := map[string]dcv.Solver{dcv.AnyZone: own}
+	all := map[string]dcv.Solver{}
+	if own != nil {
+		all[dcv.AnyZone] = own
+	}
 	for zone, s := range byZone {
 		all[zone] = s
 	}

@@ -51,8 +51,8 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 	reconciler := &stage.Reconciler{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
 	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
 	for _, a := range s.accounts.Mains() {
-		s.firstSweep(ctx, g, waiter, a)
-		s.sweep(ctx, g, "surplus", a, func() time.Duration { return surplusEvery }, waiter.Surplus)
+		s.firstSweep(ctx, g, waiter, a.Main)
+		s.sweepMain(ctx, g, "surplus", a.Main, surplusEvery, waiter.Surplus)
 	}
 	for _, a := range s.accounts {
 		s.sweep(ctx, g, "unsure", a, nil, reconciler.Sweep)
@@ -269,21 +269,57 @@ func (s *session) sweep(ctx context.Context, g *errgroup.Group, what string, a *
 	})
 }
 
-// firstSweep marks a main account once. Each replica tries until it is marked.
-func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Waiter, a *stage.Account) {
+// sweepMain runs f for one main account again and again, in one replica at a
+// time, by any of its labels.
+func (s *session) sweepMain(ctx context.Context, g *errgroup.Group, what, main string, every time.Duration, f func(context.Context, *stage.Account) error) {
 	g.Go(func() error {
-		told := false
-		for ctx.Err() == nil {
+		return s.line.Ticket(ctx, what+"-"+main, func() time.Duration { return every }, func(ctx context.Context) {
+			if err := s.byAnyLabel(ctx, main, f); err != nil && ctx.Err() == nil {
+				s.log.WarnContext(ctx, "sweep failed; the next one comes by itself", "sweep", what, "main", main, "err", err)
+			}
+		})
+	})
+}
+
+// byAnyLabel does what concerns a whole main account by one of its labels that
+// does not rest, and by the next if that fails: one whose key is refused, or whose
+// endpoint does not answer, does not hold up the others.
+func (s *session) byAnyLabel(ctx context.Context, main string, f func(context.Context, *stage.Account) error) error {
+	var failed error
+	for _, label := range s.accounts.Labels() {
+		a := s.accounts[label]
+		if a.Main != main || !s.active(a)(ctx) {
+			continue
+		}
+		err := f(ctx, a)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		failed = errors.Join(failed, fmt.Errorf("account %s: %w", label, err))
+	}
+	return failed
+}
+
+// firstSweep marks a main account once. Each replica tries until it is marked.
+func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Waiter, main string) {
+	g.Go(func() error {
+		told, marked := false, false
+		sweep := func(ctx context.Context, a *stage.Account) error {
 			left, err := w.FirstSweep(ctx, a)
-			switch {
-			case err == nil && left == 0:
-				return nil
-			case err == nil && !told:
+			marked = err == nil && left == 0
+			if left > 0 && !told {
 				told = true
 				s.log.InfoContext(ctx, "nothing is bought on this account until its list was swept; a new installation need not wait: certmill first-use "+a.Label,
 					"account", a.Label, "sweep_in", left.Round(time.Second))
-			case err != nil && !errors.Is(err, context.Canceled):
-				s.log.WarnContext(ctx, "first sweep failed; again in a moment", "account", a.Label, "err", err)
+			}
+			return err
+		}
+		for ctx.Err() == nil {
+			if err := s.byAnyLabel(ctx, main, sweep); err != nil && !errors.Is(err, context.Canceled) {
+				s.log.WarnContext(ctx, "first sweep failed; again in a moment", "main", main, "err", err)
+			}
+			if marked {
+				return nil
 			}
 			_ = stream.Sleep(ctx, 2*time.Second)
 		}

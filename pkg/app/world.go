@@ -79,15 +79,12 @@ func (w *world) accounts(state string) (map[string]Account, error) {
 		if err := errors.Join(os.WriteFile(secret, []byte(a.AccessKeySecret+"\n"), 0o600), os.WriteFile(id, []byte(a.AccessKeyID+"\n"), 0o600)); err != nil {
 			return nil, fmt.Errorf("secrets of the simulated accounts: %w", err)
 		}
-		at := map[string]string{"aliyun": w.sim.AliyunURL(), "tencent": w.sim.TencentURL()}[a.Cloud]
-		all[a.Label] = Account{Cloud: a.Cloud, Main: a.UID, Endpoint: at, DNSEndpoint: at, Product: simProducts[a.Cloud], Contact: simContact,
+		at := w.sim.URLOf(a)
+		all[a.Label] = Account{Cloud: a.Cloud, Main: a.UID, Endpoint: at, DNSEndpoint: at, Product: a.Product(), Contact: simContact,
 			KeyID: Ref("file:" + id), Secret: Ref("file:" + secret)}
 	}
 	return all, nil
 }
-
-// simProducts are what orders that name no product take in the simulated world.
-var simProducts = map[string]string{"aliyun": "symantec-dv-1-starter"}
 
 // simContact is what orders that name no contact take there.
 var simContact = order.Contact{Name: "certmill", Email: "pki@example.com", Phone: "13800000000", Province: "zhejiang", City: "hangzhou"}

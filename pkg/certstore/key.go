@@ -20,8 +20,8 @@ import (
 
 // NewKey makes the pair of one order: the private key as PKCS#8 PEM, the
 // certificate request (RFC 2986) and the key's fingerprint. The common name is
-// the first name; without sanInCSR it is the only one in the request, which is
-// what CAS documents.
+// the first name; without sanInCSR it is the only one in the request: some clouds
+// document no more.
 func NewKey(algorithm string, names []string, sanInCSR bool) (keyPEM order.Secret, csrPEM, fingerprint string, err error) {
 	if len(names) == 0 {
 		return "", "", "", errors.New("there is no name to make a key for")

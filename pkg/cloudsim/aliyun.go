@@ -12,6 +12,7 @@ const (
 	cas2018    = "2018-07-13"
 	cas2020    = "2020-04-07"
 	alidns2015 = "2015-01-09"
+	sts2015    = "2015-04-01"
 )
 
 // rpcFields are the parameters of an answer, all of them beside RequestId.
@@ -25,8 +26,7 @@ type rpcAction struct {
 	batch  bool // Config.NoBatch leaves it out
 }
 
-// rpcActions are the operations of each version. No two versions share a name,
-// so that limits may be keyed by the name alone.
+// rpcActions are the operations of each version. No two versions share a name.
 var rpcActions map[string]map[string]rpcAction
 
 func init() { // not in the declaration, because the actions' calls look them up
@@ -61,10 +61,11 @@ func init() { // not in the declaration, because the actions' calls look them up
 			"DescribeBatchResultCount":  {run: (*Sim).describeBatchResultCount, batch: true},
 			"DescribeBatchResultDetail": {run: (*Sim).describeBatchResultDetail, batch: true},
 		},
+		sts2015: {"GetCallerIdentity": {run: (*Sim).rpcCallerIdentity}},
 	}
 }
 
-// serveAliyun answers RPC calls of CAS and alidns. A call passes the signature,
+// serveAliyun answers RPC calls of CAS, alidns and STS. A call passes the signature,
 // the limit, the key's permissions, then a fault if one is due, then the action.
 func (s *Sim) serveAliyun(w http.ResponseWriter, r *http.Request) {
 	s.pause() // on its way here
@@ -98,10 +99,11 @@ func (s *Sim) admitRPC(c *rpcCall, path string) error {
 		return refuse(http.StatusBadRequest, "InvalidVersion", "Specified parameter Version is not valid.")
 	}
 	cfg := s.cfg()
-	if action, known := actions[c.action()]; !known || path != "/" || action.batch && cfg.NoBatch {
+	action, known := actions[c.action()]
+	if !known || path != "/" || action.batch && cfg.NoBatch || cfg.leavesOut(cloudAliyun, c.action()) {
 		return refuse(http.StatusNotFound, "InvalidAction.NotFound", "Specified api is not found, please check your url and method.")
 	}
-	if !s.meter.arrive(api{c.own, c.action()}, cfg.limit(c.action()), cfg.LimitMode, cfg.ThrottledCount) {
+	if !s.meter.arrive(api{c.own, c.action()}, cfg.limit(cloudAliyun, c.action()), cfg.LimitMode, cfg.ThrottledCount) {
 		return errFlowControl()
 	}
 	if contains(c.key.Deny, c.action()) {

@@ -95,8 +95,6 @@ func (c *rpcCall) checkCommon() error {
 		return rpcInvalid("SignatureVersion", "the only version is 1.0")
 	case c.params["SignatureType"] != "":
 		return rpcInvalid("SignatureType", "a shared secret has none")
-	case c.params["SecurityToken"] != "":
-		return refuse(http.StatusBadRequest, "InvalidSecurityToken.MismatchWithAccessKey", "Specified SecurityToken mismatch with the AccessKey.")
 	case c.params["Format"] != "JSON":
 		return rpcInvalid("Format", "the simulator speaks JSON only")
 	}
@@ -122,6 +120,10 @@ func (s *Sim) findKey(c *rpcCall) error {
 		return refuse(http.StatusNotFound, "InvalidAccessKeyId.NotFound", "Specified access key is not found.")
 	case key.Disabled:
 		return refuse(http.StatusBadRequest, "InvalidAccessKeyId.Inactive", "Specified access key is disabled.")
+	case key.Token != "" && c.params["SecurityToken"] == "":
+		return rpcMissing("SecurityToken")
+	case c.params["SecurityToken"] != key.Token:
+		return refuse(http.StatusBadRequest, "InvalidSecurityToken.MismatchWithAccessKey", "Specified SecurityToken mismatch with the AccessKey.")
 	}
 	c.key, c.own = *key, owner{cloudAliyun, key.UID}
 	return nil

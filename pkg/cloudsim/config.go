@@ -44,7 +44,8 @@ type Config struct {
 	ClockSkew Duration `json:"clock_skew,omitempty"`
 
 	// Limits are calls per second of one main account and API action. The key
-	// "default" holds for actions that are not named. See DefaultLimits.
+	// "default" holds for actions that are not named. What both clouds have under
+	// one name is told apart as aliyun/Action and tencent/Action. See DefaultLimits.
 	Limits map[string]int `json:"limits,omitempty"`
 	// LimitMode is fixed (wall-clock seconds), sliding, or both (default): the
 	// stricter of the two. The vendors do not publish which one they use.
@@ -102,6 +103,9 @@ type Config struct {
 	IgnoreCAA bool `json:"ignore_caa,omitempty"`
 	// NoBatch leaves out the actions for many records, as if the clouds had none.
 	NoBatch bool `json:"no_batch,omitempty"`
+	// Unknown are actions that are left out, as if the clouds had none of them; of one
+	// cloud alone as aliyun/Action or tencent/Action.
+	Unknown []string `json:"unknown,omitempty"`
 	// BatchTasksPerHour is how many such tasks DNSPod takes from one address (80,
 	// as RequestLimitExceeded.BatchTaskLimit says; -1 for any number).
 	BatchTasksPerHour int `json:"batch_tasks_per_hour,omitempty"`
@@ -153,6 +157,13 @@ type Account struct {
 	UID             string `json:"uid"`
 	AccessKeyID     string `json:"access_key_id"`
 	AccessKeySecret string `json:"access_key_secret"`
+	// CallerKind is whose the key is: account (the main account's, the default), user
+	// (a RAM or CAM user's) or role (a temporary key). CallerID is the id of the user
+	// or role.
+	CallerKind string `json:"caller_kind,omitempty"`
+	CallerID   string `json:"caller_id,omitempty"`
+	// Token is the security token of a role's key, without which it is refused.
+	Token string `json:"token,omitempty"`
 	// Products is the quota bought per ProductCode. At Tencent the key "83" is the
 	// number of free certificates (default 50).
 	Products map[string]int `json:"products,omitempty"`
@@ -162,10 +173,23 @@ type Account struct {
 	Certificates []Certificate `json:"certificates,omitempty"`
 	// Zones hosted by the account's DNS; none means any registrable domain.
 	Zones []string `json:"zones,omitempty"`
-	// Deny lists actions that the key has no permission for.
+	// Deny lists actions that the key has no permission for. Alibaba's
+	// GetCallerIdentity needs none.
 	Deny []string `json:"deny,omitempty"`
 	// Disabled keys are refused.
 	Disabled bool `json:"disabled,omitempty"`
+}
+
+// Product is a code of which the account bought some, for orders that name none: a
+// DV product for a single name that is not free. Empty at Tencent, where orders
+// name no product.
+func (a Account) Product() string {
+	for _, p := range catalogue {
+		if p.CertType == "DV" && !p.Wildcard && !p.Free && a.Products[p.Code] > 0 {
+			return p.Code
+		}
+	}
+	return ""
 }
 
 // Instance is a bought CAS instance.
@@ -196,7 +220,8 @@ type StaticRecord struct {
 }
 
 // DefaultLimits are the documented calls per second (CAS quota page, alidns quota
-// page, Tencent's API pages). What is not documented gets the small value.
+// page, the quota page of Alibaba's STS, Tencent's API pages). What is not
+// documented gets the small value.
 func DefaultLimits() map[string]int {
 	return map[string]int{
 		"default":         10,
@@ -206,6 +231,7 @@ func DefaultLimits() map[string]int {
 		"CreateRecord": 500, "DeleteRecord": 500, "DescribeRecordList": 100,
 		"DescribeDomainList": 20, "DescribeDomain": 20,
 		"CreateRecordBatch": 20, "DeleteRecordBatch": 20, "DescribeBatchTask": 20,
+		actionAt(cloudAliyun, "GetCallerIdentity"): 100, actionAt(cloudTencent, "GetCallerIdentity"): 20, "GetUserAppId": 20,
 	}
 }
 
@@ -340,6 +366,9 @@ func (c Config) check() error {
 			return fmt.Errorf("%s %v is not between 0 and 1", share.name, share.value)
 		}
 	}
+	if err := c.checkUnknown(); err != nil {
+		return err
+	}
 	for i, a := range c.Accounts {
 		if err := a.check(); err != nil {
 			return fmt.Errorf("account %d (%s): %w", i, a.Label, err)
@@ -355,5 +384,5 @@ func (a Account) check() error {
 	if a.UID == "" || a.AccessKeyID == "" || a.AccessKeySecret == "" {
 		return fmt.Errorf("uid, access_key_id and access_key_secret are required")
 	}
-	return nil
+	return a.checkCaller()
 }

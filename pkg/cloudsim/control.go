@@ -146,6 +146,7 @@ func (c *Config) clone() Config {
 	d := *c
 	d.Limits, d.Zones, d.Records = maps.Clone(c.Limits), slices.Clone(c.Zones), slices.Clone(c.Records)
 	d.RefuseNames, d.Accounts = slices.Clone(c.RefuseNames), slices.Clone(c.Accounts)
+	d.Unknown = slices.Clone(c.Unknown)
 	return d
 }
 
@@ -213,7 +214,7 @@ func (s *Sim) changeSettings(body []byte) error {
 func (s *Sim) publicAccounts() []Account {
 	all := s.Accounts()
 	for i := range all {
-		all[i].AccessKeySecret = ""
+		all[i].AccessKeySecret, all[i].Token = "", ""
 	}
 	return all
 }

@@ -1,5 +1,5 @@
-// Package cloudsim is both clouds as servers: Alibaba Cloud CAS with alidns,
-// Tencent Cloud SSL with DNSPod, and the DNS they look at. It is no mode of the
+// Package cloudsim is both clouds as servers: Alibaba Cloud CAS with alidns and
+// STS, Tencent Cloud SSL with DNSPod, STS and CAM, and the DNS they look at. It is no mode of the
 // product: the product knows a base URL and nothing else.
 //
 // It is written from the vendors' documents only and imports nothing of
@@ -25,7 +25,9 @@
 // Where the documents are silent, the settings say what the cloud does, so that
 // a client that relies on it is found out: the order of lists, rows that shift
 // while one pages, states that no document knows, lists that lag, a cloud
-// without the actions for many records. The defaults are the friendly end.
+// without the actions for many records or for whose credentials a key is. The
+// defaults are the friendly end. Where two pages of a vendor differ in a word
+// (RAMUser, RamUser), the seed says which one is right.
 //
 // # What it witnesses
 //

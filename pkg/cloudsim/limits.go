@@ -104,10 +104,12 @@ func (m *meter) reset() {
 	clear(m.apis)
 }
 
-// limit is the number of calls per second that an action may have.
-func (c *Config) limit(action string) int {
-	if n, own := c.Limits[action]; own {
-		return n
+// limit is the number of calls per second that an action of a cloud may have.
+func (c *Config) limit(cloud, action string) int {
+	for _, name := range []string{actionAt(cloud, action), action} {
+		if n, own := c.Limits[name]; own {
+			return n
+		}
 	}
 	return c.Limits["default"]
 }

@@ -121,7 +121,7 @@ func (m *meter) report(cfg *Config) []CallReport {
 	defer m.mu.Unlock()
 	var all []CallReport
 	for a, g := range m.apis {
-		all = append(all, CallReport{Cloud: a.Owner.Cloud, UID: a.Owner.UID, Action: a.Action, Limit: cfg.limit(a.Action),
+		all = append(all, CallReport{Cloud: a.Owner.Cloud, UID: a.Owner.UID, Action: a.Action, Limit: cfg.limit(a.Owner.Cloud, a.Action),
 			Calls: g.calls, Accepted: g.calls - g.throttled, Throttled: g.throttled, Violations: g.violations,
 			PeakSliding: g.peakSliding, PeakFixed: g.peakFixed})
 	}

@@ -200,6 +200,9 @@ func (s *Sim) AliyunURL() string { return s.url(cloudAliyun) }
 // TencentURL is the base URL of Tencent SSL and DNSPod.
 func (s *Sim) TencentURL() string { return s.url(cloudTencent) }
 
+// URLOf is where the cloud of an account answers: all of its services.
+func (s *Sim) URLOf(a Account) string { return s.url(a.Cloud) }
+
 // ControlURL is the base URL of the control port.
 func (s *Sim) ControlURL() string { return s.url("control") }
 

@@ -15,6 +15,7 @@ import (
 // tencentAction is one action of one service. Run gets the body as it came.
 type tencentAction struct {
 	service string
+	region  bool // the documents require X-TC-Region
 	run     func(s *Sim, by caller, body []byte) (fields, error)
 }
 
@@ -22,13 +23,14 @@ type tencentAction struct {
 type caller struct {
 	owner owner
 	hand  hand
+	key   Account
 }
 
 // fields are the answer below "Response"; what an API calls nullable is nil.
 type fields map[string]any
 
 // tencentVersions are the services and the one version that each has here.
-var tencentVersions = map[string]string{"ssl": "2019-12-05", "dnspod": "2021-03-23"}
+var tencentVersions = map[string]string{"ssl": "2019-12-05", "dnspod": "2021-03-23", "sts": "2018-08-13", "cam": "2019-01-16"}
 
 // tencentActions are all actions; no two services share a name.
 var tencentActions = map[string]tencentAction{
@@ -53,6 +55,9 @@ var tencentActions = map[string]tencentAction{
 	"CreateRecordBatch":  writes("dnspod", (*Sim).createRecordBatch),
 	"DeleteRecordBatch":  writes("dnspod", (*Sim).deleteRecordBatch),
 	"DescribeBatchTask":  serves("dnspod", (*Sim).describeBatchTask),
+
+	"GetCallerIdentity": regional(writes("sts", (*Sim).tencentCallerIdentity)),
+	"GetUserAppId":      writes("cam", (*Sim).getUserAppID),
 }
 
 // tencentBatch are the actions that Config.NoBatch leaves out.
@@ -65,13 +70,19 @@ func serves[In any](service string, run func(*Sim, owner, In) (fields, error)) t
 
 // writes is serves for what asks which access key it is.
 func writes[In any](service string, run func(*Sim, caller, In) (fields, error)) tencentAction {
-	return tencentAction{service, func(s *Sim, by caller, body []byte) (fields, error) {
+	return tencentAction{service: service, run: func(s *Sim, by caller, body []byte) (fields, error) {
 		var in In
 		if err := bind(body, &in, s.cfg().IgnoreUnknownKeys); err != nil {
 			return nil, err
 		}
 		return run(s, by, in)
 	}}
+}
+
+// regional marks an action that is called in a region.
+func regional(a tencentAction) tencentAction {
+	a.region = true
+	return a
 }
 
 // serveTencent answers one call of API 3.0: signature, limit, fault, action.
@@ -116,13 +127,16 @@ func (s *Sim) admitTencent(r *http.Request, body []byte) (Account, tencentAction
 		return Account{}, tencentAction{}, err
 	}
 	version, known := tencentVersions[service]
-	switch action := tencentActions[r.Header.Get("X-TC-Action")]; {
+	name, cfg := r.Header.Get("X-TC-Action"), s.cfg()
+	switch action := tencentActions[name]; {
 	case !known:
 		return Account{}, tencentAction{}, refuse(0, "NoSuchProduct", "The product `%s` does not exist.", service)
 	case r.Header.Get("X-TC-Version") != version:
 		return Account{}, tencentAction{}, refuse(0, "NoSuchVersion", "The version `%s` does not exist.", r.Header.Get("X-TC-Version"))
-	case action.service != service, s.cfg().NoBatch && contains(tencentBatch, r.Header.Get("X-TC-Action")):
-		return Account{}, tencentAction{}, refuse(0, "InvalidAction", "The action `%s` does not exist in version %s.", r.Header.Get("X-TC-Action"), version)
+	case action.service != service, cfg.NoBatch && contains(tencentBatch, name), cfg.leavesOut(cloudTencent, name):
+		return Account{}, tencentAction{}, refuse(0, "InvalidAction", "The action `%s` does not exist in version %s.", name, version)
+	case action.region && r.Header.Get("X-TC-Region") == "":
+		return Account{}, tencentAction{}, lacking("Region")
 	default:
 		return a, action, nil
 	}
@@ -132,13 +146,14 @@ func (s *Sim) admitTencent(r *http.Request, body []byte) (Account, tencentAction
 // call before the backend sees it (cloud.tencent.com 1278/109059).
 func (s *Sim) passTencent(a Account, action string) (*Fault, error) {
 	cfg, counted := s.cfg(), api{owner{a.Cloud, a.UID}, action}
-	if !s.meter.arrive(counted, cfg.limit(action), cfg.LimitMode, cfg.ThrottledCount) {
-		return nil, tooMany(cfg.limit(action))
+	limit := cfg.limit(cloudTencent, action)
+	if !s.meter.arrive(counted, limit, cfg.LimitMode, cfg.ThrottledCount) {
+		return nil, tooMany(limit)
 	}
 	f := s.faults.draw(cloudTencent, action, s.dice)
 	if f != nil && f.Kind == "throttle" {
 		s.meter.refuse(counted)
-		return nil, tooMany(cfg.limit(action))
+		return nil, tooMany(limit)
 	}
 	return f, nil
 }
@@ -151,7 +166,7 @@ func (s *Sim) runTencent(a Account, name string, action tencentAction, body []by
 	if contains(a.Deny, name) {
 		return nil, refuse(0, "UnauthorizedOperation", "you are not authorized to perform operation (%s:%s)", action.service, name)
 	}
-	return action.run(s, caller{owner{a.Cloud, a.UID}, hand{a.AccessKeyID, name}}, body)
+	return action.run(s, caller{owner{a.Cloud, a.UID}, hand{a.AccessKeyID, name}, a}, body)
 }
 
 // spoilTencent does what is Tencent's own about a fault, and leaves the rest to

@@ -60,7 +60,7 @@ func (s *Sim) verifyTC3(r *http.Request, body []byte, now time.Time) (Account, s
 	if !hmac.Equal([]byte(c.sign(a.AccessKeySecret, r, body)), []byte(c.signature)) {
 		return Account{}, "", badSignature("The provided credentials could not be validated. Please check your signature is correct.")
 	}
-	if r.Header.Get("X-TC-Token") != "" { // only temporary keys have one, and here are none
+	if r.Header.Get("X-TC-Token") != a.Token { // only temporary keys have one
 		return Account{}, "", refuse(0, "AuthFailure.TokenFailure", "The token is invalid.")
 	}
 	return a, c.service, nil

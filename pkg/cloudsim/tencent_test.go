@@ -87,7 +87,7 @@ type sdkReply struct {
 
 type params map[string]any
 
-var versions = map[string]string{"ssl": "2019-12-05", "dnspod": "2021-03-23"}
+var versions = map[string]string{"ssl": "2019-12-05", "dnspod": "2021-03-23", "sts": "2018-08-13", "cam": "2019-01-16"}
 
 func (c *tencentCloud) send(key cloudsim.Account, through http.RoundTripper, service, action string, in any) (json.RawMessage, error) {
 	p := profile.NewClientProfile()

@@ -11,6 +11,7 @@ import (
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/dcvtest"
+	"github.com/certmill/certmill/pkg/issuer/issuertest"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -19,6 +20,7 @@ func (a *account) target() dcvtest.Target {
 	return dcvtest.Target{
 		Solver: a.solver, Zone: "example.com", Longest: 255, Many: 120,
 		Writes: func(*testing.T) int { return a.calls(a.add) + a.calls(a.addMany) },
+		Calls:  a.documented, Made: func(*testing.T) map[string]int { return a.made() },
 		Content: func(*testing.T) []string {
 			var all []string
 			for _, r := range a.Records() {
@@ -134,6 +136,15 @@ func TestBatch(t *testing.T) {
 			a.wantRecords(0)
 			if a.name == "dnspod" && a.calls(a.delete) > many/3 {
 				t.Errorf("%d single deletions of %d records, %d batches", a.calls(a.delete), many, a.calls("DeleteRecordBatch"))
+			}
+			// Few at a time are written singly.
+			must(t, a.solver.Present(t.Context(), txt("_dnsauth.www.example.com", "value")))
+			must(t, a.solver.CleanUp(t.Context(), txt("_dnsauth.www.example.com", "value")))
+			issuertest.Documented(t, a.documented, a.made())
+			for _, call := range a.documented {
+				if a.calls(call.Action) == 0 {
+					t.Errorf("%s is documented and was not called: a right that nobody needs", call.Action)
+				}
 			}
 		})
 	}

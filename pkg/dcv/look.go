@@ -26,7 +26,7 @@ type Looker struct {
 	httpPort  string
 	timeout   time.Duration
 	guard     *guard
-	slots     chan struct{} // one for each question that is on the way
+	places    *Places // one for each question that is on the way, by whom it goes to
 }
 
 // LookerConfig says which way a Looker looks. The zero value looks at the
@@ -56,7 +56,7 @@ type LookerConfig struct {
 
 // Bounds of what a Looker does at a time and of what it tells.
 const (
-	maxQuestions = 128 // on the way at once; each is a socket
+	maxQuestions = 128 // on the way at once, to one server half as many; each is a socket
 	maxSentences = 12  // of a Sighting
 	lookTimeouts = 10  // timeouts that one look at a record may take together
 )
@@ -79,7 +79,7 @@ func NewLooker(cfg LookerConfig) (*Looker, error) {
 	}
 	return &Looker{resolvers: cfg.Resolvers, servers: cfg.Servers, port: portOr(cfg.ServerPort, 53), httpPort: portOr(cfg.HTTPPort, 80),
 		timeout: durationOr(cfg.Timeout, 3*time.Second), guard: &guard{allow: cfg.Allow, own: net.InterfaceAddrs, port: cfg.OwnPort},
-		slots: make(chan struct{}, maxQuestions)}, nil
+		places: NewPlaces(maxQuestions)}, nil
 }
 
 // Look tells whether the challenge shows everywhere. An error means that

@@ -518,12 +518,11 @@ func answers(m, q *dns.Msg) error {
 // of the config, is asked to recurse; every other address was chosen by the
 // owner of a name, and must be a public one.
 func (l *Looker) send(ctx context.Context, network, addr string, q *dns.Msg) (*dns.Msg, error) {
-	select {
-	case l.slots <- struct{}{}:
-		defer func() { <-l.slots }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	leave, err := l.places.Take(ctx, addr)
+	if err != nil {
+		return nil, err
 	}
+	defer leave()
 	dialer := &net.Dialer{Timeout: l.timeout}
 	if !q.RecursionDesired {
 		dialer.Control = l.guard.control

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	maxRedirects = 2        // tencentcloud.com 1007/43542
+	maxRedirects = 2        // as one cloud documents of its CAs; no other says more
 	maxFile      = 64 << 10 // bytes of a file and of an answer's headers
 	maxHosts     = 8        // addresses of a web server that are tried
 	fileTimeouts = 4        // timeouts that fetching one file may take together

@@ -50,8 +50,7 @@ func spans(what string, prefixes ...string) []span {
 var forbidden = slices.Concat(
 	spans("the metadata service of a cloud",
 		"169.254.169.254/32", "fd00:ec2::254/128", // AWS and most others
-		"100.100.100.200/32",                  // Alibaba Cloud
-		"169.254.0.23/32",                     // Tencent Cloud
+		"100.100.100.200/32", "169.254.0.23/32", // clouds that certmill orders at
 		"fd20:ce::254/128",                    // Google Cloud
 		"168.63.129.16/32", "192.0.0.192/32"), // Azure, Oracle
 	spans("a link-local address", "169.254.0.0/16", "fe80::/10"),

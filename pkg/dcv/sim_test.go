@@ -19,6 +19,7 @@ import (
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/alidns"
 	"github.com/certmill/certmill/pkg/dcv/dnspod"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/issuer/aliyun"
 	"github.com/certmill/certmill/pkg/issuer/tencent"
 	"github.com/certmill/certmill/pkg/permit"
@@ -31,6 +32,7 @@ type cloud struct {
 	list, add, find, delete string // actions
 	addMany                 string // the action that adds a batch
 	gone, locked            string // codes
+	documented              issuer.Calls
 
 	url      func(*cloudsim.Sim) string
 	connect  func(t *testing.T, url string, permits *permit.Set) (s dcv.Solver, put func(zone, rr, kind, value string) error)
@@ -46,7 +48,8 @@ var clouds = []cloud{
 		list: "DescribeDomains", add: "AddDomainRecord", find: "DescribeSubDomainRecords", delete: "DeleteDomainRecord",
 		addMany: "OperateBatchDomain",
 		gone:    "DomainRecordNotBelongToUser", locked: "DomainRecordLocked",
-		url: (*cloudsim.Sim).AliyunURL, connect: connectAliyun,
+		documented: alidns.Calls(),
+		url:        (*cloudsim.Sim).AliyunURL, connect: connectAliyun,
 		scripted: func(f map[string]any) any { return f },
 		zone: func(name string) map[string]any {
 			return map[string]any{"TotalCount": 1, "Domains": map[string]any{"Domain": []any{map[string]any{"DomainName": name}}}}
@@ -64,7 +67,8 @@ var clouds = []cloud{
 		list: "DescribeDomainList", add: "CreateRecord", find: "DescribeRecordList", delete: "DeleteRecord",
 		addMany: "CreateRecordBatch",
 		gone:    "InvalidParameter.RecordIdInvalid", locked: "LimitExceeded.SubdomainRollLimit",
-		url: (*cloudsim.Sim).TencentURL, connect: connectTencent,
+		documented: dnspod.Calls(),
+		url:        (*cloudsim.Sim).TencentURL, connect: connectTencent,
 		scripted: func(f map[string]any) any { return map[string]any{"Response": f} },
 		zone: func(name string) map[string]any {
 			return map[string]any{"DomainCountInfo": map[string]any{"DomainTotal": 1}, "DomainList": []any{map[string]any{"Name": name}}}
@@ -87,7 +91,7 @@ func status(disabled bool) string {
 }
 
 func connectAliyun(t *testing.T, url string, permits *permit.Set) (dcv.Solver, func(zone, rr, kind, value string) error) {
-	c, err := aliyun.New(aliyun.Config{Endpoint: url, DNSEndpoint: url, AccessKeyID: "LTAItest", AccessKeySecret: "secret", Main: "1000", Permits: permits})
+	c, err := aliyun.New(issuer.Access{Endpoint: url, DNSEndpoint: url, KeyID: "LTAItest", Secret: "secret", Main: "1000", Permits: permits})
 	must(t, err)
 	return alidns.New(c), func(zone, rr, kind, value string) error {
 		req := requests.NewCommonRequest()
@@ -98,7 +102,7 @@ func connectAliyun(t *testing.T, url string, permits *permit.Set) (dcv.Solver, f
 }
 
 func connectTencent(t *testing.T, url string, permits *permit.Set) (dcv.Solver, func(zone, rr, kind, value string) error) {
-	c, err := tencent.New(tencent.Config{Endpoint: url, DNSEndpoint: url, SecretID: "AKIDtest", SecretKey: "secret", Main: "2000", Permits: permits})
+	c, err := tencent.New(issuer.Access{Endpoint: url, DNSEndpoint: url, KeyID: "AKIDtest", Secret: "secret", Main: "2000", Permits: permits})
 	must(t, err)
 	return dnspod.New(c), func(zone, rr, kind, value string) error {
 		return c.Call(t.Context(), "dnspod", "2021-03-23", "CreateRecord",
@@ -154,13 +158,15 @@ func (a *account) rezone(zones ...string) {
 	must(a.t, a.AddAccount(a.cloud.account))
 }
 
-func (a *account) calls(action string) int {
+func (a *account) calls(action string) int { return a.made()[action] }
+
+// made counts the calls that arrived, by action.
+func (a *account) made() map[string]int {
+	all := map[string]int{}
 	for _, c := range a.Report().Calls {
-		if c.Action == action {
-			return c.Calls
-		}
+		all[c.Action] += c.Calls
 	}
-	return 0
+	return all
 }
 
 // want compares what the simulated DNS serves at a name with "TYPE value"s.

@@ -9,6 +9,9 @@ import (
 
 	"golang.org/x/net/idna"
 	"golang.org/x/net/publicsuffix"
+
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/memo"
 )
 
 // zonesAge is how long a list of zones holds. It may be long, because a name
@@ -20,18 +23,14 @@ const zonesAge = 10 * time.Minute
 // zones knows which zones an account hosts.
 type zones struct {
 	provider Provider
-	turn     chan struct{} // whoever holds its token lists; the others wait for that
+	listing  memo.Memo[struct{}] // one lists, for all who need it; what was listed is in known
 
 	mu     sync.Mutex        // owns what is below
 	known  map[string]string // by A-labels, as the provider writes them
 	listed time.Time         // zero: not, or the list was wrong
 }
 
-func newZones(p Provider) *zones {
-	z := &zones{provider: p, turn: make(chan struct{}, 1), known: map[string]string{}}
-	z.turn <- struct{}{}
-	return z
-}
+func newZones(p Provider) *zones { return &zones{provider: p, known: map[string]string{}} }
 
 // split finds the zone of an absolute name, as the provider writes it, and the
 // name's part below it.
@@ -73,29 +72,27 @@ func (z *zones) find(host string) (zone, rr string, ok bool) {
 	return z.known[zone], rr, ok
 }
 
-// list reads all zones unless somebody did so lately.
+// list reads all zones unless somebody did so lately. An API that does not answer
+// is not asked by one after the other: who waits for it does nothing else.
 func (z *zones) list(ctx context.Context) error {
 	if z.fresh() {
 		return nil
 	}
-	select {
-	case <-z.turn:
-		defer func() { z.turn <- struct{}{} }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if z.fresh() {
-		return nil
-	}
-	all, err := z.provider.Zones(ctx, "")
-	if err != nil {
-		return err
-	}
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	z.known, z.listed = map[string]string{}, time.Now()
-	z.add(all)
-	return nil
+	_, err := z.listing.Get(ctx, "", memo.Keep{Failure: memo.Moment, Silence: issuer.Silent}, func(ctx context.Context) (none struct{}, err error) {
+		if z.fresh() { // somebody was first
+			return none, nil
+		}
+		all, err := z.provider.Zones(ctx, "")
+		if err != nil {
+			return none, err
+		}
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		z.known, z.listed = map[string]string{}, time.Now()
+		z.add(all)
+		return none, nil
+	})
+	return err
 }
 
 func (z *zones) fresh() bool {

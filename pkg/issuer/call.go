@@ -60,25 +60,28 @@ func (c Caller) Do(ctx context.Context, action string, send func(context.Context
 		return &Error{Kind: NeverSent, Action: action, Err: err}
 	}
 	trip := &trip{}
-	ctx, cancel := context.WithTimeout(context.WithValue(ctx, tripKey{}, trip), p.Deadline())
+	ctx, cancel := context.WithTimeout(ctx, p.Deadline())
 	defer cancel()
-	failed := trip.judge(ctx, guard(ctx, send))
-	if failed == nil {
+	failed := trip.run(ctx, action, send)
+	switch {
+	case failed == nil:
 		p.Give(trip.outcome(), 0)
 		return nil
-	}
-	if failed.Action == "" {
-		failed.Action = action
-	}
-	if failed.RetryAfter == 0 {
-		failed.RetryAfter = trip.retryAfter
-	}
-	if failed.Kind == Throttled { // the permit rests longer, or as long as the cloud asked for
+	case failed.Kind == Throttled: // the permit rests longer, or as long as the cloud asked for
 		p.Give(permit.Throttled, failed.RetryAfter)
+	default:
+		p.Give(trip.outcome(), 0)
+	}
+	return failed
+}
+
+// Free runs send, which makes one call of an action that takes no permit
+// (Call.Free) through the Transport, which refuses any other. Else it is as Do.
+func (c Caller) Free(ctx context.Context, action string, send func(context.Context) error) error {
+	if failed := new(trip).run(ctx, action, send); failed != nil {
 		return failed
 	}
-	p.Give(trip.outcome(), 0)
-	return failed
+	return nil
 }
 
 // permitted returns a context with a live permit for k.
@@ -92,9 +95,9 @@ func (c Caller) permitted(ctx context.Context, k permit.Key) (context.Context, *
 	return c.Permits.Wait(ctx, k)
 }
 
-// guard turns a panic of an SDK into an error; Alibaba's panics on an answer
-// whose Code is a number. The value is shown only where the runtime made it:
-// others could quote the answer.
+// guard turns a panic of an SDK into an error: there is one that panics on an
+// answer whose code is a number. The value is shown only where the runtime made
+// it: others could quote the answer.
 func guard(ctx context.Context, send func(context.Context) error) (err error) {
 	defer func() {
 		switch v := recover().(type) {
@@ -128,8 +131,24 @@ func tripOf(ctx context.Context) *trip {
 }
 
 // HTTPStatus is the status of the answer that Do's call got, 0 if none.
-// Alibaba's SDK hides it where it fails to read the answer, Tencent's always.
+// Some SDKs hide it where they fail to read the answer, others always.
 func HTTPStatus(ctx context.Context) int { return tripOf(ctx).status }
+
+// run runs send, with this trip in its context, and completes the error.
+func (t *trip) run(ctx context.Context, action string, send func(context.Context) error) *Error {
+	ctx = context.WithValue(ctx, tripKey{}, t)
+	failed := t.judge(ctx, guard(ctx, send))
+	if failed == nil {
+		return nil
+	}
+	if failed.Action == "" {
+		failed.Action = action
+	}
+	if failed.RetryAfter == 0 {
+		failed.RetryAfter = t.retryAfter
+	}
+	return failed
+}
 
 // judge makes sure that an error has a kind.
 func (t *trip) judge(ctx context.Context, err error) *Error {

@@ -2,13 +2,10 @@ package issuer
 
 import (
 	"context"
-	"crypto/tls"
-	"net/url"
 	"slices"
 	"time"
 
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/permit"
 )
 
 // Cloud is one account at one cloud: the ways of ordering there, and everything
@@ -36,26 +33,6 @@ type Cloud interface {
 	Identify(ctx context.Context) (Identity, error)
 }
 
-// Access is how one account is reached: what a cloud's client is made of.
-// Endpoints are scheme, host and port; an empty one is the vendor's own.
-type Access struct {
-	Endpoint         string       // of the certificate service
-	DNSEndpoint      string       // of the vendor's DNS
-	IdentityEndpoint string       // of who tells whose credentials these are
-	Region           string       // where the vendor asks for one; empty: its usual one
-	KeyID            string       // required
-	Secret           order.Secret // required
-	Token            order.Secret // with temporary credentials
-	Main             string       // main account: what limits are keyed by; required
-	Permits          *permit.Set  // required
-
-	Product string // of orders that name none; empty: the vendor's default
-	CSRSANs bool   // it was proved that the account's product honours the SANs of a CSR
-
-	TLS   *tls.Config // nil: the system's roots
-	Proxy *url.URL    // nil: none; the environment is not asked
-}
-
 // About is what a vendor documents for every account.
 type About struct {
 	Name          string        // in sentences
@@ -75,13 +52,15 @@ type Call struct {
 	Action   string
 	Roles    []order.Role // who makes it
 	Limit    int          // calls a second of a main account; 0: UsualLimit
-	Page     int          // rows of a page, where it lists
+	Page     int          // rows of a page that is asked for, where it lists; 0: not to be chosen
 	Starts   bool         // it starts an order, or leads to it: an unclear answer is dear, so it gets the longer deadline
 	Free     bool         // no limited action: it takes no permit
 	Optional bool         // certmill goes on without the right to it
 }
 
-// Calls are the actions of one vendor or of one of its services.
+// Calls are the actions of one vendor or of one of its services. An action that
+// one role needs and another can do without stands there twice; all else of the
+// two is the same.
 type Calls []Call
 
 // Find returns what is documented of an action.
@@ -93,7 +72,19 @@ func (c Calls) Find(action string) (Call, bool) {
 	return c[i], true
 }
 
-// Of are the actions that a role makes: the rights that it needs.
+// Free are the actions that take no permit.
+func (c Calls) Free() []string {
+	var free []string
+	for _, x := range c {
+		if x.Free {
+			free = append(free, x.Action)
+		}
+	}
+	return free
+}
+
+// Of are the actions that a role makes: the rights that it needs, and those that
+// are Optional.
 func (c Calls) Of(role order.Role) Calls {
 	return slices.DeleteFunc(slices.Clone(c), func(x Call) bool { return !slices.Contains(x.Roles, role) })
 }
@@ -136,8 +127,8 @@ type CA struct {
 // Identity is whose credentials an account's are, as the cloud itself says.
 type Identity struct {
 	Main   string // id of the main account
-	Caller string // id of who calls: the main account itself, a user or a role of it
-	Kind   string // of caller, in the cloud's own word
+	Caller string // id of who calls: the main account itself, a user or a role of it; empty: not told
+	Kind   string // of caller, in the cloud's own word; empty: not told
 }
 
 // IsMain tells whether the main account itself calls, whose lists show

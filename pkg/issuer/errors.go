@@ -88,6 +88,17 @@ func (e *Error) LogValue() slog.Value {
 		slog.String("message", e.Message), slog.String("request_id", e.RequestID))
 }
 
+// Silent tells whether a call failed because nobody answered, or not clearly. A
+// clear refusal is none: it cost no time, and may be over as soon as a person has
+// seen it.
+func Silent(err error) bool {
+	switch KindOf(err) {
+	case Unavailable, NeverSent, UnknownOutcome:
+		return true
+	}
+	return false
+}
+
 // KindOf returns the kind of err, or "" if it is no *Error.
 func KindOf(err error) Kind {
 	if e, ok := errors.AsType[*Error](err); ok {

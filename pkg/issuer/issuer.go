@@ -1,8 +1,9 @@
 // Package issuer is the port to those who issue: what certmill needs of a cloud
 // account, and the kinds of errors that come back.
 //
-// A Flow is one way of ordering at one account. Each cloud is a package below
-// this one, and all of them pass the contract suite in issuertest.
+// A Cloud is one account at one vendor, and a Flow one of its ways of ordering.
+// Each vendor is a package below this one, which alone knows its words; all of
+// them pass the contract suite in issuertest.
 package issuer
 
 import (
@@ -52,7 +53,7 @@ type Status struct {
 	Challenges  []order.Challenge
 	CertID      string       // id to fetch the certificate by, where it differs
 	Certificate *Certificate // where the same call brings it
-	Submitted   bool         // Tencent: materials are in
+	Submitted   bool         // the materials are in: see Preparer
 	RequestID   string
 }
 
@@ -66,7 +67,7 @@ type Certificate struct {
 // Row is one line of a cloud's list.
 type Row struct {
 	CloudID    string // what the flow's other calls take
-	InstanceID string // CAS: links an order to its certificate
+	InstanceID string // links an order to its certificate, where the lists do
 	CertID     string // rows of the certificate list
 	Names      []string
 	Product    string
@@ -105,6 +106,9 @@ type Flow interface {
 	// Spends tells whether Submit uses up quota without naming something that
 	// was already bought. Such a call is never repeated blindly.
 	Spends() bool
+	// CSR says which CSR an order of this flow is sent with. It MUST depend on
+	// the request and the account's settings alone: an order's key is made once.
+	CSR(r order.Request) CSR
 	// Reserve waits for Submit's permit. The context carries it; release MUST
 	// be called, and puts an unused permit back.
 	Reserve(ctx context.Context) (reserved context.Context, release func(), err error)
@@ -124,13 +128,13 @@ type Flow interface {
 
 // Further abilities, found by type assertion.
 type (
-	// Preparer is a flow whose resource needs its materials before Submit
-	// (Tencent CertificateInfoSubmit). Safe to repeat: it overwrites.
+	// Preparer is a flow whose resource needs its materials before Submit. Safe
+	// to repeat: it overwrites.
 	Preparer interface {
 		Prepare(ctx context.Context, a Application) error
 	}
-	// Kicker is a flow that can be asked to check the challenge now (Tencent
-	// CompleteCertificate). Safe to repeat; it has no result.
+	// Kicker is a flow that can be asked to check the challenge now. Safe to
+	// repeat; it has no result.
 	Kicker interface {
 		Kick(ctx context.Context, cloudID string) error
 	}
@@ -139,12 +143,12 @@ type (
 	Finder interface {
 		Find(ctx context.Context, names []string) ([]Row, error)
 	}
-	// Counter tells the usage of a product (CAS DescribePackageState).
+	// Counter tells the usage of a product.
 	Counter interface {
 		Usage(ctx context.Context, product string) (Usage, error)
 	}
-	// CertLister lists issued certificates (CAS ListUserCertificateOrder CERT),
-	// pages from 0, so that the sweep learns certificate ids.
+	// CertLister lists issued certificates, pages from 0, so that the sweep learns
+	// certificate ids.
 	CertLister interface {
 		Certificates(ctx context.Context, page int) (Page, error)
 	}

@@ -20,8 +20,8 @@ import (
 )
 
 // maxAnswer is the largest answer that is read, in bytes after decompression.
-// A page of 1,000 Tencent certificates is about 2 MiB; both SDKs would read
-// without a limit.
+// The longest pages of a list that are asked for, 1,000 rows, are about 2 MiB;
+// the vendors' SDKs would read without a limit.
 const maxAnswer = 4 << 20
 
 // TransportOptions are what differs between the clouds.
@@ -30,6 +30,9 @@ type TransportOptions struct {
 	Identify func(*http.Request) (permit.Key, error)
 	// Stamp finds the time stamp that a request was signed with.
 	Stamp func(*http.Request) (time.Time, error)
+	// Free are the actions that take no permit (Call.Free). These, and only
+	// these, pass without one.
+	Free []string
 	// TLS is the client's TLS configuration; nil means the system's roots.
 	TLS *tls.Config
 	// Proxy is asked by no environment variable: nil means none.
@@ -39,7 +42,9 @@ type TransportOptions struct {
 // Transport is the http.RoundTripper under the clouds' SDKs. It sends a request
 // once or not at all, and knows which of the two it was:
 //
-//   - it refuses what carries no live permit for its account and action;
+//   - it refuses what carries no live permit for its account and action, but for
+//     the few actions that are free (TransportOptions.Free), to each of which it
+//     gives a deadline of its own, and none of which passes below Spending;
 //   - a request below Spending is refused when the stamp that was really signed
 //     lies outside the Fence, and goes out on a connection of its own, because
 //     net/http sends a second time when a kept-alive one dies;
@@ -54,15 +59,24 @@ type TransportOptions struct {
 //
 // Its errors are *Error. It is safe for concurrent use.
 type Transport struct {
-	gate   permit.Transport
-	stamp  func(*http.Request) (time.Time, error)
-	pooled *http.Transport // reads: kept-alive HTTP/1.1
-	fresh  *http.Transport // spending calls: one connection each
+	gate     permit.Transport
+	free     map[string]bool // actions that pass beside the gate
+	patience time.Duration   // with a call of those
+	stamp    func(*http.Request) (time.Time, error)
+	pooled   *http.Transport // reads: kept-alive HTTP/1.1
+	fresh    *http.Transport // spending calls: one connection each
 }
+
+// freeDeadline is how long a call may take that has no permit to tell.
+const freeDeadline = 5 * time.Second
 
 // NewTransport returns the transport. Identify and Stamp must be set.
 func NewTransport(opt TransportOptions) *Transport {
-	t := &Transport{stamp: opt.Stamp, pooled: newHTTP(opt), fresh: newHTTP(opt)}
+	t := &Transport{free: map[string]bool{}, patience: freeDeadline, stamp: opt.Stamp,
+		pooled: newHTTP(opt), fresh: newHTTP(opt)}
+	for _, action := range opt.Free {
+		t.free[action] = true
+	}
 	t.fresh.DisableKeepAlives = true
 	t.gate = permit.Transport{Next: roundTrip(t.fenced), Identify: opt.Identify}
 	return t
@@ -99,7 +113,7 @@ func (t *Transport) CloseIdleConnections() { t.pooled.CloseIdleConnections() }
 
 // RoundTrip sends the request, reads the whole answer and returns it.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := t.gate.RoundTrip(r)
+	resp, err := t.admit(r)
 	if err == nil {
 		return resp, nil
 	}
@@ -107,6 +121,28 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, e
 	}
 	return nil, &Error{Kind: NeverSent, Err: err} // the gate refused it
+}
+
+// admit sends what is free at once, and all else through the gate.
+func (t *Transport) admit(r *http.Request) (*http.Response, error) {
+	if k, err := t.gate.Identify(r); err == nil && t.free[k.Action] {
+		return t.unlimited(r)
+	}
+	return t.gate.RoundTrip(r)
+}
+
+// unlimited sends a call without a permit. Whoever marked it as spending took a
+// free action for another one.
+func (t *Transport) unlimited(r *http.Request) (*http.Response, error) {
+	if _, spending := fenceOf(r.Context()); spending {
+		if r.Body != nil {
+			r.Body.Close()
+		}
+		return nil, &Error{Kind: NeverSent, Err: errors.New("a call without a permit never spends")}
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), t.patience)
+	defer cancel() // the answer was read whole
+	return t.fenced(r.WithContext(ctx))
 }
 
 type roundTrip func(*http.Request) (*http.Response, error)

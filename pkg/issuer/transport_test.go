@@ -45,7 +45,8 @@ func newRig(url string, deadline time.Duration, roots *tls.Config) *rig {
 				s, err := strconv.ParseInt(r.Header.Get("Stamp"), 10, 64)
 				return time.Unix(s, 0), err
 			},
-			TLS: roots,
+			Free: []string{"WhoAmI"},
+			TLS:  roots,
 		})}
 }
 

@@ -44,7 +44,7 @@ type Attempt struct {
 	Note        string    `json:"note,omitempty"`        // why it was refused, cancelled or not bought
 }
 
-// Used is a reading of a product's quota (CAS DescribePackageState UsedCount).
+// Used is a reading of a product's quota: how much of it was used up.
 type Used struct {
 	Count int64     `json:"count"`
 	Read  time.Time `json:"read"`

@@ -82,7 +82,7 @@ func decodeCSR(text string) ([]byte, error) {
 	return block.Bytes, nil
 }
 
-// checkCSRKey takes what both clouds document: RSA from 2048 bits, or ECDSA.
+// checkCSRKey takes what the clouds document: RSA from 2048 bits, or ECDSA.
 func checkCSRKey(req *x509.CertificateRequest) error {
 	const instead = "make a key with RSA 2048 to 4096 bits or ECDSA P-256 or P-384"
 	switch key := req.PublicKey.(type) {
@@ -111,8 +111,8 @@ func checkCSRSignature(req *x509.CertificateRequest) error {
 	return nil
 }
 
-// checkCSRSubject wants exactly one common name, because it is what CAS takes
-// the domain from: its CreateCertificateWithCsrRequest has no other field.
+// checkCSRSubject wants exactly one common name, because it is what a cloud takes
+// the domain from whose call with a CSR has no other field for it.
 func checkCSRSubject(req *x509.CertificateRequest) error {
 	commonName := asn1.ObjectIdentifier{2, 5, 4, 3}
 	count := 0

@@ -21,8 +21,7 @@ import (
 const SchemaVersion = 1
 
 // Validation is how control of the names is proved to the CA. The values are
-// the words that both clouds use (CAS ValidateType and DomainVerifyType,
-// Tencent VerifyType).
+// the words that the clouds use.
 type Validation string
 
 const (
@@ -33,30 +32,29 @@ const (
 // Request is the order message: what a publisher asks for. Its JSON form is
 // the published schema (see Schema).
 type Request struct {
-	ID          string            `json:"id" jsonschema:"required" jsonschema_description:"Unique name of the order, chosen by the publisher: lower-case letters, digits, '-' and '_', at most 63, not beginning with 'bad-'. The same id never runs twice."`
-	Names       []string          `json:"names" jsonschema:"required,minItems=1,maxItems=5,uniqueItems=true" jsonschema_description:"One to five domain names as A-labels: all single names or all wildcards. The first one becomes the common name."`
-	Account     string            `json:"account,omitempty" jsonschema_description:"Account label of the config. Left out or 'any': certmill chooses one."`
-	Product     string            `json:"product,omitempty" jsonschema_description:"Product code of the package (CAS), e.g. digicert-free-1-free."`
-	Validation  Validation        `json:"validation,omitempty" jsonschema:"enum=DNS,enum=FILE,default=DNS" jsonschema_description:"How control of the names is proved."`
-	Contact     Contact           `json:"contact,omitzero" jsonschema_description:"Contact of the application; empty fields come from the account's config."`
-	Company     string            `json:"company,omitempty" jsonschema_description:"Company name; OV products only."`
-	Key         string            `json:"key,omitempty" jsonschema:"enum=ecdsa-p256,enum=ecdsa-p384,enum=rsa-2048,enum=rsa-3072,enum=rsa-4096,default=ecdsa-p256" jsonschema_description:"Algorithm of the key that certmill makes."`
-	CSR         string            `json:"csr,omitempty" jsonschema_description:"A PKCS#10 request in PEM of your own; then the key stays with you."`
-	Instance    string            `json:"instance,omitempty" jsonschema_description:"Id of a CAS instance already bought (CreateDVOrderAudit); 'any' takes an unused one of the account."`
-	Certificate string            `json:"certificate,omitempty" jsonschema_description:"Id of a Tencent certificate already bought (CertificateOrderSubmit); 'any' takes an unused one of the account."`
-	Batch       string            `json:"batch,omitempty" jsonschema_description:"Name of the batch this order belongs to."`
-	Labels      map[string]string `json:"labels,omitempty" jsonschema_description:"Free labels, kept in the record."`
-	Deadline    *time.Time        `json:"deadline,omitempty" jsonschema_description:"RFC 3339. Past it an order that was not bought is held; a bought one goes on and is flagged."`
+	ID         string            `json:"id" jsonschema:"required" jsonschema_description:"Unique name of the order, chosen by the publisher: lower-case letters, digits, '-' and '_', at most 63, not beginning with 'bad-'. The same id never runs twice."`
+	Names      []string          `json:"names" jsonschema:"required,minItems=1,maxItems=5,uniqueItems=true" jsonschema_description:"One to five domain names as A-labels: all single names or all wildcards. The first one becomes the common name."`
+	Account    string            `json:"account,omitempty" jsonschema_description:"Account label of the config. Left out or 'any': certmill chooses one."`
+	Product    string            `json:"product,omitempty" jsonschema_description:"Product code, as the cloud spells it. Left out: that of the account, or the cloud's usual one."`
+	Validation Validation        `json:"validation,omitempty" jsonschema:"enum=DNS,enum=FILE,default=DNS" jsonschema_description:"How control of the names is proved."`
+	Contact    Contact           `json:"contact,omitzero" jsonschema_description:"Contact of the application; empty fields come from the account's config."`
+	Company    string            `json:"company,omitempty" jsonschema_description:"Company name; OV products only."`
+	Key        string            `json:"key,omitempty" jsonschema:"enum=ecdsa-p256,enum=ecdsa-p384,enum=rsa-2048,enum=rsa-3072,enum=rsa-4096,default=ecdsa-p256" jsonschema_description:"Algorithm of the key that certmill makes."`
+	CSR        string            `json:"csr,omitempty" jsonschema_description:"A PKCS#10 request in PEM of your own; then the key stays with you."`
+	Resource   string            `json:"resource,omitempty" jsonschema_description:"Id of something already bought at the account's cloud (an instance, a certificate), as its console shows it; 'any' takes an unused one of the account. Left out: bought anew, or an unused one where the cloud sells no other way."`
+	Batch      string            `json:"batch,omitempty" jsonschema_description:"Name of the batch this order belongs to."`
+	Labels     map[string]string `json:"labels,omitempty" jsonschema_description:"Free labels, kept in the record."`
+	Deadline   *time.Time        `json:"deadline,omitempty" jsonschema_description:"RFC 3339. Past it an order that was not bought is held; a bought one goes on and is flagged."`
 }
 
-// Contact is the applicant's contact (CAS Username, Email, Phone or Mobile,
-// Province, City; Tencent ContactEmail).
+// Contact is the applicant's contact. What an application must have of it, the
+// cloud tells.
 type Contact struct {
 	Name     string `json:"name,omitempty" jsonschema_description:"Name of the applicant."`
 	Email    string `json:"email,omitempty" jsonschema_description:"E-mail address of the applicant; the CA writes to it."`
 	Phone    string `json:"phone,omitempty" jsonschema_description:"Phone number, 5 to 15 digits."`
-	Province string `json:"province,omitempty" jsonschema_description:"Province; CAS wants it in pinyin."`
-	City     string `json:"city,omitempty" jsonschema_description:"City; CAS wants it in pinyin."`
+	Province string `json:"province,omitempty" jsonschema_description:"Province, in pinyin where the cloud asks for it."`
+	City     string `json:"city,omitempty" jsonschema_description:"City, in pinyin where the cloud asks for it."`
 }
 
 // Or returns c with its empty fields taken from d.
@@ -86,7 +84,7 @@ type Order struct {
 	Main      string `json:"main,omitempty"`      // main account: what money and limits are keyed by
 	Operation string `json:"operation,omitempty"` // API action that starts it, fixed with the account
 	Product   string `json:"product,omitempty"`   // product code in force
-	Resource  string `json:"resource,omitempty"`  // instance or certificate id that was claimed
+	Resource  string `json:"resource,omitempty"`  // id of something already bought that was claimed
 
 	Purchase  int       `json:"purchase"`            // how often somebody authorised spending
 	Attempt   int       `json:"attempt"`             // rises for ever, never used twice
@@ -97,8 +95,8 @@ type Order struct {
 	Approved  bool      `json:"approved,omitempty"`  // a person let it go on past its deadline or a budget
 	Late      bool      `json:"late,omitempty"`      // its deadline passed after it was bought
 
-	CloudID     string      `json:"cloud_id,omitempty"`    // order, instance or certificate id at the cloud
-	CertID      string      `json:"cert_id,omitempty"`     // CAS CertificateId, once known
+	CloudID     string      `json:"cloud_id,omitempty"`    // what the cloud calls it: an order, or the resource
+	CertID      string      `json:"cert_id,omitempty"`     // id to fetch the certificate by, once known, where it is another
 	Provisional bool        `json:"provisional,omitempty"` // adopted without proof: the key is compared at collection
 	Challenges  []Challenge `json:"challenges,omitempty"`
 	Proofs      []Proof     `json:"proofs,omitempty"` // what is known of the challenges, in their order
@@ -285,5 +283,5 @@ const (
 	NoLane       = "none"    // lane of orders without an account
 	UrgentSuffix = "-urgent" // account labels may not end so
 	AnyAccount   = "any"     // "choose for me"
-	AnyResource  = "any"     // "an unused instance or certificate of the account"
+	AnyResource  = "any"     // "an unused one of those that the account has bought"
 )

@@ -189,7 +189,7 @@ func wrongType(err error) error {
 // a trailing dot gone, names in lower case, defaults filled in, times in UTC.
 // Doing it twice changes nothing.
 func (r Request) Normal() Request {
-	for _, text := range []*string{&r.ID, &r.Account, &r.Product, &r.Company, &r.Key, &r.CSR, &r.Instance, &r.Certificate, &r.Batch,
+	for _, text := range []*string{&r.ID, &r.Account, &r.Product, &r.Company, &r.Key, &r.CSR, &r.Resource, &r.Batch,
 		&r.Contact.Name, &r.Contact.Email, &r.Contact.Phone, &r.Contact.Province, &r.Contact.City} {
 		*text = strings.TrimSpace(*text)
 	}

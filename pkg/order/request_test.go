@@ -39,7 +39,7 @@ func ExampleParseRequest() {
 	// Output:
 	// [example.com www.example.com] any DNS ecdsa-p256 <nil>
 	// names: "bücher.example" is not ASCII: write the A-label form (RFC 5890), "xn--bcher-kva.example"
-	// "domains": unknown field: known are id, names, account, product, validation, contact, company, key, csr, instance, certificate, batch, labels, deadline
+	// "domains": unknown field: known are id, names, account, product, validation, contact, company, key, csr, resource, batch, labels, deadline
 	// "name": unknown field: did you mean "names"?
 }
 
@@ -161,7 +161,8 @@ func TestMessages(t *testing.T) {
 		{`{"id":"a",` + n + `,"account":"","contact":{},"labels":{},"deadline":null}`, "", ""},
 		{`{"id":"a",` + n + `,"deadline":"2027-01-31T12:00:00.5+08:00"}`, "", ""},
 		{`{"id":"a",` + n + `,"contact":{"name":"Zhāng 三","email":"a@example.com","phone":"+86 (10) 0000-0000"}}`, "", ""},
-		{`{"id":"a",` + n + `,"instance":"any"}`, "", ""},
+		{`{"id":"a",` + n + `,"resource":"any"}`, "", ""},
+		{`{"id":"a",` + n + `,"resource":" cas-cn-68n1mm16abcd "}`, "", ""},
 
 		{``, "", "is empty"},
 		{`  `, "", "is empty"},
@@ -178,6 +179,9 @@ func TestMessages(t *testing.T) {
 
 		{`{"ID":"a",` + n + `}`, `"ID"`, `did you mean "id"`},
 		{`{"id":"a",` + n + `,"vaildation":"DNS"}`, `"vaildation"`, `did you mean "validation"`},
+		{`{"id":"a",` + n + `,"instance":"any"}`, `"instance"`, `did you mean "resource"`},
+		{`{"id":"a",` + n + `,"Certificate":"any"}`, `"Certificate"`, `did you mean "resource"`},
+		{`{"id":"a",` + n + `,"contact":{"instance":"any"}}`, `contact."instance"`, "known are name, email"},
 		{`{"id":"a",` + n + `,"contact":{"mail":"x"}}`, `contact."mail"`, `did you mean "email"`},
 		{`{"id":"a",` + n + `,"id":"b"}`, `"id"`, "twice"},
 		{`{"id":"a",` + n + `,"labels":{"x":"1","x":"2"}}`, `labels."x"`, "twice"},
@@ -203,9 +207,8 @@ func TestMessages(t *testing.T) {
 		{`{"id":"a",` + n + `,"key":"dsa"}`, "key", "ecdsa-p256"},
 		{`{"id":"a",` + n + `,"key":"rsa-2048","csr":"x"}`, "key", "exclude each other"},
 		{`{"id":"a",` + n + `,"csr":"x"}`, "csr", "not PEM"},
-		{`{"id":"a",` + n + `,"instance":"i","certificate":"c"}`, "instance", "exclude each other"},
-		{`{"id":"a",` + n + `,"instance":"a b"}`, "instance", "no instance id"},
-		{`{"id":"a",` + n + `,"certificate":"a/b"}`, "certificate", "no certificate id"},
+		{`{"id":"a",` + n + `,"resource":"a b"}`, "resource", "no id of something bought"},
+		{`{"id":"a",` + n + `,"resource":"a/b"}`, "resource", "letters, digits, '-' and '_', or 'any'"},
 		{`{"id":"a",` + n + `,"account":"a.b"}`, "account", "no account label"},
 		{`{"id":"a",` + n + `,"product":"a b"}`, "product", "no product code"},
 		{`{"id":"a",` + n + `,"batch":"a b"}`, "batch", "no batch name"},
@@ -254,9 +257,9 @@ func TestPrivateKeysAreNotRepeated(t *testing.T) {
 			`{"id":"a","names":["example.com"],%s:"x"}`,
 			`{"id":"a","names":[%s]}`,
 			`{"id":%s,"names":["example.com"]}`,
-			`{"id":"a","names":["example.com"],"account":%s,"batch":%[1]s,"product":%[1]s,"instance":%[1]s,"validation":%[1]s,"deadline":%[1]s}`,
-			`{"id":"a","names":["example.com"],"account":%s,"batch":%[1]s,"product":%[1]s,"instance":%[1]s,"validation":%[1]s}`,
-			`{"id":"a","names":["example.com"],"certificate":%s,"contact":{"name":%[1]s,"email":%[1]s}}`,
+			`{"id":"a","names":["example.com"],"account":%s,"batch":%[1]s,"product":%[1]s,"resource":%[1]s,"validation":%[1]s,"deadline":%[1]s}`,
+			`{"id":"a","names":["example.com"],"account":%s,"batch":%[1]s,"product":%[1]s,"resource":%[1]s,"validation":%[1]s}`,
+			`{"id":"a","names":["example.com"],"resource":%s,"contact":{"name":%[1]s,"email":%[1]s}}`,
 			`{"id":"a","names":["example.com"],"contact":{"phone":%s}}`,
 			`{"id":"a","names":["example.com"]} %s`,
 			`{"id":"a","names":[%s, }`,
@@ -307,7 +310,7 @@ func TestNoFieldTakesAPrivateKey(t *testing.T) {
 		}
 	}
 	visit("Request", func(r *order.Request) reflect.Value { return reflect.ValueOf(r).Elem() })
-	if seen < 17 {
+	if seen < 16 {
 		t.Errorf("only %d fields were tried", seen)
 	}
 }
@@ -372,7 +375,7 @@ func requests() *rapid.Generator[order.Request] {
 			ID: text.Draw(t, "id"), Names: rapid.SliceOfN(name, 0, 6).Draw(t, "names"), Account: text.Draw(t, "account"),
 			Product: text.Draw(t, "product"), Validation: order.Validation(text.Draw(t, "validation")), Company: text.Draw(t, "company"),
 			Contact: order.Contact{Name: text.Draw(t, "name"), Email: text.Draw(t, "email"), Phone: text.Draw(t, "phone")},
-			Key:     text.Draw(t, "key"), CSR: text.Draw(t, "csr"), Instance: text.Draw(t, "instance"), Batch: text.Draw(t, "batch"),
+			Key:     text.Draw(t, "key"), CSR: text.Draw(t, "csr"), Resource: text.Draw(t, "resource"), Batch: text.Draw(t, "batch"),
 			Labels: rapid.MapOfN(text, text, 0, 3).Draw(t, "labels"),
 		}
 		if rapid.Bool().Draw(t, "has deadline") {
@@ -506,8 +509,9 @@ func TestCSR(t *testing.T) {
 		}
 		checkSays(t, c.what, err, "csr", c.says)
 	}
-	r := order.Request{ID: "a", Names: names, CSR: good, Instance: "cas-cn-1"}.Normal()
-	checkSays(t, "csr with instance", r.Validate(), "csr", "CreateDVOrderAudit")
+	// Which clouds can take both, only they know.
+	r := order.Request{ID: "a", Names: names, CSR: good, Resource: "cas-cn-1"}.Normal()
+	checkSays(t, "csr with resource", r.Validate(), "", "")
 }
 
 // swapKey puts another key of the same size into a request.

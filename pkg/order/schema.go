@@ -20,9 +20,7 @@ func Schema() []byte {
 	s.Title = "certmill order"
 	s.Description = "Publish one to orders.new or orders.new.<publisher>."
 	describeFields(s.Properties.Get)
-	for _, pair := range [][]string{{"key", "csr"}, {"instance", "certificate"}, {"instance", "csr"}} {
-		s.AllOf = append(s.AllOf, &jsonschema.Schema{Not: &jsonschema.Schema{Required: pair}})
-	}
+	s.Not = &jsonschema.Schema{Required: []string{"key", "csr"}}
 	body, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return nil // a schema of strings, lists and numbers can be marshalled
@@ -38,7 +36,7 @@ const nameForm = `^(\*\.)?([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-
 func describeFields(get func(string) (*jsonschema.Schema, bool)) {
 	for name, form := range map[string]string{
 		"id": idForm.String(), "account": accountForm.String(), "product": productForm.String(), "batch": batchForm.String(),
-		"instance": resourceForm.String(), "certificate": resourceForm.String(),
+		"resource": resourceForm.String(),
 	} {
 		if field, ok := get(name); ok {
 			field.Pattern = form

@@ -50,8 +50,10 @@ func TestSchema(t *testing.T) {
 		`{"id":"shop-1","names":["*.example.com","*.example.org"],"account":"any","product":"digicert-free-1-free","validation":"DNS","key":"rsa-4096","batch":"2027.Q1"}`,
 		`{"id":"a","names":["Example.com"],"validation":"FILE","contact":{"name":"n","email":"a@example.com","phone":"13800000000","province":"p","city":"c"},"company":"c","labels":{"team":"web"},"deadline":"2027-01-01T00:00:00+08:00"}`,
 		`{"id":"a","names":["example.com"],"csr":` + string(request) + `}`,
-		`{"id":"a","names":["example.com"],"instance":"cas-cn-68n1mm16abcd"}`,
-		`{"id":"a","names":["example.com"],"certificate":"any"}`,
+		`{"id":"a","names":["example.com"],"resource":"cas-cn-68n1mm16abcd"}`,
+		`{"id":"a","names":["example.com"],"resource":"9dZYNnVq"}`,
+		`{"id":"a","names":["example.com"],"resource":"any"}`,
+		`{"id":"a","names":["example.com"],"resource":"any","csr":` + string(request) + `}`,
 		`{"id":"` + strings.Repeat("a", 63) + `","names":["xn--bcher-kva.example","b.example","c.example","d.example","e.example"]}`,
 	} {
 		if err := matches(t, s, good); err != nil {
@@ -82,8 +84,9 @@ func TestSchema(t *testing.T) {
 		`{"id":"a",` + n + `,"validation":"EMAIL"}`,
 		`{"id":"a",` + n + `,"key":"dsa"}`,
 		`{"id":"a",` + n + `,"key":"rsa-2048","csr":"x"}`,
-		`{"id":"a",` + n + `,"instance":"a","certificate":"b"}`,
-		`{"id":"a",` + n + `,"instance":"a","csr":"x"}`,
+		`{"id":"a",` + n + `,"instance":"any"}`,
+		`{"id":"a",` + n + `,"certificate":"any"}`,
+		`{"id":"a",` + n + `,"resource":"a b"}`,
 		`{"id":"a",` + n + `,"labels":{"a":1}}`,
 		`{"id":"a",` + n + `,"labels":{"a b":"1"}}`,
 		`{"id":"a",` + n + `,"deadline":"tomorrow"}`,
@@ -109,7 +112,7 @@ func TestSchemaDescribesEveryField(t *testing.T) {
 	if err := json.Unmarshal(order.Schema(), &s); err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Properties) != 14 {
+	if len(s.Properties) != 13 {
 		t.Errorf("%d fields", len(s.Properties))
 	}
 	for name, p := range s.Properties {

@@ -3,14 +3,21 @@ package order
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 )
 
+// meant are words of the clouds' consoles for what a field has another name for.
+var meant = map[string]string{"instance": "resource", "certificate": "resource"}
+
 // Closest returns the word among known that was probably meant, or "".
 func Closest(word string, known []string) string {
 	word = strings.ToLower(word)
+	if m := meant[word]; slices.Contains(known, m) {
+		return m
+	}
 	best, distance := "", len(word)/3+2
 	if len(word) > 64 {
 		return ""

@@ -13,7 +13,7 @@ import (
 
 // What a request may hold at most.
 const (
-	MaxNames  = 5  // both CAS and the products sold for Tencent: names of one certificate
+	MaxNames  = 5  // names of one certificate, in the products of all clouds here
 	maxLabels = 32 // labels of one order
 	maxText   = 200
 )
@@ -69,7 +69,7 @@ func checkSecrets(r Request) *Invalid {
 	fields := [][2]string{{"id", r.ID}, {"names", strings.Join(r.Names, "\n")}, {"account", r.Account}, {"product", r.Product},
 		{"validation", string(r.Validation)}, {"contact.name", r.Contact.Name}, {"contact.email", r.Contact.Email},
 		{"contact.phone", r.Contact.Phone}, {"contact.province", r.Contact.Province}, {"contact.city", r.Contact.City},
-		{"company", r.Company}, {"key", r.Key}, {"csr", r.CSR}, {"instance", r.Instance}, {"certificate", r.Certificate}, {"batch", r.Batch}}
+		{"company", r.Company}, {"key", r.Key}, {"csr", r.CSR}, {"resource", r.Resource}, {"batch", r.Batch}}
 	for name, value := range r.Labels {
 		fields = append(fields, [2]string{"labels", name + "\n" + value})
 	}
@@ -119,9 +119,9 @@ func checkNames(r Request) *Invalid {
 func checkWildcards(r Request, wildcards int) *Invalid {
 	switch {
 	case wildcards > 0 && wildcards < len(r.Names):
-		// CAS documents it for CreateCertificateForPackageRequest; it holds for
-		// every cloud here, so that "choose for me" never depends on it.
-		return &Invalid{"names", "wildcard and single names cannot be mixed in one certificate (CAS refuses it): make one order for the wildcards and one for the single names"}
+		// One cloud documents it; it holds for every cloud here, so that "choose
+		// for me" never depends on it.
+		return &Invalid{"names", "wildcard and single names cannot be mixed in one certificate (clouds refuse it): make one order for the wildcards and one for the single names"}
 	case wildcards > 0 && r.Validation == FILE:
 		// CA/Browser Forum ballot SC-45: a file proves one host, never the names under it.
 		return &Invalid{"validation", `FILE cannot prove a wildcard name: write "validation": "DNS", or order the single names`}
@@ -157,17 +157,10 @@ func checkKey(r Request) *Invalid {
 }
 
 func checkResource(r Request) *Invalid {
-	switch {
-	case r.Instance != "" && r.Certificate != "":
-		return &Invalid{"instance", "instance (Alibaba Cloud) and certificate (Tencent Cloud) exclude each other: leave one of them out"}
-	case r.Instance != "" && r.CSR != "":
-		return &Invalid{"csr", "an order on an instance takes no csr, because CreateDVOrderAudit has no field for it: leave the csr out, or order by product instead of by instance"}
-	case r.Instance != "" && !resourceForm.MatchString(r.Instance):
-		return &Invalid{"instance", fmt.Sprintf("%s is no instance id: write it as the console shows it, such as cas-cn-68n1mm16abcd, or 'any'", Quote(r.Instance))}
-	case r.Certificate != "" && !resourceForm.MatchString(r.Certificate):
-		return &Invalid{"certificate", fmt.Sprintf("%s is no certificate id: write it as the console shows it, such as 9dZYNnVq, or 'any'", Quote(r.Certificate))}
+	if r.Resource == "" || resourceForm.MatchString(r.Resource) {
+		return nil
 	}
-	return nil
+	return &Invalid{"resource", fmt.Sprintf("%s is no id of something bought: write it as the cloud's console shows it, letters, digits, '-' and '_', or 'any'", Quote(r.Resource))}
 }
 
 func checkPlainFields(r Request) *Invalid {
@@ -175,7 +168,7 @@ func checkPlainFields(r Request) *Invalid {
 	case !accountForm.MatchString(r.Account):
 		return &Invalid{"account", fmt.Sprintf("%s is no account label: write a label of the config, or 'any'", Quote(r.Account))}
 	case r.Product != "" && !productForm.MatchString(r.Product):
-		return &Invalid{"product", fmt.Sprintf("%s is no product code: write it as the cloud spells it, such as digicert-free-1-free", Quote(r.Product))}
+		return &Invalid{"product", fmt.Sprintf("%s is no product code: write it as the cloud spells it, letters, digits, '.', '-' and '_'", Quote(r.Product))}
 	case r.Batch != "" && !batchForm.MatchString(r.Batch):
 		return &Invalid{"batch", fmt.Sprintf("%s is no batch name: write at most 63 letters, digits, '.', '-' and '_'", Quote(r.Batch))}
 	case !plainText(r.Company):

@@ -147,9 +147,9 @@ func traits(r order.Request) string {
 	switch {
 	case r.CSR != "":
 		way = "csr"
-	case r.Instance != "":
+	case r.Resource != "" && strings.HasPrefix(r.Account, "aliyun"):
 		way = "instance"
-	case r.Certificate != "":
+	case r.Resource != "":
 		way = "certificate"
 	}
 	shape := "one"
@@ -173,10 +173,10 @@ func checkOrderable(t *testing.T, r order.Request) {
 	if wild := strings.HasPrefix(r.Names[0], "*."); r.Product != "" && strings.Contains(r.Product, "-w-") != wild {
 		t.Errorf("%s: product %s for %s", r.ID, r.Product, r.Names)
 	}
-	if aliyun := strings.HasPrefix(r.Account, "aliyun"); aliyun && (r.Certificate != "" || r.Product == "" && r.Instance == "" || r.CSR != "" && len(r.Names) > 1) {
+	if aliyun := strings.HasPrefix(r.Account, "aliyun"); aliyun && (r.Product == "" && r.Resource == "" || r.CSR != "" && (len(r.Names) > 1 || r.Resource != "")) {
 		t.Errorf("%s: not for Alibaba Cloud: %+v", r.ID, r)
 	}
-	if strings.HasPrefix(r.Account, "tencent") && (r.Instance != "" || r.Certificate == "") {
+	if strings.HasPrefix(r.Account, "tencent") && (r.Product != "" || r.Resource == "") {
 		t.Errorf("%s: not for Tencent Cloud: %+v", r.ID, r)
 	}
 }

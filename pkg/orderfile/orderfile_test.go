@@ -111,7 +111,7 @@ func TestCSV(t *testing.T) {
 }
 
 func TestCSVFields(t *testing.T) {
-	lines := decode(t, orderfile.CSV, "id,names,account,product,validation,contact_name,contact_email,contact_phone,contact_province,contact_city,company,key,instance,batch,labels,deadline\n"+
+	lines := decode(t, orderfile.CSV, "id,names,account,product,validation,contact_name,contact_email,contact_phone,contact_province,contact_city,company,key,resource,batch,labels,deadline\n"+
 		"a,a.example.com,ali-1,p,file,n,e@example.com,12345,p2,c,co,RSA-2048,cas-1,b1,x=1=2;y=,2027-01-31T12:00:00+08:00\n")
 	l := lines[0]
 	if l.Err != nil {
@@ -121,7 +121,7 @@ func TestCSVFields(t *testing.T) {
 	l.Request.Deadline = nil
 	want := order.Request{ID: "a", Names: []string{"a.example.com"}, Account: "ali-1", Product: "p", Validation: order.FILE,
 		Contact: order.Contact{Name: "n", Email: "e@example.com", Phone: "12345", Province: "p2", City: "c"}, Company: "co", Key: "rsa-2048",
-		Instance: "cas-1", Batch: "b1", Labels: map[string]string{"x": "1=2", "y": ""}}
+		Resource: "cas-1", Batch: "b1", Labels: map[string]string{"x": "1=2", "y": ""}}
 	if !reflect.DeepEqual(l.Request, want) || at != "2027-01-31T04:00:00Z" {
 		t.Errorf("got  %+v %s\nwant %+v", l.Request, at, want)
 	}
@@ -137,6 +137,8 @@ func TestWholeFile(t *testing.T) {
 		{orderfile.CSV, " \n,\n", "the file is empty"},
 		{orderfile.CSV, "id,domains\na,b\n", "unknown column \"domains\""},
 		{orderfile.CSV, "id,name\na,b\n", `did you mean "names"`},
+		{orderfile.CSV, "id,names,instance\na,b,any\n", `unknown column "instance": did you mean "resource"?`},
+		{orderfile.CSV, "id,names,certificate\na,b,any\n", `unknown column "certificate": did you mean "resource"?`},
 		{orderfile.CSV, "\n\nid,names,id\n", `line 3: the column "id" is there twice`},
 		{orderfile.CSV, "id;names\na;a.example.com\n", "not separated by commas"},
 		{orderfile.CSV, "id,account\n", "no column \"names\""},
@@ -177,6 +179,7 @@ func TestJSON(t *testing.T) {
 		{"cut off in the middle", "{\"id\":\"a\",\n{\"id\":\"b\",\"names\":[\"b.example.com\"]}\n", []want{{1, "", "", "ends in the middle"}, {2, "b", "b.example.com", ""}}},
 		{"quote not closed", "{\"id\":\"a,\"names\":[]}\n{\"id\":\"b\",\"names\":[\"b.example.com\"]}\n", []want{{1, "", "", "not JSON (line 1"}, {2, "b", "b.example.com", ""}}},
 		{"the line of the file", "{\"id\":\"a\",\"names\":[\"a.example.com\"]}\n{\"id\":\"b\",\n\"names\":['x']}\n", []want{{1, "a", "a.example.com", ""}, {2, "", "", "line 3, column 10"}}},
+		{"another word", `{"id":"a","names":["a.example.com"],"instance":"any"}`, []want{{1, "a", "", `"instance": unknown field: did you mean "resource"?`}}},
 		{"two on a line", `{"id":"a","names":["a.example.com"]}{"id":"b","names":["b.example.com"]}`, []want{{1, "", "", "more follows"}}},
 		{"unknown and repeated fields", `{"id":"a","nams":[]}` + "\n" + `{"id":"b","names":["b.example.com"],"names":[]}`, []want{{1, "a", "", `did you mean "names"`}, {2, "b", "", "is there twice"}}},
 		{"rubbish", "hello\n{\"id\":\"b\",\"names\":[\"b.example.com\"]}\n7\n", []want{{1, "", "", "not JSON"}, {2, "b", "b.example.com", ""}, {3, "", "", "no object"}}},
@@ -222,6 +225,7 @@ func TestYAML(t *testing.T) {
 		{"CR alone ends a line too", "[\r{id: a},\r{id: b}]\n- c\n", []want{{1, "", "", "cannot be read as YAML"}}},
 		{"scalar", "hello\n", []want{{1, "", "", "this is no order"}}},
 		{"unknown field", "- id: a\n  domain: a.example.com\n", []want{{1, "a", "", "unknown field"}}},
+		{"another word", "- id: a\n  names: [a.example.com]\n  certificate: any\n", []want{{1, "a", "", `"certificate": unknown field: did you mean "resource"?`}}},
 		{"names is a text", "- id: a\n  names: a.example.com\n", []want{{1, "a", "", `["example.com"]`}}},
 		{"huge", "- id: a\n  names: [a.example.com]\n  company: " + strings.Repeat("x", 70<<10) + "\n- id: b\n  names: [b.example.com]\n", []want{{1, "", "", "more than 65536 bytes"}, {4, "b", "b.example.com", ""}}},
 		{"not UTF-8", "- id: \xff\n- id: b\n  names: [b.example.com]\n", []want{{1, "", "", "not UTF-8"}, {2, "b", "b.example.com", ""}}},

@@ -4,6 +4,7 @@
 package stage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,32 +22,15 @@ import (
 	"github.com/certmill/certmill/pkg/pipeline"
 )
 
-// Clouds.
-const (
-	Aliyun  = "aliyun"
-	Tencent = "tencent"
-)
-
-// API actions that start an order, as the vendors spell them.
-const (
-	ForPackage  = "CreateCertificateForPackageRequest" // CAS 2020-04-07
-	WithCSR     = "CreateCertificateWithCsrRequest"    // CAS 2020-04-07
-	DVAudit     = "CreateDVOrderAudit"                 // CAS 2018-07-13
-	OrderSubmit = "CertificateOrderSubmit"             // Tencent SSL 2019-12-05
-)
-
 // Account is one label of the config: where its orders go and what they lack is
 // filled in from. Several labels may share one main account.
 type Account struct {
 	Label   string
 	Main    string // what money and limits are keyed by
-	Cloud   string
-	Flows   map[string]issuer.Flow // by the action that starts an order
+	Cloud   issuer.Cloud
 	Contact order.Contact
 	Company string
-	Product string // of orders that name none
-	Daily   int    // most purchases a calendar day of the main account; 0: no bound
-	CSRSANs bool   // it was proved that CAS honours the SANs of a CSR
+	Daily   int // most purchases a calendar day of the main account; 0: no bound
 	Waits   Waits
 	// Simulated clouds are simulated by this very process: nothing can have
 	// been bought there before the ledger began.
@@ -65,73 +49,54 @@ type Waits struct {
 // Total is the waiting time.
 func (w Waits) Total() time.Duration { return w.Entry + w.Signature + w.Clocks + w.ListLag }
 
-// Operation is the API action that starts this request here, or an error that
-// says what the account cannot do (DESIGN section 3).
-func (a *Account) Operation(r order.Request) (string, error) {
-	if a.Cloud == Tencent {
-		if r.Instance != "" {
-			return "", fmt.Errorf("account %q is at Tencent Cloud, which has no instances: name a certificate id in 'certificate', or leave both out", a.Label)
-		}
-		return OrderSubmit, nil
-	}
-	switch {
-	case r.Certificate != "":
-		return "", fmt.Errorf("account %q is at Alibaba Cloud, which has no Tencent certificate ids: name an instance id in 'instance', or leave both out", a.Label)
-	case r.Instance != "":
-		return DVAudit, nil
-	case r.CSR != "" && len(r.Names) > 1 && !a.CSRSANs:
-		return "", fmt.Errorf("account %q: the documents of CAS bind only the CN of a CSR, so a CSR for several names needs csr_sans: true in the account's config; or order without a CSR, or one order per name", a.Label)
-	case r.CSR != "":
-		return WithCSR, nil
-	}
-	return ForPackage, nil
+// String is how sentences name the account: with its cloud, because what an
+// order can have there depends on that.
+func (a *Account) String() string {
+	return fmt.Sprintf("account %q (%s)", a.Label, a.Cloud.About().Name)
 }
 
-// Takes tells whether the request can be started here: an operation exists and
-// the contact fields that it needs are there. The error is a sentence.
-func (a *Account) Takes(r order.Request) (string, error) {
-	op, err := a.Operation(r)
+// Flow is the way of ordering that an API action begins, nil if the account has
+// none such.
+func (a *Account) Flow(action string) issuer.Flow {
+	all := a.Cloud.Flows()
+	i := slices.IndexFunc(all, func(f issuer.Flow) bool { return f.Action() == action })
+	if i < 0 {
+		return nil
+	}
+	return all[i]
+}
+
+// Route is the way of ordering that a request takes here: one exists, and what
+// it needs of the applicant is there. The error is a sentence.
+func (a *Account) Route(r order.Request) (issuer.Route, error) {
+	way, err := a.Cloud.Route(r)
+	if err == nil {
+		err = a.needs(way, r)
+	}
 	if err != nil {
-		return "", err
+		return issuer.Route{}, fmt.Errorf("%v: %w", a, err)
 	}
-	if a.Flows[op] == nil {
-		return "", fmt.Errorf("account %q cannot %s", a.Label, op)
-	}
-	c := r.Contact.Or(a.Contact)
-	var missing []string
-	need := func(field, v string) {
-		if v == "" {
-			missing = append(missing, field)
-		}
-	}
-	if op != ForPackage { // which takes the account's own contact
-		need("email", c.Email)
-	}
-	if op == WithCSR || op == DVAudit {
-		need("name", c.Name)
-		need("phone", c.Phone)
-	}
-	if op == DVAudit {
-		need("province", c.Province)
-		need("city", c.City)
-	}
-	if len(missing) > 0 {
-		return "", fmt.Errorf("%s needs contact.%s: write it in the order or in the contact of account %q", op, strings.Join(missing, ", contact."), a.Label)
-	}
-	return op, nil
+	return way, nil
 }
 
-// MakesKey tells whether certmill makes the key of such an order. Else it is
-// the user's (a CSR was given) or the cloud's.
-func (a *Account) MakesKey(op string, r order.Request) bool {
-	switch {
-	case r.CSR != "" || op == DVAudit:
-		return false
-	case op == ForPackage:
-		// The documents bind only the CSR's CN, which has at most 64 characters.
-		return a.CSRSANs || len(r.Names) == 1 && len(r.Names[0]) <= 64
+// needs checks what the cloud wants to know of the applicant, before anything is
+// bought.
+func (a *Account) needs(way issuer.Route, r order.Request) error {
+	c := r.Contact.Or(a.Contact)
+	known := map[string]string{"name": c.Name, "email": c.Email, "phone": c.Phone, "province": c.Province, "city": c.City}
+	var missing []string
+	for _, field := range way.Needs {
+		switch {
+		case field == "company" && cmp.Or(r.Company, a.Company) == "":
+			missing = append(missing, field)
+		case field != "company" && known[field] == "":
+			missing = append(missing, "contact."+field)
+		}
 	}
-	return true
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s needs %s: write it in the order or in the config of the account", way.Flow.Action(), strings.Join(missing, ", "))
 }
 
 // Accounts are all labels of the config.
@@ -151,10 +116,18 @@ func (as Accounts) Find(label string) (*Account, error) {
 // Mains returns one account per main account and cloud, for what is swept and
 // counted by main account.
 func (as Accounts) Mains() []*Account {
+	var all []*Account
+	for _, label := range as.Labels() {
+		all = append(all, as[label])
+	}
+	return onePerMain(all)
+}
+
+func onePerMain(all []*Account) []*Account {
 	seen := map[string]bool{}
 	var out []*Account
-	for _, label := range as.Labels() {
-		if a := as[label]; !seen[a.Main] {
+	for _, a := range all {
+		if !seen[a.Main] {
 			seen[a.Main] = true
 			out = append(out, a)
 		}
@@ -162,23 +135,43 @@ func (as Accounts) Mains() []*Account {
 	return out
 }
 
-// Choose picks the account of a request that leaves it open. The choice depends
-// on the names alone, so that two orders for the same names meet in one ledger;
-// an account whose ledger already knows the names comes first. The error is an
-// *order.Invalid if no account can take it; any other means that the ledger
-// could not be read.
-func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request) (*Account, error) {
+// Fit are the accounts that can take a request which leaves the account open, in
+// the order of their labels. The error is an *order.Invalid: none can, or it
+// cannot be told which. A resource that is named by its id lies in one main
+// account, and nothing here tells in which: where several could take it, the
+// request must say.
+func (as Accounts) Fit(r order.Request) ([]*Account, error) {
+	invalid := func(reason string) error { return &order.Invalid{Field: "account", Reason: reason} }
 	var fit []*Account
-	var why error
+	why := errors.New("the config has no accounts")
 	for _, label := range as.Labels() {
-		if _, err := as[label].Takes(r); err != nil {
+		if _, err := as[label].Route(r); err != nil {
 			why = err
 			continue
 		}
 		fit = append(fit, as[label])
 	}
 	if len(fit) == 0 {
-		return nil, &order.Invalid{Field: "account", Reason: "no account of the config can take it: " + why.Error()}
+		return nil, invalid("no account of the config can take it: " + why.Error())
+	}
+	if mains := onePerMain(fit); len(mains) > 1 && named(r) {
+		return nil, invalid(fmt.Sprintf("the resource %q could be that of %s or %s: name the account that has it", r.Resource, mains[0].Label, mains[1].Label))
+	}
+	return fit, nil
+}
+
+// named tells whether the request is for one thing already bought, by its id.
+func named(r order.Request) bool { return r.Resource != "" && r.Resource != order.AnyResource }
+
+// Choose picks the account of a request that leaves it open. The choice depends
+// on the names alone, so that two orders for the same names meet in one ledger;
+// an account whose ledger already knows the names comes first. The error is an
+// *order.Invalid if no account can take it, or it must be named (Fit); any other
+// means that the ledger could not be read.
+func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request) (*Account, error) {
+	fit, err := as.Fit(r)
+	if err != nil {
+		return nil, err
 	}
 	for _, a := range fit {
 		e, err := l.Read(ctx, a.Main, r.Names)
@@ -203,9 +196,9 @@ func (as Accounts) flow(o order.Order) (*Account, issuer.Flow, error) {
 	if err != nil {
 		return nil, nil, pipeline.Hold(err.Error()+"; put it back into the config, then retry", "certmill retry "+o.ID())
 	}
-	f := a.Flows[o.Operation]
+	f := a.Flow(o.Operation)
 	if f == nil {
-		return nil, nil, pipeline.Hold(fmt.Sprintf("account %q cannot %s any more", a.Label, o.Operation), "certmill retry "+o.ID())
+		return nil, nil, pipeline.Hold(fmt.Sprintf("%v: it cannot %s any more; put the account back as it was, then retry", a, o.Operation), "certmill retry "+o.ID())
 	}
 	return a, f, nil
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/issuer/issuertest"
 	"github.com/certmill/certmill/pkg/ledger"
@@ -16,43 +17,72 @@ import (
 // Every row of "which operation an order takes" (DESIGN section 3), with who
 // makes the key.
 func TestOperation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
 	one, two := []string{"a.example.com"}, []string{"a.example.com", "b.example.com"}
 	long := []string{strings.Repeat("a", 60) + ".example.com"} // no CN has so many characters
 	for _, c := range []struct {
-		cloud string
-		sans  bool
-		r     order.Request
-		op    string
-		ours  bool   // certmill makes the key
-		says  string // in the refusal
+		label   string
+		sans    bool
+		r       order.Request
+		op      string
+		csr     issuer.CSR
+		product string
+		says    string // the refusal
 	}{
-		{cloud: stage.Aliyun, r: order.Request{Names: one}, op: stage.ForPackage, ours: true},
-		{cloud: stage.Aliyun, r: order.Request{Names: two}, op: stage.ForPackage},
-		{cloud: stage.Aliyun, r: order.Request{Names: long}, op: stage.ForPackage},
-		{cloud: stage.Aliyun, sans: true, r: order.Request{Names: two}, op: stage.ForPackage, ours: true},
-		{cloud: stage.Aliyun, r: order.Request{Names: one, CSR: "csr"}, op: stage.WithCSR},
-		{cloud: stage.Aliyun, r: order.Request{Names: two, CSR: "csr"}, says: "csr_sans: true"},
-		{cloud: stage.Aliyun, sans: true, r: order.Request{Names: two, CSR: "csr"}, op: stage.WithCSR},
-		{cloud: stage.Aliyun, r: order.Request{Names: two, Instance: "any"}, op: stage.DVAudit},
-		{cloud: stage.Aliyun, r: order.Request{Names: one, Certificate: "any"}, says: "no Tencent certificate ids"},
-		{cloud: stage.Tencent, r: order.Request{Names: two}, op: stage.OrderSubmit, ours: true},
-		{cloud: stage.Tencent, r: order.Request{Names: two, Certificate: "c1"}, op: stage.OrderSubmit, ours: true},
-		{cloud: stage.Tencent, r: order.Request{Names: one, CSR: "csr"}, op: stage.OrderSubmit},
-		{cloud: stage.Tencent, r: order.Request{Names: one, Instance: "any"}, says: "no instances"},
+		{label: "ali", r: order.Request{Names: one}, op: forPackage, csr: issuer.FirstNameCSR, product: plenty},
+		{label: "ali", r: order.Request{Names: one, Product: scarce}, op: forPackage, csr: issuer.FirstNameCSR, product: scarce},
+		{label: "ali", r: order.Request{Names: two}, op: forPackage, csr: issuer.NoCSR, product: plenty},
+		{label: "ali", r: order.Request{Names: long}, op: forPackage, csr: issuer.NoCSR, product: plenty},
+		{label: "ali", sans: true, r: order.Request{Names: two}, op: forPackage, csr: issuer.AllNamesCSR, product: plenty},
+		{label: "ali", r: order.Request{Names: one, CSR: "csr"}, op: csrRequest, csr: issuer.GivenCSR, product: plenty},
+		{label: "ali", r: order.Request{Names: two, CSR: "csr"}, says: `account "ali" (Alibaba Cloud): the documents of CAS bind only the CN of a CSR, so a CSR for several names needs csr_sans: true`},
+		{label: "ali", sans: true, r: order.Request{Names: two, CSR: "csr"}, op: csrRequest, csr: issuer.GivenCSR, product: plenty},
+		{label: "ali", r: order.Request{Names: two, Resource: "any"}, op: dvAudit, csr: issuer.NoCSR, product: plenty},
+		{label: "ali", r: order.Request{Names: one, Resource: "any", CSR: "csr"}, says: `account "ali" (Alibaba Cloud): an order on an instance takes no csr`},
+		{label: "ten", r: order.Request{Names: two}, op: orderSubmit, csr: issuer.AllNamesCSR},
+		{label: "ten", r: order.Request{Names: two, Resource: "c1"}, op: orderSubmit, csr: issuer.AllNamesCSR},
+		{label: "ten", r: order.Request{Names: one, CSR: "csr"}, op: orderSubmit, csr: issuer.GivenCSR},
+		{label: "ten", r: order.Request{Names: one, Resource: "any", CSR: "csr"}, op: orderSubmit, csr: issuer.GivenCSR},
 	} {
-		a := &stage.Account{Label: "x", Cloud: c.cloud, CSRSANs: c.sans}
-		op, err := a.Operation(c.r)
-		if op != c.op || (err != nil) != (c.says != "") || err != nil && !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%s %+v: %q, %v; want %q %s", c.cloud, c.r, op, err, c.op, c.says)
+		a := w.accounts[c.label]
+		if c.sans {
+			a = &stage.Account{Label: "ali", Cloud: w.aliCloud(func(to *issuer.Access) { to.CSRSANs = true }), Contact: a.Contact}
 		}
-		if err == nil && a.MakesKey(op, c.r) != c.ours {
-			t.Errorf("%s %+v: certmill makes the key: %v", c.cloud, c.r, !c.ours)
+		way, err := a.Route(c.r)
+		if err != nil || c.says != "" {
+			if err == nil || c.says == "" || !strings.HasPrefix(err.Error(), c.says) {
+				t.Errorf("%s %+v: %v, want %q", c.label, c.r, err, c.says)
+			}
+			continue
+		}
+		if op, csr := way.Flow.Action(), way.Flow.CSR(c.r); op != c.op || csr != c.csr || way.Product != c.product {
+			t.Errorf("%s %+v: %s, CSR %q, product %q; want %s, %q, %q", c.label, c.r, op, csr, way.Product, c.op, c.csr, c.product)
+		}
+		if f := a.Flow(c.op); f == nil || f.Action() != c.op {
+			t.Errorf("%s has no flow %s", c.label, c.op)
 		}
 	}
 }
 
+// An order that names no product is stored with the one in force, and bought as
+// that: what the account or the cloud would choose later does not matter.
+func TestProductInForce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{cloud: func(c *cloudsim.Config) { c.Accounts[0].Products["digicert-free-1-free"] = 1 }})
+	w.accounts["ali"].Cloud = w.aliCloud(func(to *issuer.Access) { to.Product = "" })
+	w.order("a", "a.example.com")
+	if o := w.last("a"); o.Product != "digicert-free-1-free" || o.Request.Product != "" {
+		t.Errorf("stored with product %q, asked for %q", o.Product, o.Request.Product)
+	}
+	w.worker().drive("a", order.Issued)
+	if all := w.paid("a.example.com"); len(all) != 1 || all[0].Product != "digicert-free-1-free" {
+		t.Errorf("bought %+v", all)
+	}
+}
+
 // What an operation needs of the contact is asked for before anything is bought.
-func TestTakes(t *testing.T) {
+func TestNeeds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	all := w.accounts["ali"].Contact
@@ -62,32 +92,69 @@ func TestTakes(t *testing.T) {
 		all = w.accounts["ali"].Contact
 		return c
 	}
-	instance, csr := order.Request{Names: []string{"a.example.com"}, Instance: "any"}, order.Request{Names: []string{"a.example.com"}, CSR: "csr"}
+	instance, csr := order.Request{Names: []string{"a.example.com"}, Resource: "any"}, order.Request{Names: []string{"a.example.com"}, CSR: "csr"}
 	for _, c := range []struct {
 		r       order.Request
 		contact order.Contact
 		says    string
 	}{
 		{instance, all, ""},
-		{instance, without(func(c *order.Contact) { c.City = "" }), "contact.city"},
-		{instance, without(func(c *order.Contact) { c.Province, c.Phone = "", "" }), "contact.phone, contact.province"},
+		{instance, without(func(c *order.Contact) { c.City = "" }), "CreateDVOrderAudit needs contact.city: write"},
+		{instance, without(func(c *order.Contact) { c.Province, c.Phone = "", "" }), "contact.phone, contact.province: write"},
 		{csr, without(func(c *order.Contact) { c.City, c.Province = "", "" }), ""},
-		{csr, without(func(c *order.Contact) { c.Name = "" }), "contact.name"},
-		{csr, order.Contact{}, "contact.email, contact.name, contact.phone"},
+		{csr, without(func(c *order.Contact) { c.Name = "" }), "needs contact.name: write"},
+		{csr, order.Contact{}, "contact.email, contact.name, contact.phone: write it in the order or in the config of the account"},
 		{order.Request{Names: csr.Names, CSR: "csr", Contact: order.Contact{Name: "Tom", Email: "tom@example.com", Phone: "13000000000"}}, order.Contact{}, ""},
 		{order.Request{Names: csr.Names}, order.Contact{}, ""}, // takes the account's own contact
 	} {
 		a := *w.accounts["ali"]
 		a.Contact = c.contact
-		if _, err := a.Takes(c.r); (err != nil) != (c.says != "") || err != nil && !strings.Contains(err.Error(), c.says) {
+		_, err := a.Route(c.r)
+		if (err != nil) != (c.says != "") || err != nil && (!strings.Contains(err.Error(), c.says) || !strings.HasPrefix(err.Error(), `account "ali" (Alibaba Cloud): `)) {
 			t.Errorf("%+v with %+v: %v, want %q", c.r, c.contact, err, c.says)
 		}
 	}
-	a := *w.accounts["ali"]
-	a.Flows = map[string]issuer.Flow{}
-	if _, err := a.Takes(csr); err == nil || !strings.Contains(err.Error(), "cannot CreateCertificateWithCsrRequest") {
-		t.Errorf("without the flow: %v", err)
+}
+
+// A cloud may want the name of a company; the account's stands in for it.
+func TestCompanyIsNeeded(t *testing.T) {
+	t.Parallel()
+	a := &stage.Account{Label: "x", Cloud: guild{}}
+	if _, err := a.Route(order.Request{}); err == nil || err.Error() != `account "x" (a guild): Enrol needs contact.name, company: write it in the order or in the config of the account` {
+		t.Errorf("%v", err)
 	}
+	a.Contact.Name, a.Company = "Tom", "Example Ltd."
+	if _, err := a.Route(order.Request{}); err != nil {
+		t.Errorf("%v", err)
+	}
+	a.Company = ""
+	if _, err := a.Route(order.Request{Company: "Example Ltd."}); err != nil {
+		t.Errorf("%v", err)
+	}
+}
+
+// guild is a cloud that wants to know who one works for.
+type guild struct {
+	issuer.Cloud
+	issuer.Flow
+}
+
+func (guild) About() issuer.About { return issuer.About{Name: "a guild"} }
+func (guild) Action() string      { return "Enrol" }
+
+func (g guild) Route(order.Request) (issuer.Route, error) {
+	return issuer.Route{Flow: g, Needs: []string{"name", "company"}}, nil
+}
+
+// An order whose way of ordering its account has no more, because the label is
+// another cloud's now, is for a person.
+func TestLabelThatBecameAnotherCloud(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.publish(request("a", "a.example.com"))
+	w.accounts["ali"].Cloud = w.accounts["ten"].Cloud
+	w.worker().drive("a", order.Held)
+	w.wantHeld("a", `account "ali" (Tencent Cloud): it cannot CreateCertificateForPackageRequest any more; put the account back`, "certmill retry a")
 }
 
 // An account whose ledger knows the names comes first, whatever the names' hash.
@@ -110,7 +177,8 @@ func TestChoosePrefersTheLedgerThatKnowsTheNames(t *testing.T) {
 	if chosen["ali"] == 0 || chosen["ten"] == 0 {
 		t.Errorf("twenty sets of names went to %v", chosen)
 	}
-	if _, err := w.accounts.Choose(ctx, w.ledger, order.Request{Names: []string{"a.example.com", "b.example.com"}, CSR: issuertest.CSR(t, "a.example.com"), Instance: "i", Certificate: "c"}); err == nil || !strings.Contains(err.Error(), "no account of the config can take it") {
+	refused := order.Request{Names: []string{"a.example.com", "b.example.com"}, CSR: issuertest.CSR(t, "a.example.com")}
+	if _, err := (stage.Accounts{"ali": w.accounts["ali"]}).Choose(ctx, w.ledger, refused); err == nil || !strings.Contains(err.Error(), "no account of the config can take it") {
 		t.Errorf("an order that nobody can take: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/issuer/issuertest"
 	"github.com/certmill/certmill/pkg/order"
 )
@@ -30,7 +31,7 @@ func TestDelivery(t *testing.T) {
 		"ours":          {Account: "ali", Names: []string{"ours.example.com"}},
 		"tencent":       {Account: "ten", Names: []string{"ten.example.com", "www.ten.example.com"}},
 		"cloud-several": {Account: "ali", Names: []string{"c1.example.com", "c2.example.com"}},
-		"cloud":         {Account: "ali", Instance: "any", Names: []string{"cloud.example.com"}},
+		"cloud":         {Account: "ali", Resource: "any", Names: []string{"cloud.example.com"}},
 	} {
 		r.ID = id
 		w.publish(r)
@@ -78,7 +79,7 @@ func TestSealedDelivery(t *testing.T) {
 	p := w.worker()
 	p.collect.Opener = nil
 	w.publish(request("ours", "ours.example.com"))
-	w.publish(order.Request{ID: "cloud", Account: "ali", Instance: "any", Names: []string{"cloud.example.com"}})
+	w.publish(order.Request{ID: "cloud", Account: "ali", Resource: "any", Names: []string{"cloud.example.com"}})
 	for _, id := range []string{"ours", "cloud"} {
 		p.drive(id, order.Issued)
 		w.wantIssued(id)
@@ -122,7 +123,7 @@ func TestWrongKeyIsHeld(t *testing.T) {
 func TestMissingNamesAreHeld(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
-	w.accounts["ali"].CSRSANs = true
+	w.accounts["ali"].Cloud = w.aliCloud(func(to *issuer.Access) { to.CSRSANs = true })
 	r := request("a", "a.example.com", "b.example.com")
 	r.CSR = issuertest.CSR(t, "a.example.com", "b.example.com")
 	w.publish(r)

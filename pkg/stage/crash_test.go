@@ -9,7 +9,6 @@ import (
 
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/stage"
 )
 
 // crash is one gap: how a worker comes there, and how the order ends when
@@ -71,11 +70,11 @@ var crashes = []crash{
 	{gap: "reconcile: adopted provisionally", make: after("reset_after_commit"), ends: order.Issued, paid: 1},
 	{gap: "reconcile: claimed", make: func(w *world) { w.showTags("a"); after("reset_after_commit")(w) }, ends: order.Issued, paid: 1},
 	{gap: "reconcile: not bought", make: after("reset_before_commit"), ends: order.Issued, paid: 1},
-	{gap: "start: resource claimed", make: resource(order.Request{Account: "ali", Instance: "any"}), ends: order.Issued, paid: 1},
-	{gap: "start: started", make: resource(order.Request{Account: "ali", Instance: "cas-cn-stage1"}), ends: order.Issued, paid: 1},
-	{gap: "start: number stored", make: resource(order.Request{Account: "ali", Instance: "any"}), ends: order.Issued, paid: 1},
+	{gap: "start: resource claimed", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Issued, paid: 1},
+	{gap: "start: started", make: resource(order.Request{Account: "ali", Resource: "cas-cn-stage1"}), ends: order.Issued, paid: 1},
+	{gap: "start: number stored", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Issued, paid: 1},
 	{gap: "start: materials in", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
-	{gap: "start: started", make: resource(order.Request{Account: "ten", Certificate: "stage2"}), ends: order.Issued, paid: 1},
+	{gap: "start: started", make: resource(order.Request{Account: "ten", Resource: "stage2"}), ends: order.Issued, paid: 1},
 	{gap: "place: noted", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "place: placed", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "clean up: removed", make: purchase, ends: order.Issued, paid: 1},
@@ -103,7 +102,7 @@ var crashes = []crash{
 
 // anyRow is a cloud order for the crash table's name.
 func (w *world) anyRow() string {
-	rows, err := w.accounts["ali"].Flows[stage.ForPackage].(finder).Find(w.t.Context(), []string{crashName})
+	rows, err := w.accounts["ali"].Flow(forPackage).(finder).Find(w.t.Context(), []string{crashName})
 	w.must(err)
 	return rows[0].CloudID
 }

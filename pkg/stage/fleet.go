@@ -148,7 +148,7 @@ func (f *fleet) add(it pipeline.Item) {
 		partly: partly(it.Order), asked: it.Stored, distance: firstDistance}
 }
 
-// partly: CAS has room for one challenge at a time.
+// partly: a cloud may have room for one challenge at a time.
 func partly(o order.Order) bool { return len(o.Challenges) < len(o.Request.Names) }
 
 func (f *fleet) readAllDue(now time.Time) bool {

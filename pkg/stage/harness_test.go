@@ -50,6 +50,12 @@ const (
 
 	plenty = "symantec-dv-1-starter"    // a thousand of it
 	scarce = "globalsign-dv-1-personal" // one of it
+
+	// API actions that start an order.
+	forPackage  = "CreateCertificateForPackageRequest" // at "ali"
+	csrRequest  = "CreateCertificateWithCsrRequest"    // at "ali"
+	dvAudit     = "CreateDVOrderAudit"                 // at "ali", on something already bought
+	orderSubmit = "CertificateOrderSubmit"             // at "ten", on something already bought
 )
 
 // waits are scaled down with the signature's life at the simulated cloud. Both
@@ -157,20 +163,28 @@ func startClouds(t *testing.T, s setup, filePort int) *cloudsim.Sim {
 	return sim
 }
 
+// aliCloud makes a client of the account of "ali".
+func (w *world) aliCloud(change func(*issuer.Access)) *aliyun.Client {
+	w.t.Helper()
+	to := issuer.Access{Endpoint: w.sim.AliyunURL(), DNSEndpoint: w.sim.AliyunURL(), KeyID: aliKey, Secret: secret, Main: aliUID,
+		Permits: w.permits, Product: plenty}
+	change(&to)
+	c, err := aliyun.New(to)
+	w.must(err)
+	return c
+}
+
 // openAccounts makes the labels "ali" and "ten", with the real clients.
 func (w *world) openAccounts() {
 	w.t.Helper()
-	ali, err := aliyun.New(aliyun.Config{Endpoint: w.sim.AliyunURL(), DNSEndpoint: w.sim.AliyunURL(), AccessKeyID: aliKey,
-		AccessKeySecret: secret, Main: aliUID, Permits: w.permits})
-	w.must(err)
-	ten, err := tencent.New(tencent.Config{Endpoint: w.sim.TencentURL(), DNSEndpoint: w.sim.TencentURL(), SecretID: tenKey,
-		SecretKey: secret, Main: tenUID, Permits: w.permits})
+	ali := w.aliCloud(func(*issuer.Access) {})
+	ten, err := tencent.New(issuer.Access{Endpoint: w.sim.TencentURL(), DNSEndpoint: w.sim.TencentURL(), KeyID: tenKey,
+		Secret: secret, Main: tenUID, Permits: w.permits})
 	w.must(err)
 	contact := order.Contact{Name: "Tom Zhang", Email: "tom@example.com", Phone: "13000000000", Province: "zhejiang", City: "hangzhou"}
 	w.accounts = stage.Accounts{
-		"ali": {Label: "ali", Main: aliUID, Cloud: stage.Aliyun, Product: plenty,
-			Flows: map[string]issuer.Flow{stage.ForPackage: ali.Package(), stage.WithCSR: ali.CSR(), stage.DVAudit: ali.Instance()}},
-		"ten": {Label: "ten", Main: tenUID, Cloud: stage.Tencent, Flows: map[string]issuer.Flow{stage.OrderSubmit: ten.Certificate()}},
+		"ali": {Label: "ali", Main: aliUID, Cloud: ali},
+		"ten": {Label: "ten", Main: tenUID, Cloud: ten},
 	}
 	for _, a := range w.accounts {
 		a.Contact, a.Waits, a.Simulated = contact, waits, true
@@ -562,7 +576,7 @@ func (w *world) fault(f cloudsim.Fault) {
 // effect.
 func (w *world) loses(kind string) {
 	w.t.Helper()
-	w.fault(cloudsim.Fault{Action: stage.ForPackage, Kind: kind, Times: 1})
+	w.fault(cloudsim.Fault{Action: forPackage, Kind: kind, Times: 1})
 }
 
 // stranger buys for the same names past certmill, with a key of its own, and
@@ -574,7 +588,7 @@ func (w *world) stranger(names ...string) string {
 
 func (w *world) buyWith(csr string, names ...string) string {
 	w.t.Helper()
-	f := w.accounts["ali"].Flows[stage.ForPackage]
+	f := w.accounts["ali"].Flow(forPackage)
 	ctx, release, err := f.Reserve(w.t.Context())
 	w.must(err)
 	defer release()
@@ -590,7 +604,7 @@ func (w *world) proved(id string) {
 	w.t.Helper()
 	var put []order.Challenge
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		st, err := w.accounts["ali"].Flows[stage.ForPackage].Look(w.t.Context(), id)
+		st, err := w.accounts["ali"].Flow(forPackage).Look(w.t.Context(), id)
 		w.must(err)
 		if st.Phase == issuer.IssuedPhase {
 			for _, c := range put {
@@ -693,8 +707,37 @@ func (f tagging) Find(ctx context.Context, names []string) ([]issuer.Row, error)
 }
 
 func (w *world) showTags(tag string) {
-	a := w.accounts["ali"]
-	a.Flows[stage.ForPackage] = tagging{a.Flows[stage.ForPackage].(packages), tag}
+	w.replaceFlow("ali", tagging{w.accounts["ali"].Flow(forPackage).(packages), tag})
+}
+
+// replaceFlow puts a flow in place of the one of the same action.
+func (w *world) replaceFlow(label string, f issuer.Flow) {
+	a := w.accounts[label]
+	a.Cloud = replaced{a.Cloud, f}
+}
+
+// replaced is a cloud with one of its flows replaced.
+type replaced struct {
+	issuer.Cloud
+	flow issuer.Flow
+}
+
+func (c replaced) Flows() []issuer.Flow {
+	all := c.Cloud.Flows()
+	for i, f := range all {
+		if f.Action() == c.flow.Action() {
+			all[i] = c.flow
+		}
+	}
+	return all
+}
+
+func (c replaced) Route(r order.Request) (issuer.Route, error) {
+	way, err := c.Cloud.Route(r)
+	if err == nil && way.Flow.Action() == c.flow.Action() {
+		way.Flow = c.flow
+	}
+	return way, err
 }
 
 // shows tells whether a challenge can be seen from outside.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -33,16 +34,16 @@ func (in Intake) Accept(ctx context.Context, m pipeline.Message) error {
 	if err != nil {
 		return in.refuse(ctx, m, r.ID, err)
 	}
-	a, op, err := in.Place(ctx, r)
+	a, way, err := in.Place(ctx, r)
 	if bad, ok := errors.AsType[*order.Invalid](err); ok {
 		return in.refuse(ctx, m, r.ID, bad)
 	}
 	if err != nil {
 		return err // the ledger could not be read: later
 	}
-	o := in.first(m, r, a, op)
-	if in.Sealer != nil && needsKey(a, o) && !slow(r.Key) {
-		if with, err := makeKey(a, in.Sealer, o); err == nil { // else the submitter says what is wrong
+	o := in.first(m, r, a, way)
+	if in.Sealer != nil && needsKey(way.Flow, o) && !slow(r.Key) {
+		if with, err := makeKey(way.Flow, in.Sealer, o); err == nil { // else the submitter says what is wrong
 			o = with
 		}
 	}
@@ -58,34 +59,33 @@ func (in Intake) Accept(ctx context.Context, m pipeline.Message) error {
 // orders could be taken in.
 func slow(algorithm string) bool { return strings.HasPrefix(algorithm, "rsa") }
 
-// Place fixes account and operation, or returns *order.Invalid. It changes
-// nothing: a plan asks the same question before anything is handed in.
-func (in Intake) Place(ctx context.Context, r order.Request) (*Account, string, error) {
+// Place fixes the account and the way of ordering there, or returns
+// *order.Invalid. It changes nothing: a plan asks the same question before
+// anything is handed in.
+func (in Intake) Place(ctx context.Context, r order.Request) (*Account, issuer.Route, error) {
 	invalid := func(err error) error { return &order.Invalid{Field: "account", Reason: err.Error()} }
 	var a *Account
 	var err error
 	if r.Account == order.AnyAccount {
 		if a, err = in.Accounts.Choose(ctx, in.Ledger, r); err != nil {
-			return nil, "", err
+			return nil, issuer.Route{}, err
 		}
 	} else if a, err = in.Accounts.Find(r.Account); err != nil {
-		return nil, "", invalid(err)
+		return nil, issuer.Route{}, invalid(err)
 	}
-	op, err := a.Takes(r)
+	way, err := a.Route(r)
 	if err != nil {
-		return nil, "", invalid(err)
+		return nil, issuer.Route{}, invalid(err)
 	}
-	return a, op, nil
+	return a, way, nil
 }
 
-func (in Intake) first(m pipeline.Message, r order.Request, a *Account, op string) order.Order {
+func (in Intake) first(m pipeline.Message, r order.Request, a *Account, way issuer.Route) order.Order {
+	op := way.Flow.Action()
 	o := order.Order{
 		V: order.SchemaVersion, Request: r, Hash: r.Hash(), Publisher: m.Publisher, Urgent: m.Urgent,
 		Received: m.Stored.UTC(), State: order.Submit, Account: a.Label, Main: a.Main, Operation: op,
-		Product: r.Product, Purchase: 1,
-	}
-	if o.Product == "" {
-		o.Product = a.Product
+		Product: way.Product, Purchase: 1,
 	}
 	o.Tell(order.Event{At: time.Now().UTC().Truncate(time.Millisecond), State: order.Submit,
 		Note: "taken for account " + a.Label + ", " + op})

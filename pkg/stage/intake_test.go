@@ -2,9 +2,11 @@ package stage_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/certmill/certmill/pkg/issuer/issuertest"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/stage"
 )
@@ -27,7 +29,7 @@ func TestIntakeTakesAnOrder(t *testing.T) {
 	m.Publisher, m.Urgent = "crm", true
 	w.must(w.worker().intake.Accept(t.Context(), m))
 	o := w.last("a")
-	if o.State != order.Submit || o.Account != "ali" || o.Main != aliUID || o.Operation != stage.ForPackage || o.Product != plenty ||
+	if o.State != order.Submit || o.Account != "ali" || o.Main != aliUID || o.Operation != forPackage || o.Product != plenty ||
 		o.Purchase != 1 || o.Attempt != 0 || o.Publisher != "crm" || o.Lane() != "ali-urgent" || o.Request.Names[0] != "a.example.com" {
 		t.Errorf("record %+v", o)
 	}
@@ -43,8 +45,10 @@ func TestIntakeRefuses(t *testing.T) {
 		{`{"names":["a.example.com"]}`, "id"},
 		{`{"id":"x","account":"ali"}`, "names"},
 		{`{"id":"x","account":"nobody","names":["a.example.com"]}`, `no account "nobody"`},
-		{`{"id":"x","account":"ten","instance":"cas-cn-1","names":["a.example.com"]}`, "no instances"},
-		{`{"id":"x","account":"ali","certificate":"c1","names":["a.example.com"]}`, "no Tencent certificate ids"},
+		{`{"id":"x","account":"ten","instance":"cas-cn-1","names":["a.example.com"]}`, `did you mean "resource"`},
+		{`{"id":"x","account":"ali","certificate":"c1","names":["a.example.com"]}`, `did you mean "resource"`},
+		{withCSR(t, `{"id":"x","account":"ali","resource":"any","names":["a.example.com"],"csr":%s}`, "a.example.com"), "takes no csr"},
+		{`{"id":"x","resource":"stage1","names":["a.example.com"]}`, "name the account that has it"},
 		{`{"id":"x","account":"ali","name":"a.example.com","names":["a.example.com"]}`, "name"},
 	} {
 		w.accept(c.message)
@@ -125,8 +129,24 @@ func TestIntakeChoosesAnAccount(t *testing.T) {
 	if a.Account == "" || a.Account != b.Account || a.Main != b.Main {
 		t.Errorf("a at %q, b at %q", a.Account, b.Account)
 	}
-	w.accept(`{"id":"i","instance":"any","names":["i.example.com"]}`) // only Alibaba Cloud has instances
-	if o := w.last("i"); o.Account != "ali" || o.Operation != stage.DVAudit {
+	// Only "ten" takes a CSR for something already bought; else the id alone does
+	// not tell whose it is, and any unused one will do.
+	w.accept(withCSR(t, `{"id":"i","resource":"stage1","names":["i.example.com"],"csr":%s}`, "i.example.com"))
+	if o := w.last("i"); o.Account != "ten" || o.Operation != orderSubmit {
 		t.Errorf("i at %q, %s", o.Account, o.Operation)
 	}
+	w.accept(`{"id":"u","resource":"any","names":["u.example.com"]}`)
+	if o := w.last("u"); o.Operation != dvAudit && o.Operation != orderSubmit {
+		t.Errorf("u at %q, %s", o.Account, o.Operation)
+	}
+}
+
+// withCSR puts a CSR for the names into a message.
+func withCSR(t *testing.T, message string, names ...string) string {
+	t.Helper()
+	text, err := json.Marshal(issuertest.CSR(t, names...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(message, text)
 }

@@ -263,8 +263,16 @@ func issuingSweep(t *testing.T, s *shelf) (*IssuingSweep, *Account) {
 	}
 	line, err := pipeline.Open(t.Context(), js, "test", slog.New(slog.NewTextHandler(t.Output(), nil)))
 	must(t, err)
-	return &IssuingSweep{Line: line, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, &Account{Label: "a", Flows: map[string]issuer.Flow{"Buy": s}}
+	return &IssuingSweep{Line: line, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, &Account{Label: "a", Cloud: shop{flow: s}}
 }
+
+// shop is a cloud with one flow, of which nothing else is asked.
+type shop struct {
+	issuer.Cloud
+	flow issuer.Flow
+}
+
+func (s shop) Flows() []issuer.Flow { return []issuer.Flow{s.flow} }
 
 // An order that ended without a certificate is in no list: it is asked about,
 // and each further time at twice the distance.

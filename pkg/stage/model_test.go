@@ -137,7 +137,7 @@ func (f *floor) model(t *rapid.T, run int) *model {
 		m.owner[fp] = id
 		_, err = f.line.Create(context.Background(), order.Order{V: order.SchemaVersion, State: order.Submit, Account: "ali", Main: modelMain,
 			Request:   order.Request{ID: id, Account: "ali", Names: m.names, Validation: order.DNS},
-			Operation: stage.ForPackage, Product: plenty, Purchase: 1,
+			Operation: forPackage, Product: plenty, Purchase: 1,
 			Key: &order.Key{Fingerprint: fp, CSR: csr, Sealed: []byte("sealed"), Stored: true}})
 		must(t, err)
 	}
@@ -160,8 +160,7 @@ func (m *model) last(t *rapid.T, id string) pipeline.Item {
 // handler is whose work a state is. Each visit has a worker of its own, that
 // remembers nothing; the reconciler's clock is the cloud's.
 func (m *model) handler(t *rapid.T, s order.State) pipeline.Handler {
-	a := &stage.Account{Label: "ali", Main: modelMain, Cloud: stage.Aliyun, Product: plenty, Waits: modelWaits,
-		Flows: map[string]issuer.Flow{stage.ForPackage: m.cloud}}
+	a := &stage.Account{Label: "ali", Main: modelMain, Cloud: m.cloud, Waits: modelWaits}
 	all, log := stage.Accounts{"ali": a}, slog.New(slog.DiscardHandler)
 	trouble := stage.Trouble{States: m.states, Log: log}
 	switch s {
@@ -350,7 +349,7 @@ var fates = []fate{"answered", "answered", "answer lost", "request lost", "on it
 type fateKey struct{}
 
 // cloud is the model of a cloud account: a list of orders and requests on their
-// way. It is a flow of package issuer.
+// way. It is a cloud of package issuer, and the one flow there.
 type cloud struct {
 	ca    *authority
 	skew  time.Duration // its clock lets signatures live longer
@@ -470,8 +469,21 @@ func (c *cloud) find(id string) (modelRow, bool) {
 	return modelRow{}, false
 }
 
-func (c *cloud) Action() string { return stage.ForPackage }
-func (c *cloud) Spends() bool   { return true }
+func (c *cloud) About() issuer.About                { return issuer.About{Name: "a model"} }
+func (c *cloud) Flows() []issuer.Flow               { return []issuer.Flow{c} }
+func (c *cloud) Product(code string) issuer.Product { return issuer.Product{Code: code, Several: true} }
+
+func (c *cloud) Route(order.Request) (issuer.Route, error) {
+	return issuer.Route{Flow: c, Product: plenty}, nil
+}
+
+func (c *cloud) Identify(context.Context) (issuer.Identity, error) {
+	return issuer.Identity{Main: modelMain, Caller: modelMain}, nil
+}
+
+func (c *cloud) Action() string               { return forPackage }
+func (c *cloud) Spends() bool                 { return true }
+func (c *cloud) CSR(order.Request) issuer.CSR { return issuer.FirstNameCSR }
 
 func (c *cloud) Reserve(ctx context.Context) (context.Context, func(), error) {
 	return ctx, func() {}, nil

@@ -135,7 +135,7 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 	if err != nil {
 		return err
 	}
-	f := a.Flows[o.Operation]
+	f := a.Flow(o.Operation)
 	if _, bought := e.Claim(o.ID(), o.Purchase); bought || f == nil {
 		return nil
 	}
@@ -259,12 +259,13 @@ func (p *Operator) surelyNot(ctx context.Context, a *Account, o order.Order, ope
 	if !p.States.State(o.Main).Marked(p.Line.Incarnation()) {
 		return refuse("account %s was not swept yet", o.Main)
 	}
-	c, ok := a.Flows[o.Operation].(issuer.Counter)
+	flow := a.Flow(o.Operation)
+	c, ok := flow.(issuer.Counter)
 	if !ok || open.Used == nil {
 		return nil
 	}
 	r := Reconciler{Accounts: p.Accounts, Ledger: p.Ledger, States: p.States, Line: p.Line, Log: slog.New(slog.DiscardHandler), Now: time.Now}
-	n, err := r.unexplained(ctx, a, a.Flows[o.Operation], c, open)
+	n, err := r.unexplained(ctx, a, flow, c, open)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/net/publicsuffix"
 
 	"github.com/certmill/certmill/pkg/dcv/preflight"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -30,15 +31,10 @@ func packKey(p Planned) (key, domain string, ok bool) {
 }
 
 // packable tells whether the order's product takes several names at the price
-// of one. Free ones take one (help.aliyun.com 212989); of what was already
-// bought, only its own page tells.
+// of one. Of what was already bought, nothing here tells.
 func (p Planned) packable() bool {
-	f := p.Account.Flows[p.Operation]
-	product := p.Product
-	if product == "" {
-		product = casDefault
-	}
-	return f != nil && f.Spends() && !strings.HasSuffix(product, "-free")
+	f := p.flow()
+	return f != nil && f.Spends() && p.product().Several
 }
 
 // pack groups the places of orders that may become one, at most
@@ -69,13 +65,16 @@ func pack(all []Planned) [][]int {
 func packing(all []Planned) []preflight.Finding {
 	var orders []int
 	var domains []string // of those that would be fewer
-	packs := 0
+	packs, note := 0, ""
 	for _, one := range pack(all) {
 		if len(one) == 1 {
 			continue
 		}
 		_, domain, _ := packKey(all[one[0]])
 		orders, packs = append(orders, one...), packs+1
+		if all[one[0]].flow().CSR(packed(all, one)) == issuer.NoCSR {
+			note = "; for several names the cloud makes the key, unless the account's csr_sans is proved"
+		}
 		if !slices.Contains(domains, domain) {
 			domains = append(domains, domain)
 		}
@@ -90,7 +89,7 @@ func packing(all []Planned) []preflight.Finding {
 	}
 	return []preflight.Finding{{Level: preflight.Advice, Kind: preflight.Packing, Orders: idsAt(all, orders), Example: all[orders[0]].Request.Names[0],
 		What: fmt.Sprintf("they could be %d of up to %d names each: names of %s", packs, order.MaxNames, names),
-		Do:   "certmill plan --pack writes them so; for several names the cloud makes the key, unless the account's csr_sans is proved"}}
+		Do:   "certmill plan --pack writes them so" + note}}
 }
 
 // Pack returns the batch with what may become one order packed; the rest is as
@@ -99,17 +98,23 @@ func packing(all []Planned) []preflight.Finding {
 func Pack(all []Planned) []order.Request {
 	var out []order.Request
 	for _, one := range pack(all) {
-		r := all[one[0]].Request
-		if len(one) > 1 {
-			r.Names = nil
-			for _, i := range one {
-				r.Names = append(r.Names, all[i].Request.Names...)
-			}
-			r.ID = packedID(r.ID)
-		}
-		out = append(out, r)
+		out = append(out, packed(all, one))
 	}
 	return out
+}
+
+// packed is the request of one pack.
+func packed(all []Planned, one []int) order.Request {
+	r := all[one[0]].Request
+	if len(one) == 1 {
+		return r
+	}
+	r.Names = nil
+	for _, i := range one {
+		r.Names = append(r.Names, all[i].Request.Names...)
+	}
+	r.ID = packedID(r.ID)
+	return r
 }
 
 const packSuffix = "-pack"

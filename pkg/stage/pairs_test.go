@@ -102,10 +102,10 @@ var routes = []route{
 		w.worker().drive("a", order.Unsure)
 		w.stranger(crashName)
 	}},
-	{name: "any instance", make: resource(order.Request{Account: "ali", Instance: "any"}), ends: order.Issued, paid: 1},
-	{name: "named instance", make: resource(order.Request{Account: "ali", Instance: "cas-cn-stage1"}), ends: order.Issued, paid: 1},
+	{name: "any instance", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Issued, paid: 1},
+	{name: "named instance", make: resource(order.Request{Account: "ali", Resource: "cas-cn-stage1"}), ends: order.Issued, paid: 1},
 	{name: "any certificate", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
-	{name: "named certificate", make: resource(order.Request{Account: "ten", Certificate: "stage2"}), ends: order.Issued, paid: 1},
+	{name: "named certificate", make: resource(order.Request{Account: "ten", Resource: "stage2"}), ends: order.Issued, paid: 1},
 	{name: "cancelled", make: purchase, do: cancel, again: cancel, ends: order.Failed},
 	{name: "cancelled, and left to the workers", make: purchase, do: cancel, ends: order.Failed},
 	{name: "adopted by hand", make: twoCandidates, ends: order.Held, paid: 2, // both are strangers'

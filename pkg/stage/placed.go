@@ -5,9 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/net/publicsuffix"
 
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/gap"
@@ -169,7 +174,7 @@ func forAPerson(err error) bool {
 }
 
 // inTheWay returns another order of ours whose challenge lies at this one's
-// place, if there is one. CAS has one path for all orders of a host.
+// place, if there is one: a cloud may have one path for all orders of a host.
 func (p places) inTheWay(ctx context.Context, label, id string, c order.Challenge) (string, error) {
 	solver, err := p.solver(label)
 	if err != nil {
@@ -325,7 +330,8 @@ type PlacedSweep struct {
 const zoneTries = 15
 
 // Sweep looks at every entry once, and enters what only the book's copy has. It
-// goes on after one that cannot be dealt with.
+// goes on after one that cannot be dealt with; those of one account do not wait
+// for another's.
 func (s *PlacedSweep) Sweep(ctx context.Context) error {
 	var all, old []ledger.Placement
 	unread, err := s.Placed.Each(ctx, func(pl ledger.Placement) error {
@@ -339,16 +345,73 @@ func (s *PlacedSweep) Sweep(ctx context.Context) error {
 		u.Tell(ctx, s.Log)
 	}
 	whole := err == nil
-	for _, pl := range old {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		err = errors.Join(err, s.look(ctx, pl))
+	err = errors.Join(err, s.apart(ctx, old))
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	if whole { // else what was not read would seem to be lost
 		err = errors.Join(err, s.recall(ctx, all))
 	}
 	return err
+}
+
+// apart looks at the entries of all accounts at the same time, and at those of
+// one account, or of several that placed the same, one after the other.
+func (s *PlacedSweep) apart(ctx context.Context, all []ledger.Placement) error {
+	own := map[string][]ledger.Placement{}
+	for _, pl := range all {
+		labels := strings.Join(pl.Labels, " ")
+		own[labels] = append(own[labels], pl)
+	}
+	errs := make([]error, len(own))
+	var wg sync.WaitGroup
+	for i, labels := range slices.Sorted(maps.Keys(own)) {
+		wg.Go(func() { errs[i] = s.each(ctx, own[labels]) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// each looks at entries one after the other. Once one cannot be removed because
+// nobody answers for its zone, the zone's others are left to the next sweep: a
+// zone costs one time-out, and not one for each record.
+func (s *PlacedSweep) each(ctx context.Context, all []ledger.Placement) (err error) {
+	silent := map[string]bool{}
+	for _, pl := range all {
+		zone := registrable(pl.Challenge.Host)
+		if silent[zone] || ctx.Err() != nil {
+			continue
+		}
+		looked := s.carefully(ctx, pl)
+		if silent[zone] = errors.Is(looked, errSilent); !silent[zone] {
+			err = errors.Join(err, looked)
+		}
+	}
+	return err
+}
+
+// carefully looks at one entry. A panic is its own trouble, and no other's.
+func (s *PlacedSweep) carefully(ctx context.Context, pl ledger.Placement) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.Log.ErrorContext(ctx, "looking after a challenge panicked", "host", pl.Challenge.Host, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic while looking after the challenge at %s: %v", pl.Challenge.Host, p)
+		}
+	}()
+	return s.look(ctx, pl)
+}
+
+// errSilent: an entry stays, as is noted in the book, for a reason that may
+// concern its zone as a whole.
+var errSilent = errors.New("nobody answers for the zone")
+
+// registrable is the domain in which a host lies: what is in one is served by
+// the same, as a rule.
+func registrable(host string) string {
+	if domain, err := publicsuffix.EffectiveTLDPlusOne(strings.TrimSuffix(host, ".")); err == nil {
+		return domain
+	}
+	return host
 }
 
 func (s *PlacedSweep) recall(ctx context.Context, known []ledger.Placement) error {
@@ -439,7 +502,11 @@ func (s *PlacedSweep) remove(ctx context.Context, pl ledger.Placement) error {
 		return s.Placed.Remove(ctx, pl)
 	default:
 		log.WarnContext(ctx, "cannot remove a challenge that no order needs any more", "tries", pl.Tries+1, "err", err)
-		return p.leftBehind(ctx, pl.Challenge, err)
+		noted := p.leftBehind(ctx, pl.Challenge, err)
+		if noted == nil && !forAPerson(err) {
+			return errSilent
+		}
+		return noted
 	}
 	return nil
 }

@@ -442,21 +442,27 @@ func (w *world) age(id string, by time.Duration) {
 	w.must(err)
 }
 
+// atCA makes an order that waits for the CA with a challenge at a host.
+func (w *world) atCA(account, id, host string) {
+	w.t.Helper()
+	o := order.Order{V: order.SchemaVersion, Request: order.Request{ID: id, Names: []string{"x.example.com"}}, State: order.Submit, Account: account,
+		Challenges: []order.Challenge{{Name: "x.example.com", Type: "TXT", Host: host, Value: "v"}}}
+	it, err := w.line.Create(w.t.Context(), o)
+	w.must(err)
+	for _, s := range []order.State{order.Verify, order.Issuing} {
+		o.State = s
+		it, err = w.line.Move(w.t.Context(), it, o)
+		w.must(err)
+	}
+}
+
 // Many waiting orders are looked at some at a time, each in its turn.
 func TestRecheckIsBounded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{cloud: slowCA})
 	const n = 45
 	for i := range n {
-		o := order.Order{V: order.SchemaVersion, Request: order.Request{ID: fmt.Sprint("o", i), Names: []string{"x.example.com"}}, State: order.Submit, Account: "ali",
-			Challenges: []order.Challenge{{Name: "x.example.com", Type: "TXT", Host: fmt.Sprintf("_dnsauth.o%d.example.com", i), Value: "v"}}}
-		it, err := w.line.Create(t.Context(), o)
-		w.must(err)
-		for _, s := range []order.State{order.Verify, order.Issuing} {
-			o.State = s
-			it, err = w.line.Move(t.Context(), it, o)
-			w.must(err)
-		}
+		w.atCA("ali", fmt.Sprint("o", i), fmt.Sprintf("_dnsauth.o%d.example.com", i))
 	}
 	r := w.worker().recheck
 	now := time.Now().Add(hour)

@@ -26,21 +26,30 @@ type Planned struct {
 	Known     bool   // it was handed in before: nothing more is bought for it
 }
 
-// casDefault is the product of orders at CAS for which nobody names one
-// (CreateCertificateForPackageRequest, ProductCode).
-const casDefault = "digicert-free-1-free"
+// flow is the way of ordering that it takes; nil: none.
+func (p Planned) flow() issuer.Flow {
+	if p.Account == nil {
+		return nil
+	}
+	return p.Account.Flow(p.Operation)
+}
+
+// product is what the cloud tells of the product; without an account, nothing.
+func (p Planned) product() issuer.Product {
+	if p.Account == nil {
+		return issuer.Product{Code: p.Product}
+	}
+	return p.Account.Cloud.Product(p.Product)
+}
 
 // Subject is the order as the look at the DNS needs it. solver is that of the
 // account; nil: its zones are not looked at.
 func (p Planned) Subject(solver dcv.Solver) preflight.Subject {
-	s := preflight.Subject{Order: p.Request.ID, Names: p.Request.Names, Product: p.Product, Records: p.Request.Validation != order.FILE}
+	s := preflight.Subject{Order: p.Request.ID, Names: p.Request.Names, Product: p.product(), Records: p.Request.Validation != order.FILE}
 	if p.Account == nil {
 		return s
 	}
 	s.Account = p.Account.Label
-	if s.Product == "" && p.Account.Cloud == Aliyun && p.Operation != DVAudit {
-		s.Product = casDefault
-	}
 	if z, ok := solver.(dcv.Zoner); ok {
 		s.Zones = z
 	}
@@ -72,7 +81,7 @@ func (f *Flight) before(ctx context.Context, a *Account, o order.Order) (order.O
 		return o, ctx.Err()
 	}
 	var bad []string
-	for _, x := range preflight.Group(append(found, reviewed(o.Request, p.Product)...)) {
+	for _, x := range preflight.Group(append(found, p.reviewed()...)) {
 		said := x.What + "; " + x.Do
 		if f.Hold && x.Level == preflight.Error {
 			bad = append(bad, said)
@@ -103,7 +112,7 @@ type Preflight struct {
 func Words(all []Planned) []preflight.Finding {
 	var found []preflight.Finding
 	for _, p := range all {
-		found = append(found, reviewed(p.Request, p.Product)...)
+		found = append(found, p.reviewed()...)
 	}
 	return slices.Concat(found, twins(all), packing(all))
 }
@@ -299,26 +308,31 @@ func (p Preflight) listed(ctx context.Context, all []Planned, found []preflight.
 const few = 20
 
 // rowsOf calls see for the rows of a main account's list: all, or those for the
-// orders' names.
+// orders' names. The flows of one main account share one list.
 func rowsOf(ctx context.Context, all []Planned, mine []int, see func(issuer.Row) error) error {
-	for _, action := range []string{ForPackage, WithCSR, OrderSubmit} { // those of instances have no names
-		flow := all[mine[0]].Account.Flows[action]
-		if f, ok := flow.(issuer.Finder); ok && len(mine) <= few {
-			for _, i := range mine {
-				rows, err := f.Find(ctx, all[i].Request.Names)
-				if err != nil {
-					return err
-				}
-				for _, row := range rows {
-					if err := see(row); err != nil {
-						return err
-					}
-				}
-			}
-			return nil
+	for _, flow := range all[mine[0]].Account.Cloud.Flows() {
+		f, ok := flow.(issuer.Finder)
+		if !ok {
+			continue // what is not found by names is listed without them
 		}
-		if l, ok := flow.(issuer.AllLister); ok {
+		if l, ok := flow.(issuer.AllLister); ok && len(mine) > few {
 			return eachRow(ctx, l.All, see)
+		}
+		return eachFound(ctx, f, all, mine, see)
+	}
+	return nil
+}
+
+func eachFound(ctx context.Context, f issuer.Finder, all []Planned, mine []int, see func(issuer.Row) error) error {
+	for _, i := range mine {
+		rows, err := f.Find(ctx, all[i].Request.Names)
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			if err := see(row); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -336,14 +350,14 @@ func byMain(all []Planned) map[string][]int {
 func (p Preflight) quota(ctx context.Context, all []Planned) []preflight.Finding {
 	wanted, found := map[stock][]int{}, []preflight.Finding(nil)
 	for i, x := range all {
-		if flow := x.Account.Flows[x.Operation]; flow != nil && flow.Spends() && x.Product != "" {
+		if flow := x.flow(); flow != nil && flow.Spends() && x.Product != "" {
 			s := stock{x.Account.Main, x.Product}
 			wanted[s] = append(wanted[s], i)
 		}
 	}
 	for s, mine := range wanted {
 		first := all[mine[0]]
-		c, ok := first.Account.Flows[first.Operation].(issuer.Counter)
+		c, ok := first.flow().(issuer.Counter)
 		if !ok {
 			continue
 		}
@@ -358,20 +372,19 @@ func (p Preflight) quota(ctx context.Context, all []Planned) []preflight.Finding
 	return found
 }
 
-// pools compares the orders that take an unused instance or certificate with
-// how many there are.
+// pools compares the orders that take something unused, of what was already
+// bought, with how much there is.
 func (p Preflight) pools(ctx context.Context, all []Planned) []preflight.Finding {
 	wanted, found := map[stock][]int{}, []preflight.Finding(nil)
 	for i, x := range all {
-		named := max(x.Request.Instance, x.Request.Certificate)
-		if _, ok := x.Account.Flows[x.Operation].(issuer.Pool); ok && (named == "" || named == order.AnyResource) {
+		if _, ok := x.flow().(issuer.Pool); ok && !named(x.Request) {
 			s := stock{x.Account.Main, x.Operation}
 			wanted[s] = append(wanted[s], i)
 		}
 	}
 	for s, mine := range wanted {
 		a := all[mine[0]].Account
-		left, err := p.unused(ctx, s, a.Flows[s.what].(issuer.Pool), len(mine))
+		left, err := p.unused(ctx, s, a.Flow(s.what).(issuer.Pool), len(mine))
 		if err != nil {
 			found = append(found, unread("what account "+a.Label+" has bought and not used", idsAt(all, mine), err))
 			continue

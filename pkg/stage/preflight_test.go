@@ -61,7 +61,7 @@ func TestFlightHoldsBeforeTheClaim(t *testing.T) {
 	w := newWorld(t, setup{cloud: forbidding})
 	p := w.flying(true)
 	r := request("a", "forbidden.com")
-	r.Instance, r.Product = "cas-cn-stage0", plenty
+	r.Resource, r.Product = "cas-cn-stage0", plenty
 	w.publish(r)
 	p.drive("a", order.Held)
 	if h, err := w.ledger.Holder(t.Context(), aliUID, "cas-cn-stage0"); err != nil || h.Order != "" {
@@ -103,13 +103,9 @@ func (w *world) planned(requests ...order.Request) []stage.Planned {
 	var all []stage.Planned
 	for _, r := range requests {
 		r = r.Normal()
-		a, op, err := in.Place(w.t.Context(), r)
+		a, way, err := in.Place(w.t.Context(), r)
 		w.must(err)
-		p := stage.Planned{Request: r, Account: a, Operation: op, Product: r.Product}
-		if p.Product == "" {
-			p.Product = a.Product
-		}
-		all = append(all, p)
+		all = append(all, stage.Planned{Request: r, Account: a, Operation: way.Flow.Action(), Product: way.Product})
 	}
 	return all
 }
@@ -169,7 +165,7 @@ func TestPreflightQuota(t *testing.T) {
 	}
 	for i := range 4 {
 		r := request(fmt.Sprint("i", i), fmt.Sprintf("i%d.example.com", i))
-		r.Instance = order.AnyResource
+		r.Resource = order.AnyResource
 		all = append(all, r)
 	}
 	none := request("n", "n.example.com")

@@ -103,13 +103,13 @@ func TestPermitComesBeforeNumberAndEntry(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{permits: func(k permit.Key) permit.Limit {
 		l := permit.Limit{Calls: 500, Period: 10 * time.Millisecond, Deadline: 2 * time.Second}
-		if k.Action == stage.ForPackage {
+		if k.Action == forPackage {
 			l.Calls = 1
 		}
 		return l
 	}})
 	w.order("a", "a.example.com") // has attempt 1
-	_, release, err := w.accounts["ali"].Flows[stage.ForPackage].Reserve(t.Context())
+	_, release, err := w.accounts["ali"].Flow(forPackage).Reserve(t.Context())
 	w.must(err)
 	defer release()
 	arrived := make(chan struct{})
@@ -193,7 +193,7 @@ func TestOnlyTheOpenerSends(t *testing.T) {
 	}
 	slow.thaw()
 	<-ended
-	if n := w.calls(stage.ForPackage); n != 0 {
+	if n := w.calls(forPackage); n != 0 {
 		t.Errorf("%d calls by who is not the opener", n)
 	}
 	rival.visit("a")
@@ -244,7 +244,7 @@ func TestFrozenOpenerIsStoppedByItsStamp(t *testing.T) {
 	time.Sleep(time.Until(w.attempt("a").Opened.Add(waits.Entry + 1100*time.Millisecond))) // stamps are whole seconds
 	slow.thaw()
 	<-ended
-	if n := w.calls(stage.ForPackage); n != 0 {
+	if n := w.calls(forPackage); n != 0 {
 		t.Errorf("%d calls with a stamp outside the fence", n)
 	}
 	next.drive("a", order.Issued)
@@ -317,14 +317,14 @@ func TestUnknownOutcomeIsNeverRetried(t *testing.T) {
 				return permit.Limit{Calls: 500, Period: 10 * time.Millisecond, Deadline: time.Second}
 			}})
 			w.order("a", "a.example.com")
-			w.fault(cloudsim.Fault{Action: stage.ForPackage, Kind: kind, Times: 1, Seconds: 1.5})
+			w.fault(cloudsim.Fault{Action: forPackage, Kind: kind, Times: 1, Seconds: 1.5})
 			p := w.worker()
 			o := p.drive("a", order.Unsure)
 			if a := w.attempt("a"); a.Ending != ledger.Open || a.Attempt != 1 {
 				t.Errorf("attempt %+v", a)
 			}
 			p.visit("a")
-			if n := w.calls(stage.ForPackage); n != 1 {
+			if n := w.calls(forPackage); n != 1 {
 				t.Errorf("%d calls, want 1", n)
 			}
 			if !landed {
@@ -376,7 +376,7 @@ func TestClaimIsTheOutcomeWhateverTheAttempt(t *testing.T) {
 	w.worker().drive("a", order.Issued)
 	w.wantIssued("a")
 	w.wantAtRest("a") // no attempt was begun that nobody needs
-	if n := w.calls(stage.ForPackage); n != 1 {
+	if n := w.calls(forPackage); n != 1 {
 		t.Errorf("%d calls", n)
 	}
 }
@@ -643,11 +643,11 @@ func TestQuotaExhausted(t *testing.T) {
 	if a := w.attempt("b"); a.Ending != ledger.NeverSent {
 		t.Errorf("attempt %+v", a)
 	}
-	before := w.calls(stage.ForPackage)
+	before := w.calls(forPackage)
 	p.drive("c", order.Waiting)
 	p.visit("b")
 	w.must(p.waiter.Sweep(t.Context(), w.accounts["ali"])) // asks, and finds nothing new
-	if n := w.calls(stage.ForPackage); n != before || w.last("b").State != order.Waiting {
+	if n := w.calls(forPackage); n != before || w.last("b").State != order.Waiting {
 		t.Errorf("%d further purchases tried, b is %s", n-before, w.last("b").State)
 	}
 	w.must(w.sim.AddStock(cloudsim.Stock{Cloud: "aliyun", UID: aliUID, Products: map[string]int{scarce: 2}}))
@@ -675,11 +675,11 @@ func TestRefusedCredentialsPauseTheAccount(t *testing.T) {
 	if pause, is := w.states.State(aliUID).Paused["ali"]; !is || pause.Until.IsZero() {
 		t.Fatalf("state %+v", w.states.State(aliUID))
 	}
-	calls := w.calls("DescribePackageState") + w.calls(stage.ForPackage)
+	calls := w.calls("DescribePackageState") + w.calls(forPackage)
 	if o := p.drive("b", order.Waiting); o.Wait.For != order.WaitForTime {
 		t.Errorf("b waits for %+v", o.Wait)
 	}
-	if n := w.calls("DescribePackageState") + w.calls(stage.ForPackage); n != calls {
+	if n := w.calls("DescribePackageState") + w.calls(forPackage); n != calls {
 		t.Errorf("%d calls while the account rests", n-calls)
 	}
 	key.Disabled = false

@@ -28,9 +28,15 @@ type Recheck struct {
 	Now      func() time.Time
 	Takes    func(label string) time.Duration // how long orders now take; 0: not known
 
-	mu    sync.Mutex
-	upTo  map[string]uint64 // by lane: the last message that was read
-	known map[string]recheck
+	mu     sync.Mutex
+	rounds map[string]*rounds // by label; owned by mu
+}
+
+// rounds are how far the rounds of one label have come.
+type rounds struct {
+	turn  sync.Mutex         // held by whoever sweeps; owns what follows
+	upTo  map[string]uint64  // by lane: the last message that was read
+	known map[string]recheck // by order
 }
 
 // recheck is what is remembered of one order.
@@ -56,13 +62,11 @@ var errEnough = errors.New("enough for this round")
 // Sweep looks at some of an account's orders, those that have waited longest
 // first, and goes on where the last round ended.
 func (r *Recheck) Sweep(ctx context.Context, a *Account) error {
-	r.mu.Lock() // of this process
-	defer r.mu.Unlock()
-	if r.known == nil {
-		r.upTo, r.known = map[string]uint64{}, map[string]recheck{}
-	}
+	f := r.of(a.Label)
+	f.turn.Lock() // of this process; name servers that are silent hold up their own account only
+	defer f.turn.Unlock()
 	for _, lane := range []string{a.Label, a.Label + order.UrgentSuffix} {
-		due, err := r.due(ctx, a, lane)
+		due, err := r.due(ctx, f, a, lane)
 		if err != nil {
 			return err
 		}
@@ -70,12 +74,24 @@ func (r *Recheck) Sweep(ctx context.Context, a *Account) error {
 			return err
 		}
 		for _, d := range due {
-			if err := r.judge(ctx, d); err != nil {
+			if err := r.judge(ctx, f, d); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+func (r *Recheck) of(label string) *rounds {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.rounds == nil {
+		r.rounds = map[string]*rounds{}
+	}
+	if r.rounds[label] == nil {
+		r.rounds[label] = &rounds{upTo: map[string]uint64{}, known: map[string]recheck{}}
+	}
+	return r.rounds[label]
 }
 
 // looked is one order of a round.
@@ -87,10 +103,10 @@ type looked struct {
 
 // due reads on in a lane. The stream has the oldest first, so the first one that
 // is young ends the round, and the next begins anew.
-func (r *Recheck) due(ctx context.Context, a *Account, lane string) (due []*looked, err error) {
+func (r *Recheck) due(ctx context.Context, f *rounds, a *Account, lane string) (due []*looked, err error) {
 	now, old := r.Now(), max(shortestWait, min(3*r.Takes(a.Label), longestGrace))
 	read, end := 0, true
-	err = r.Line.EachAfter(ctx, order.Issuing, lane, r.upTo[lane], func(it pipeline.Item) error {
+	err = r.Line.EachAfter(ctx, order.Issuing, lane, f.upTo[lane], func(it pipeline.Item) error {
 		if now.Sub(it.Stored) < old {
 			return errEnough
 		}
@@ -99,8 +115,8 @@ func (r *Recheck) due(ctx context.Context, a *Account, lane string) (due []*look
 			return errEnough
 		}
 		read++
-		r.upTo[lane] = it.Seq
-		if len(it.Challenges) > 0 && !now.Before(r.known[it.ID()].next) {
+		f.upTo[lane] = it.Seq
+		if len(it.Challenges) > 0 && !now.Before(f.known[it.ID()].next) {
 			due = append(due, &looked{Item: it, proofs: it.Prove()})
 		}
 		return nil
@@ -109,17 +125,17 @@ func (r *Recheck) due(ctx context.Context, a *Account, lane string) (due []*look
 		err = nil
 	}
 	if err == nil && end {
-		r.upTo[lane] = 0
-		r.forget(now)
+		f.upTo[lane] = 0
+		f.forget(now)
 	}
 	return due, err
 }
 
 // forget drops what is long overdue: the order is not in issuing any more.
-func (r *Recheck) forget(now time.Time) {
-	for id, k := range r.known {
+func (f *rounds) forget(now time.Time) {
+	for id, k := range f.known {
 		if now.Sub(k.next) > 2*farRecheck {
-			delete(r.known, id)
+			delete(f.known, id)
 		}
 	}
 }
@@ -147,8 +163,8 @@ func (r *Recheck) look(ctx context.Context, due []*looked) error {
 }
 
 // judge sends an order back whose challenge two looks in a row did not see.
-func (r *Recheck) judge(ctx context.Context, d *looked) error {
-	k := r.known[d.ID()]
+func (r *Recheck) judge(ctx context.Context, f *rounds, d *looked) error {
+	k := f.known[d.ID()]
 	k.distance = min(max(2*k.distance, firstRecheck), farRecheck)
 	if k.misses++; len(d.hidden) == 0 {
 		k.misses = 0
@@ -156,7 +172,7 @@ func (r *Recheck) judge(ctx context.Context, d *looked) error {
 		k.distance = firstRecheck
 	}
 	k.next = r.Now().Add(k.distance)
-	r.known[d.ID()] = k
+	f.known[d.ID()] = k
 	if k.misses < surelyHidden {
 		return nil
 	}

@@ -8,9 +8,9 @@ import (
 
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/stage"
 )
 
 // lost makes an order whose purchase got no answer, in state unsure.
@@ -305,10 +305,9 @@ func TestUnsureOrderThatCannotBeSearched(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	p := w.lost("a", "reset_before_commit", "a.example.com")
-	a := w.accounts["ali"]
-	a.Flows[stage.ForPackage] = a.Flows[stage.DVAudit]
+	w.replaceFlow("ali", struct{ issuer.Flow }{w.accounts["ali"].Flow(forPackage)}) // which hides what else it can do
 	p.drive("a", order.Held)
-	if o := w.wantHeld("a", "cannot be searched", "certmill adopt a"); !strings.Contains(o.Hold.Reason, stage.ForPackage) {
+	if o := w.wantHeld("a", "cannot be searched", "certmill adopt a"); !strings.Contains(o.Hold.Reason, forPackage) {
 		t.Errorf("hold %+v", o.Hold)
 	}
 }

@@ -15,9 +15,8 @@ import (
 	"github.com/certmill/certmill/pkg/pipeline"
 )
 
-// start is a visit of an order on something already bought: an instance
-// (CreateDVOrderAudit) or a certificate (CertificateOrderSubmit). The call is
-// keyed by that id, so it may be repeated after a look.
+// start is a visit of an order on something already bought. The call is keyed by
+// that id, so it may be repeated after a look.
 func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
 	if o.Resource == "" {
 		o, err := s.Flight.before(ctx, a, o)
@@ -132,12 +131,9 @@ func (s *Submitter) startFailed(ctx context.Context, a *Account, o order.Order, 
 	return o, s.Trouble.Verb(ctx, a, err)
 }
 
-// chooseResource takes an unused instance or certificate of the account's pool.
+// chooseResource takes what the request names, or an unused one of what the
+// account has bought.
 func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
-	named := o.Request.Instance
-	if named == "" {
-		named = o.Request.Certificate
-	}
 	raised, err := s.Keys.Number(o.ID())
 	if err != nil {
 		return o, err
@@ -149,11 +145,11 @@ func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.
 		return o, nil
 	}
 	o.Attempt = 0 // nothing was sent for what is chosen now
-	if named != "" && named != order.AnyResource {
-		o.Resource = named
+	if named(o.Request) {
+		o.Resource = o.Request.Resource
 		return o, nil
 	}
-	rows, err := s.Pools.unused(ctx, o.Main, flow)
+	rows, err := s.Pools.unused(ctx, a, flow)
 	if err != nil {
 		return o, s.Trouble.Verb(ctx, a, err)
 	}
@@ -187,8 +183,7 @@ func (s *Submitter) notOurs(o order.Order, err error) (order.Order, error) {
 	if !errors.Is(err, ledger.ErrTaken) {
 		return o, err
 	}
-	if o.Request.Instance == order.AnyResource || o.Request.Certificate == order.AnyResource ||
-		o.Request.Instance == "" && o.Request.Certificate == "" {
+	if !named(o.Request) {
 		o.Resource = ""
 		return o, nil
 	}

@@ -25,9 +25,9 @@ func (w *world) holder(main, id string) string {
 // startElsewhere applies with a resource past certmill.
 func (w *world) startElsewhere(label, op, resource string, names ...string) {
 	w.t.Helper()
-	f := w.accounts[label].Flows[op]
+	f := w.accounts[label].Flow(op)
 	app := issuer.Application{Names: names, Resource: resource, Validation: order.DNS, Contact: w.accounts[label].Contact}
-	if op == stage.OrderSubmit {
+	if op == orderSubmit {
 		app.CSR = issuertest.CSR(w.t, names...)
 	}
 	_, err := issuertest.Submit(w.t, f, app, issuertest.Fence())
@@ -39,10 +39,10 @@ func TestResources(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	for _, r := range []order.Request{
-		{ID: "ali-named", Account: "ali", Instance: "cas-cn-stage1"},
-		{ID: "ali-any", Account: "ali", Instance: "any"},
-		{ID: "ten-named", Account: "ten", Certificate: "stage1"},
-		{ID: "ten-any", Account: "ten", Certificate: "any"},
+		{ID: "ali-named", Account: "ali", Resource: "cas-cn-stage1"},
+		{ID: "ali-any", Account: "ali", Resource: "any"},
+		{ID: "ten-named", Account: "ten", Resource: "stage1"},
+		{ID: "ten-any", Account: "ten", Resource: "any"},
 		{ID: "ten-open", Account: "ten"},
 	} {
 		r.Names = []string{r.ID + ".example.com"}
@@ -52,7 +52,7 @@ func TestResources(t *testing.T) {
 		if o.Resource == "" || o.CloudID != o.Resource || w.holder(o.Main, o.Resource) != r.ID {
 			t.Errorf("%s: resource %q, held by %q", r.ID, o.Resource, w.holder(o.Main, o.Resource))
 		}
-		if named := r.Instance + r.Certificate; named != "any" && named != "" && o.Resource != named {
+		if named := r.Resource; named != "any" && named != "" && o.Resource != named {
 			t.Errorf("%s has %s", r.ID, o.Resource)
 		}
 	}
@@ -63,15 +63,15 @@ func TestNamedResourceThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	p := w.worker()
-	w.publish(order.Request{ID: "first", Account: "ali", Instance: "cas-cn-stage0", Names: []string{"first.example.com"}})
+	w.publish(order.Request{ID: "first", Account: "ali", Resource: "cas-cn-stage0", Names: []string{"first.example.com"}})
 	p.drive("first", order.Verify)
-	w.startElsewhere("ali", stage.DVAudit, "cas-cn-stage1", "elsewhere.example.com")
+	w.startElsewhere("ali", dvAudit, "cas-cn-stage1", "elsewhere.example.com")
 	for id, c := range map[string]struct{ instance, class, says string }{
 		"taken":   {"cas-cn-stage0", stage.ClassInUse, `claimed by another order "first"`},
 		"in-use":  {"cas-cn-stage1", stage.ClassInUse, "in use already"},
 		"unknown": {"cas-cn-nobody", stage.ClassRejected, "does not know cas-cn-nobody"},
 	} {
-		w.publish(order.Request{ID: id, Account: "ali", Instance: c.instance, Names: []string{id + ".example.com"}})
+		w.publish(order.Request{ID: id, Account: "ali", Resource: c.instance, Names: []string{id + ".example.com"}})
 		p.drive(id, order.Failed)
 		if o := w.wantFailed(id, c.class); !strings.Contains(o.Failure.Reason, c.says) || o.Failure.Advice == "" {
 			t.Errorf("%s: %+v", id, o.Failure)
@@ -107,7 +107,7 @@ func TestEmptyPool(t *testing.T) {
 // A start whose answer was lost is looked at, and not sent again if it landed.
 func TestStartIsRepeatedAfterALook(t *testing.T) {
 	t.Parallel()
-	for label, op := range map[string]string{"ali": stage.DVAudit, "ten": stage.OrderSubmit} {
+	for label, op := range map[string]string{"ali": dvAudit, "ten": orderSubmit} {
 		for kind, calls := range map[string]int{"reset_after_commit": 1, "reset_before_commit": 2, "throttle": 2} {
 			t.Run(label+" "+kind, func(t *testing.T) {
 				t.Parallel()
@@ -115,7 +115,7 @@ func TestStartIsRepeatedAfterALook(t *testing.T) {
 				w.fault(cloudsim.Fault{Action: op, Kind: kind, Times: 1})
 				r := order.Request{ID: "a", Account: label, Names: []string{"a.example.com"}}
 				if label == "ali" {
-					r.Instance = "any"
+					r.Resource = "any"
 				}
 				w.publish(r)
 				w.worker().drive("a", order.Issued)
@@ -134,14 +134,14 @@ func TestCancelGivesTheResourceBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	p := w.worker()
-	w.publish(order.Request{ID: "free", Account: "ali", Instance: "cas-cn-stage0", Names: []string{"free.example.com"}})
+	w.publish(order.Request{ID: "free", Account: "ali", Resource: "cas-cn-stage0", Names: []string{"free.example.com"}})
 	p.driveTo("free", "claimed", func(o order.Order) bool { return w.holder(aliUID, "cas-cn-stage0") == "free" })
 	w.must(p.by.Cancel(t.Context(), "free"))
 	p.drive("free", order.Failed)
 	if h := w.holder(aliUID, "cas-cn-stage0"); h != "" {
 		t.Errorf("held by %q", h)
 	}
-	w.publish(order.Request{ID: "started", Account: "ali", Instance: "cas-cn-stage1", Names: []string{"started.example.com"}})
+	w.publish(order.Request{ID: "started", Account: "ali", Resource: "cas-cn-stage1", Names: []string{"started.example.com"}})
 	p.drive("started", order.Verify)
 	w.must(p.by.Cancel(t.Context(), "started"))
 	p.drive("started", order.Failed)
@@ -156,11 +156,11 @@ func TestRetryDoesNotTakeWhatAnotherProgramStarted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	p := w.worker()
-	w.publish(order.Request{ID: "a", Account: "ali", Instance: "cas-cn-stage0", Names: []string{"a.example.com"}})
+	w.publish(order.Request{ID: "a", Account: "ali", Resource: "cas-cn-stage0", Names: []string{"a.example.com"}})
 	p.driveTo("a", "about to start", func(o order.Order) bool { return o.Attempt == 1 })
 	w.must(p.by.Cancel(t.Context(), "a"))
 	p.drive("a", order.Failed)
-	w.startElsewhere("ali", stage.DVAudit, "cas-cn-stage0", "elsewhere.example.com")
+	w.startElsewhere("ali", dvAudit, "cas-cn-stage0", "elsewhere.example.com")
 	w.must(p.by.Retry(t.Context(), "a"))
 	p.drive("a", order.Failed)
 	w.wantFailed("a", stage.ClassInUse)
@@ -172,13 +172,13 @@ func TestRetryAfterARefusedStart(t *testing.T) {
 	w := newWorld(t, setup{})
 	p := w.worker()
 	w.must(w.sim.AddStock(cloudsim.Stock{Cloud: "aliyun", UID: aliUID, Instances: []cloudsim.Instance{{ID: "one", Domains: 1}}}))
-	w.publish(order.Request{ID: "a", Account: "ali", Instance: "one", Names: []string{"a.example.com", "b.example.com"}})
+	w.publish(order.Request{ID: "a", Account: "ali", Resource: "one", Names: []string{"a.example.com", "b.example.com"}})
 	p.drive("a", order.Failed)
 	w.wantFailed("a", stage.ClassRejected)
 	if h := w.holder(aliUID, "one"); h != "" {
 		t.Errorf("held by %q", h)
 	}
-	w.startElsewhere("ali", stage.DVAudit, "one", "elsewhere.example.com")
+	w.startElsewhere("ali", dvAudit, "one", "elsewhere.example.com")
 	w.must(p.by.Retry(t.Context(), "a"))
 	p.drive("a", order.Failed)
 	w.wantFailed("a", stage.ClassInUse)
@@ -205,7 +205,7 @@ func TestBuyAgainWithAnotherResource(t *testing.T) {
 // that it had started, and does not use up another.
 func TestResourceAfterAWipe(t *testing.T) {
 	t.Parallel()
-	for _, r := range []order.Request{{Account: "ali", Instance: "any"}, {Account: "ten"}} {
+	for _, r := range []order.Request{{Account: "ali", Resource: "any"}, {Account: "ten"}} {
 		t.Run(r.Account, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, setup{})
@@ -230,7 +230,7 @@ func TestResourceAfterAWipe(t *testing.T) {
 func TestLateVisitLeavesItsOrdersResourceAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
-	for _, r := range []order.Request{{ID: "ali", Account: "ali", Instance: "any"}, {ID: "ten", Account: "ten"}} {
+	for _, r := range []order.Request{{ID: "ali", Account: "ali", Resource: "any"}, {ID: "ten", Account: "ten"}} {
 		r.Names = []string{r.ID + ".example.com"}
 		w.publish(r)
 		late := w.freezing("start: resource claimed")
@@ -254,7 +254,7 @@ func TestLateVisitLeavesItsOrdersResourceAlone(t *testing.T) {
 func TestResourceAfterARestore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
-	r := order.Request{ID: "a", Names: []string{"a.example.com"}, Account: "ali", Instance: "any"}
+	r := order.Request{ID: "a", Names: []string{"a.example.com"}, Account: "ali", Resource: "any"}
 	w.publish(r)
 	p := w.worker()
 	early := p.drive("a", order.Submit)

@@ -65,11 +65,11 @@ func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, err
 	if o.Attempt == 0 && past(o) {
 		return o, tooLate(o)
 	}
-	if needsKey(a, o) {
+	if needsKey(flow, o) {
 		// A visit of its own, if the intake did not do it: the sealed pair is in
 		// the record before anything is done with it, so every later attempt uses
 		// the same key.
-		return makeKey(a, s.Sealer, o)
+		return makeKey(flow, s.Sealer, o)
 	}
 	if o.Key != nil && !o.Key.Stored {
 		kept, ours, err := s.storeKey(ctx, o)
@@ -96,13 +96,15 @@ func tooLate(o order.Order) error {
 	return pipeline.Hold("its deadline has passed and nothing was bought", "certmill approve "+o.ID(), "certmill cancel "+o.ID())
 }
 
-func needsKey(a *Account, o order.Order) bool {
-	return o.Key == nil && (o.Request.CSR != "" || a.MakesKey(o.Operation, o.Request))
+// needsKey: where no CSR is sent, the cloud makes the key.
+func needsKey(flow issuer.Flow, o order.Order) bool {
+	return o.Key == nil && flow.CSR(o.Request) != issuer.NoCSR
 }
 
 // makeKey makes the order's pair and seals it, or takes what its CSR says.
-func makeKey(a *Account, seal Sealer, o order.Order) (order.Order, error) {
-	if o.Request.CSR != "" {
+func makeKey(flow issuer.Flow, seal Sealer, o order.Order) (order.Order, error) {
+	kind := flow.CSR(o.Request)
+	if kind == issuer.GivenCSR {
 		fp, err := certstore.FingerprintOfCSR(o.Request.CSR)
 		if err != nil {
 			return o, pipeline.Fail(order.Failure{Class: ClassInvalid, Reason: err.Error(), Advice: "make a new CSR and order under a new id"})
@@ -110,8 +112,7 @@ func makeKey(a *Account, seal Sealer, o order.Order) (order.Order, error) {
 		o.Key = &order.Key{Fingerprint: fp, CSR: o.Request.CSR}
 		return o, nil
 	}
-	sans := a.CSRSANs || o.Operation == OrderSubmit
-	key, csr, fp, err := certstore.NewKey(o.Request.Key, o.Request.Names, sans)
+	key, csr, fp, err := certstore.NewKey(o.Request.Key, o.Request.Names, kind == issuer.AllNamesCSR)
 	if err != nil {
 		return o, fmt.Errorf("make key: %w", err)
 	}

@@ -42,7 +42,7 @@ func (w *Waiter) surplus(ctx context.Context, a *Account) (left int, err error) 
 			claimed[id] = true
 		}
 	}
-	for _, flow := range a.Flows {
+	for _, flow := range a.Cloud.Flows() {
 		all, ok := flow.(issuer.AllLister)
 		if !ok || !flow.Spends() {
 			continue
@@ -145,7 +145,7 @@ func (p *Operator) Lefts(ctx context.Context, a *Account) ([]Left, error) {
 // unknownAttempt: an ended order whose number in the key store is above the
 // ledger's last attempt may have been bought in a life that was lost.
 func (p *Operator) unknownAttempt(ctx context.Context, a *Account, o order.Order) (Left, bool, error) {
-	f := a.Flows[o.Operation]
+	f := a.Flow(o.Operation)
 	if f == nil || !f.Spends() {
 		return Left{}, false, nil
 	}

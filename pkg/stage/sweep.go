@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -69,8 +68,8 @@ func (s *IssuingSweep) Sweep(ctx context.Context, a *Account) error {
 		return err
 	}
 	f.begin()
-	for _, action := range slices.Sorted(maps.Keys(a.Flows)) {
-		if err := s.sweepFlow(ctx, a, a.Flows[action], f); err != nil {
+	for _, flow := range a.Cloud.Flows() {
+		if err := s.sweepFlow(ctx, a, flow, f); err != nil {
 			return err
 		}
 	}

@@ -116,7 +116,7 @@ func (w *Waiter) replenish(ctx context.Context, a *Account) {
 		if w.Now().Sub(p.Since) < time.Minute {
 			continue
 		}
-		for _, f := range a.Flows {
+		for _, f := range a.Cloud.Flows() {
 			c, ok := f.(issuer.Counter)
 			if !ok {
 				continue

@@ -7,7 +7,6 @@ import (
 	"golang.org/x/net/publicsuffix"
 
 	"github.com/certmill/certmill/pkg/dcv/preflight"
-	"github.com/certmill/certmill/pkg/order"
 )
 
 // word is one at which CAs are known to stop DV orders: refused ("the domain did
@@ -23,18 +22,18 @@ type word struct {
 }
 
 // words are those that clouds publish. The CAs' own lists are secret; these are
-// what the clouds learnt from refusals:
+// what two clouds that sell the same CA's certificates learnt from refusals, as
+// their knowledge bases have it:
 //
-//   - Alibaba Cloud, help.aliyun.com/knowledge_detail/47996, "reasons of failed
-//     reviews", as of 2025-01: live bank banc fund wallet pay lv nuclear pw asia
-//     ban.c alpha test example credit apple ebay trust root amazon android visa
-//     google discover financial wordpress pal hp free SCP.
-//   - Huawei Cloud, support.huaweicloud.com ccm_faq/ccm_01_0193, which sells the
-//     same DigiCert certificates, as of 2024-09: the same without fund, wallet,
+//   - article 47996 of the one, "reasons of failed reviews", as of 2025-01: live
+//     bank banc fund wallet pay lv nuclear pw asia ban.c alpha test example
+//     credit apple ebay trust root amazon android visa google discover financial
+//     wordpress pal hp free SCP.
+//   - article 01_0193 of the other, as of 2024-09: the same without fund, wallet,
 //     pay, nuclear, asia, test; live not as the top-level domain, pw as well;
 //     besides edu iran gov onion.
 //
-// Tencent Cloud shows the same refusal and publishes no list.
+// Others show the same refusal and publish no list.
 var words = []word{
 	{text: "alpha"}, {text: "amazon", inside: true}, {text: "android", inside: true}, {text: "apple", inside: true},
 	{text: "asia", suffix: true}, {text: "ban.c"}, {text: "banc"}, {text: "bank", inside: true}, {text: "credit", inside: true},
@@ -63,10 +62,11 @@ func (w word) in(name string) bool {
 
 // reviewed finds the words in an order's names. Products whose organisation is
 // validated are reviewed by hand anyway.
-func reviewed(r order.Request, product string) []preflight.Finding {
-	if strings.Contains(product, "-ov-") || strings.Contains(product, "-ev-") {
+func (p Planned) reviewed() []preflight.Finding {
+	if p.product().Organisation {
 		return nil
 	}
+	r := p.Request
 	var all []preflight.Finding
 	for _, w := range words {
 		i := slices.IndexFunc(r.Names, w.in)

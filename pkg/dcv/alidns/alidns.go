@@ -1,8 +1,7 @@
 // Package alidns places DNS challenges in zones that Alibaba Cloud DNS hosts
-// (alidns, version 2015-01-09). The key needs alidns:DescribeDomains,
-// AddDomainRecord, DescribeSubDomainRecords and DeleteDomainRecord. With
-// OperateBatchDomain, DescribeBatchResultCount and DescribeBatchResultDetail,
-// too, many records of a zone are added in one call; without them, one by one.
+// (alidns, version 2015-01-09). Calls tells the rights that the key needs. With
+// those that are optional, many records of a zone are added in one call; without
+// them, one by one.
 package alidns
 
 import (

@@ -17,7 +17,7 @@ import (
 func FuzzAnswers(f *testing.F) {
 	const secret = "canary-secret-key-9f2b"
 	issuertest.FuzzAnswers(f, secret, func(url string, permits *permit.Set) (issuer.Flow, []issuertest.Call) {
-		c, err := aliyun.New(aliyun.Config{Endpoint: url, DNSEndpoint: url, AccessKeyID: "LTAItest", AccessKeySecret: secret, Main: "100200", Permits: permits})
+		c, err := aliyun.New(issuer.Access{Endpoint: url, DNSEndpoint: url, KeyID: "LTAItest", Secret: secret, Main: "100200", Permits: permits})
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -40,6 +41,11 @@ type Target struct {
 	// Writes counts the calls that added records, where the solver is to write
 	// several in one. Nil: it is not.
 	Writes func(*testing.T) int
+	// Calls are the documented calls of the provider's API, for each role that
+	// makes them. Nil: it has no API whose calls need a right each.
+	Calls issuer.Calls
+	// Made counts the calls that the solver made, by action, where Calls are known.
+	Made func(*testing.T) map[string]int
 }
 
 // Many is how many names a big test writes: CERTMILL_DNS_NAMES, or few, so that
@@ -51,7 +57,10 @@ func Many() int {
 	return 200
 }
 
-// Run runs the suite, each test at a fresh target.
+// Run runs the suite, each test at a fresh target. Solvers are used by verifiers,
+// which take back what came too late, and by collectors, which put back what
+// another order came to need meanwhile; by submitters only to ask for zones. What
+// any of them calls must stand in the target's Calls as theirs.
 func Run(t *testing.T, start func(*testing.T) Target) {
 	for _, c := range []struct {
 		name string
@@ -66,12 +75,35 @@ func Run(t *testing.T, start func(*testing.T) Target) {
 		{"a name in no zone", noZone},
 		{"two values at each of many names, at the same time", concurrent},
 		{"many names", many},
+		{"the zone of a name", zoneOf},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			target := start(t)
 			target.foreign(t)
 			c.run(t, target)
+			for action := range target.made(t) {
+				target.wantDocumented(t, action, order.Verifier, order.Collector)
+			}
 		})
+	}
+}
+
+func (g Target) made(t *testing.T) map[string]int {
+	t.Helper()
+	if g.Calls == nil {
+		return nil
+	}
+	return g.Made(t)
+}
+
+// wantDocumented wants that an action stands in the documented calls, as one of
+// each of the roles.
+func (g Target) wantDocumented(t *testing.T, action string, roles ...order.Role) {
+	t.Helper()
+	for _, r := range roles {
+		if _, ok := g.Calls.Of(r).Find(action); !ok {
+			t.Errorf("%s was called, and is not documented as a call of the %s", action, r)
+		}
 	}
 }
 
@@ -254,6 +286,23 @@ func noZone(t *testing.T, g Target) {
 		wantKind(t, g.Solver.CleanUp(t.Context(), c), dcv.NoZone)
 	}
 	g.wantMore(t, before, 0)
+}
+
+// zoneOf asks as the pre-flight of submitters does.
+func zoneOf(t *testing.T, g Target) {
+	z, ok := g.Solver.(dcv.Zoner)
+	if !ok {
+		return
+	}
+	zone, err := z.Zone(t.Context(), "_dnsauth.www."+g.Zone)
+	if err != nil || zone != g.Zone {
+		t.Errorf("zone %q, %v; want %q", zone, err, g.Zone)
+	}
+	_, err = z.Zone(t.Context(), "_dnsauth.www.example.org")
+	wantKind(t, err, dcv.NoZone)
+	for action := range g.made(t) {
+		g.wantDocumented(t, action, order.Submitter)
+	}
 }
 
 func concurrent(t *testing.T, g Target) {

@@ -1,8 +1,7 @@
 // Package dnspod places DNS challenges in zones that Tencent's DNSPod hosts
-// (version 2021-03-23). The key needs dnspod:DescribeDomainList, CreateRecord,
-// DescribeRecordList and DeleteRecord. With CreateRecordBatch, DeleteRecordBatch
-// and DescribeBatchTask, too, many records of a zone are written in one call;
-// without them, one by one.
+// (version 2021-03-23). Calls tells the rights that the key needs. With those that
+// are optional, many records of a zone are written in one call; without them, one
+// by one.
 package dnspod
 
 import (

@@ -1,6 +1,7 @@
 package hook_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -270,6 +271,39 @@ func TestProgramAnswers(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatal("its child runs on")
+		}
+	}
+}
+
+// TestProgramBesideAZoneOverWhichItHangs: another zone's records are placed.
+func TestProgramBesideAZoneOverWhichItHangs(t *testing.T) {
+	began := filepath.Join(t.TempDir(), "began")
+	s, err := hook.NewProgram(hook.ProgramConfig{Timeout: time.Hour, Zones: []string{"dark.example", "*"},
+		Command: []string{script(t, `case "$(cat)" in *dark.example*) echo >> "$1"; sleep 600;; esac`), began}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var crowd sync.WaitGroup
+	defer crowd.Wait()
+	defer stop()
+	for range 40 {
+		crowd.Go(func() { _ = s.Present(ctx, order.Challenge{Type: "TXT", Host: "a.dark.example", Value: "v"}) })
+	}
+	for data := ""; len(data) < 8; time.Sleep(5 * time.Millisecond) { // so many programs hang
+		read, _ := os.ReadFile(began)
+		data = string(read)
+	}
+	for i := range 10 {
+		ended := make(chan error, 1)
+		go func() { ended <- s.Present(ctx, order.Challenge{Type: "TXT", Host: "a.clear.example", Value: "v"}) }()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("record %d of another zone is not placed", i)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package hook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"golang.org/x/net/publicsuffix"
 
 	"github.com/certmill/certmill/pkg/dcv"
 )
@@ -27,8 +30,9 @@ type ProgramConfig struct {
 	Timeout time.Duration // of one run; default 60 s
 }
 
-// atOnce bounds how many programs run at the same time.
-const atOnce = 8
+// atOnce bounds how many programs run at the same time; for one zone, half as
+// many.
+const atOnce = 16
 
 // NewProgram returns the solver. Nothing is run.
 func NewProgram(cfg ProgramConfig) (dcv.Solver, error) {
@@ -41,22 +45,21 @@ func NewProgram(cfg ProgramConfig) (dcv.Solver, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = time.Minute
 	}
-	p := program{cfg: cfg, places: make(chan struct{}, atOnce)}
+	p := program{cfg: cfg, places: dcv.NewPlaces(atOnce)}
 	return newSolver(cfg.Zones, p.ask), nil
 }
 
 type program struct {
 	cfg    ProgramConfig
-	places chan struct{}
+	places *dcv.Places // by zone: that the program hangs over one need not hold up others
 }
 
 func (p program) ask(ctx context.Context, r request) error {
-	select {
-	case p.places <- struct{}{}:
-		defer func() { <-p.places }()
-	case <-ctx.Done():
-		return ctx.Err()
+	leave, err := p.places.Take(ctx, cmp.Or(r.Zone, domain(r.Name)))
+	if err != nil {
+		return err
 	}
+	defer leave()
 	in, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -78,6 +81,15 @@ func (p program) ask(ctx context.Context, r request) error {
 		}
 	}
 	return failed
+}
+
+// domain is the registrable one in which a name lies, where no zone was
+// configured.
+func domain(name string) string {
+	if d, err := publicsuffix.EffectiveTLDPlusOne(name); err == nil {
+		return d
+	}
+	return name
 }
 
 // command is in a process group of its own: what the program has started ends

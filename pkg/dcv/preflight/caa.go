@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/issuer"
 )
 
 // policy is the CAA record set of one name.
@@ -24,7 +25,7 @@ var errBogus = errors.New("not validated")
 // lookup asks the resolver for the CAA records of one name. It follows CNAMEs,
 // as the CA does (RFC 8659, 3).
 func (c *Checker) lookup(ctx context.Context, name string) (policy, error) {
-	return c.caa.get(ctx, name, c.now(), func() (policy, error) {
+	return c.caa.Get(ctx, name, learnt, func(ctx context.Context) (policy, error) {
 		q := dcv.Question{Name: name, Type: dns.TypeCAA}
 		m, err := c.dns.Resolve(ctx, q)
 		if err != nil {
@@ -73,8 +74,7 @@ func (c *Checker) allowed(ctx context.Context, s Subject, base string, wild bool
 	if err != nil {
 		return []Finding{c.unseen(ctx, "CAA of "+asked, err)}
 	}
-	ca, known := CAOf(s.Product)
-	f, bad := p.judge(ca, known, s.Product, wild)
+	f, bad := p.judge(s.Product, wild)
 	if !bad {
 		return nil
 	}
@@ -84,8 +84,9 @@ func (c *Checker) allowed(ctx context.Context, s Subject, base string, wild bool
 	return []Finding{f}
 }
 
-// judge applies the record set to one CA.
-func (p policy) judge(ca CA, known bool, product string, wild bool) (Finding, bool) {
+// judge applies the record set to the CA of a product.
+func (p policy) judge(product issuer.Product, wild bool) (Finding, bool) {
+	ca, known := product.CA, product.CA.Name != ""
 	if tag := p.criticalUnknown(); tag != "" {
 		return Finding{Level: Error, Kind: CAA, What: fmt.Sprintf("CAA of %s has the critical property %q, which CAs that do not know it must answer by refusing", p.at, tag),
 			Do: "remove it, or clear its critical flag (128)"}, true
@@ -104,7 +105,7 @@ func (p policy) judge(ca CA, known bool, product string, wild bool) (Finding, bo
 		return Finding{Level: Error, Kind: CAA, What: fmt.Sprintf("CAA of %s forbids every CA%s", p.at, kindOf(tag)),
 			Do: fmt.Sprintf("add 0 %s with the CA of the product to it", tag)}, true
 	}
-	return Finding{Level: Warning, Kind: CAA, What: fmt.Sprintf("CAA of %s allows only %s%s, and which CA issues %s is not known", p.at, allowed(issuers), kindOf(tag), named(product)),
+	return Finding{Level: Warning, Kind: CAA, What: fmt.Sprintf("CAA of %s allows only %s%s, and which CA issues %s is not known", p.at, allowed(issuers), kindOf(tag), named(product.Code)),
 		Do: fmt.Sprintf("ask the cloud which CA issues it, and add 0 %s with its name if it is missing", tag)}, true
 }
 

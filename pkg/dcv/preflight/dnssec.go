@@ -29,7 +29,7 @@ type verdict struct {
 // validate (RFC 4035, 3.2.2) does not validate for the CA either. A resolver
 // that does not validate sees none of that.
 func (c *Checker) chain(ctx context.Context, z dcv.Zone) []Finding {
-	found, err := c.chains.get(ctx, z.Name, c.now(), func() ([]verdict, error) { return c.link(ctx, z) })
+	found, err := c.chains.Get(ctx, z.Name, learnt, func(ctx context.Context) ([]verdict, error) { return c.link(ctx, z) })
 	if err != nil {
 		return []Finding{c.unseen(ctx, "DNSSEC of "+z.Name, err)}
 	}

@@ -35,7 +35,7 @@ type domain struct {
 // domain asks the resolver whether a domain is there, and who serves it. It asks
 // without validation: broken signatures are a finding of their own.
 func (c *Checker) domain(ctx context.Context, apex string) (domain, error) {
-	return c.domains.get(ctx, apex, c.now(), func() (domain, error) {
+	return c.domains.Get(ctx, apex, learnt, func(ctx context.Context) (domain, error) {
 		m, err := c.dns.Resolve(ctx, dcv.Question{Name: apex, Type: dns.TypeSOA, Unchecked: true})
 		switch {
 		case err != nil:
@@ -75,8 +75,7 @@ type place struct {
 	loops bool   // the CNAMEs do not end
 }
 
-// challengeLabel is where both clouds put their records, below the name
-// (DescribeCertificateState's RecordDomain, DescribeCertificate's DvAuthKey).
+// challengeLabel is where the clouds put their records, below the name.
 const challengeLabel = "_dnsauth."
 
 // maxHops bounds referrals and CNAMEs.
@@ -86,7 +85,7 @@ const maxHops = 8
 // record would be. Only authoritative servers are asked: a resolver would
 // remember that there is nothing at the name yet.
 func (c *Checker) find(ctx context.Context, d domain, host string) (place, error) {
-	return c.places.get(ctx, host, c.now(), func() (place, error) {
+	return c.places.Get(ctx, host, learnt, func(ctx context.Context) (place, error) {
 		p := place{zone: d.zone}
 		for range maxHops {
 			m, err := c.ask(ctx, p.zone, dcv.Question{Name: host, Type: dns.TypeCNAME})
@@ -174,7 +173,7 @@ func (c *Checker) place(ctx context.Context, s Subject, d domain, base string) [
 	if s.Zones == nil {
 		return all
 	}
-	zone, err := c.zones.get(ctx, s.Account+" "+p.zone.Name, c.now(), func() (string, error) { return s.Zones.Zone(ctx, p.zone.Name) })
+	zone, err := c.zones.Get(ctx, s.Account+" "+p.zone.Name, learnt, func(ctx context.Context) (string, error) { return s.Zones.Zone(ctx, p.zone.Name) })
 	switch {
 	case errors.Is(err, dcv.ErrZonesUnknown):
 	case errors.Is(err, dcv.NoZone):

@@ -18,6 +18,8 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/memo"
 )
 
 // Level is how sure it is that an order will not be issued.
@@ -103,10 +105,10 @@ var _ DNS = (*dcv.Looker)(nil)
 // Subject is one order as the checker needs it.
 type Subject struct {
 	Order   string
-	Names   []string // A-labels
-	Product string   // tells the CA
-	Records bool     // control is proved by DNS records
-	Account string   // label, for sentences; its zones are the solver's
+	Names   []string       // A-labels
+	Product issuer.Product // tells the CA
+	Records bool           // control is proved by DNS records
+	Account string         // label, for sentences; its zones are the solver's
 	// Zones tells the zones in which the account's solver can write; nil: not
 	// looked at.
 	Zones dcv.Zoner
@@ -119,17 +121,18 @@ type Checker struct {
 	parallel int
 	now      func() time.Time
 
-	domains memo[domain]
-	chains  memo[[]verdict]
-	caa     memo[policy]
-	places  memo[place]
-	zones   memo[string]
+	domains memo.Memo[domain]
+	chains  memo.Memo[[]verdict]
+	caa     memo.Memo[policy]
+	places  memo.Memo[place]
+	zones   memo.Memo[string]
 }
 
-const (
-	parallel = 16              // names that are looked at at the same time
-	life     = 2 * time.Minute // how long what was learnt holds
-)
+const parallel = 16 // names that are looked at at the same time
+
+// learnt is how long what was learnt holds. Errors hold as long: a name server
+// that is down would cost its time-out for every name.
+var learnt = memo.Keep{Answer: 2 * time.Minute, Failure: 2 * time.Minute}
 
 // New returns a checker.
 func New(d DNS) *Checker { return &Checker{dns: d, parallel: parallel, now: time.Now} }

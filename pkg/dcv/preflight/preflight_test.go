@@ -2,7 +2,6 @@ package preflight
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/issuer"
 )
 
 // hosted are the zones of a solver.
@@ -29,7 +29,7 @@ func (h hosted) Zone(_ context.Context, host string) (string, error) {
 }
 
 func subject(names ...string) Subject {
-	return Subject{Order: "o-1", Names: names, Product: "symantec-dv-1-starter", Records: true, Account: "ali"}
+	return Subject{Order: "o-1", Names: names, Product: issuer.Product{Code: "symantec-dv-1-starter", CA: issuer.DigiCert}, Records: true, Account: "ali"}
 }
 
 // only returns the single finding, or fails.
@@ -112,17 +112,22 @@ func TestUnknownBrand(t *testing.T) {
 	w.zone("nobody.cn", `nobody.cn CAA 0 issue ";"`)
 	w.zone("open.cn")
 	s := subject("some.cn")
-	s.Product = ""
+	s.Product = issuer.Product{}
 	checker := w.checker()
 	f := only(t, checker.Check(t.Context(), []Subject{s}))
 	if f.Level != Warning || f.What != "CAA of some.cn allows only a.example, letsencrypt.org, and which CA issues the account's certificates is not known" {
+		t.Errorf("%+v", f)
+	}
+	s.Product.Code = "other-dv"
+	if f := only(t, checker.Check(t.Context(), []Subject{s})); f.Level != Warning || !strings.HasSuffix(f.What, "and which CA issues product other-dv is not known") {
 		t.Errorf("%+v", f)
 	}
 	s.Names = []string{"nobody.cn"}
 	if f := only(t, checker.Check(t.Context(), []Subject{s})); f.Level != Error || f.What != "CAA of nobody.cn forbids every CA" {
 		t.Errorf("%+v", f)
 	}
-	s.Product, s.Names = "cfca-ov-1-personal", []string{"some.cn"} // known, but not for certain
+	s.Product.CA = issuer.CA{Name: "CFCA", Identities: []string{"cfca.com.cn"}, Unread: true} // known, but not for certain
+	s.Names = []string{"some.cn"}
 	if f := only(t, checker.Check(t.Context(), []Subject{s})); f.Level != Warning || f.What != "CAA of some.cn seems to forbid cfca.com.cn" {
 		t.Errorf("%+v", f)
 	}
@@ -133,19 +138,6 @@ func TestUnknownBrand(t *testing.T) {
 	s.Names = []string{"open.cn"}
 	if found := checker.Check(t.Context(), []Subject{s}); len(found) > 0 {
 		t.Errorf("%+v", found)
-	}
-}
-
-func TestBrands(t *testing.T) {
-	for product, want := range map[string]string{
-		"digicert-free-1-free": "digicert.com", "symantec-ov-w-personal": "digicert.com", "geotrust-dv-1-starter": "digicert.com",
-		"globalsign-dv-w-advanced": "globalsign.com", "cfca-ev-w-advanced": "cfca.com.cn", "83": "trust-provider.com",
-		"": "", "other-dv": "",
-	} {
-		ca, known := CAOf(product)
-		if known != (want != "") || known && ca.Identities[0] != want {
-			t.Errorf("%q: %+v, %v", product, ca, known)
-		}
 	}
 }
 
@@ -394,36 +386,5 @@ func TestGroup(t *testing.T) {
 	want := "error d [2 3]\nerror c [1]\nwarning w [1 2 3]\nadvice p [1 2 3 4]"
 	if s := strings.Join(lines, "\n"); s != want {
 		t.Errorf("got\n%s\nwant\n%s", s, want)
-	}
-}
-
-// TestMemo: an asker that gives up leaves nothing behind, and who waits for it
-// asks anew.
-func TestMemo(t *testing.T) {
-	var m memo[int]
-	ctx, stop := context.WithCancel(t.Context())
-	asking := make(chan struct{})
-	go func() {
-		_, _ = m.get(ctx, "k", time.Now(), func() (int, error) { close(asking); <-ctx.Done(); return 0, ctx.Err() })
-	}()
-	<-asking
-	got := make(chan int)
-	go func() {
-		v, err := m.get(t.Context(), "k", time.Now(), func() (int, error) { return 7, nil })
-		if err != nil {
-			t.Error(err)
-		}
-		got <- v
-	}()
-	stop()
-	if v := <-got; v != 7 {
-		t.Errorf("got %d", v)
-	}
-	later := time.Now().Add(life)
-	if v, _ := m.get(t.Context(), "k", time.Now(), func() (int, error) { return 8, nil }); v != 7 {
-		t.Errorf("asked again: %d", v)
-	}
-	if _, err := m.get(t.Context(), "k", later, func() (int, error) { return 0, errors.New("down") }); err == nil {
-		t.Error("too old, and still known")
 	}
 }

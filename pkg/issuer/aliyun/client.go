@@ -1,5 +1,5 @@
 // Package aliyun speaks to Alibaba Cloud: Certificate Management Service (CAS,
-// versions 2018-07-13 and 2020-04-07) as flows of package issuer, and any other
+// versions 2018-07-13 and 2020-04-07) and STS as an issuer.Cloud, and any other
 // RPC product, such as alidns, through Client.Call.
 //
 // The wire is the vendor's SDK v1. It has no context, is not safe for
@@ -8,12 +8,11 @@
 package aliyun
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -25,31 +24,16 @@ import (
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/responses"
 
 	"github.com/certmill/certmill/pkg/issuer"
-	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
 )
-
-// Config is how one main account is reached. Endpoints are scheme, host and
-// port; the RPC protocol knows no path.
-type Config struct {
-	Endpoint        string       // CAS; default https://cas.aliyuncs.com
-	DNSEndpoint     string       // alidns; default https://alidns.aliyuncs.com
-	AccessKeyID     string       // required
-	AccessKeySecret order.Secret // required
-	SecurityToken   order.Secret // with STS credentials
-	Region          string       // default cn-hangzhou
-	Main            string       // main account: what limits are keyed by; required
-	Permits         *permit.Set  // required
-
-	TLS   *tls.Config // nil: the system's roots
-	Proxy *url.URL    // nil: none; the environment is not asked
-}
 
 // Client makes calls with one access key. It is safe for concurrent use.
 type Client struct {
 	caller    issuer.Caller
 	endpoints map[string]endpoint // by product, lower case
 	region    string
+	product   string                 // of orders that name none; empty: the vendor's default
+	csrSANs   bool                   // see issuer.Access
 	key       func() auth.Credential // a func, so that printing a Client shows no secret
 	scrub     *strings.Replacer
 	transport *issuer.Transport
@@ -57,51 +41,59 @@ type Client struct {
 
 type endpoint struct{ scheme, host string }
 
-// New checks the config and returns a client; nothing is sent. It refuses to
-// work while the environment variable DEBUG contains "sdk": the vendor's SDK
-// then prints whole answers, private keys included.
-func New(cfg Config) (*Client, error) {
+var _ issuer.Cloud = (*Client)(nil)
+
+// domain is where the vendor's own endpoints are.
+const domain = "aliyuncs.com"
+
+// New checks how the account is reached and returns a client; nothing is sent.
+// Endpoints are without a path, which the RPC protocol does not know; the region
+// is cn-hangzhou if none is named. New refuses to work while the environment
+// variable DEBUG contains "sdk": the vendor's SDK then prints whole answers,
+// private keys included.
+func New(a issuer.Access) (*Client, error) {
 	if strings.Contains(os.Getenv("DEBUG"), "sdk") {
 		return nil, errors.New("aliyun: the environment has DEBUG=sdk, which makes the SDK print private keys; unset it")
 	}
-	if cfg.AccessKeyID == "" || cfg.AccessKeySecret == "" || cfg.Main == "" || cfg.Permits == nil {
-		return nil, errors.New("aliyun: AccessKeyID, AccessKeySecret, Main and Permits are required")
+	if err := a.Check(); err != nil {
+		return nil, fmt.Errorf("aliyun: %w", err)
 	}
-	cas, err := parseEndpoint(cfg.Endpoint, "https://cas.aliyuncs.com")
+	endpoints, err := endpointsOf(a)
 	if err != nil {
 		return nil, err
-	}
-	dns, err := parseEndpoint(cfg.DNSEndpoint, "https://alidns.aliyuncs.com")
-	if err != nil {
-		return nil, err
-	}
-	if cfg.Region == "" {
-		cfg.Region = "cn-hangzhou"
 	}
 	return &Client{
-		caller:    issuer.Caller{Main: cfg.Main, Permits: cfg.Permits},
-		endpoints: map[string]endpoint{"cas": cas, "alidns": dns},
-		region:    cfg.Region,
-		key:       credential(cfg),
-		scrub:     scrubber(cfg),
+		caller:    issuer.Caller{Main: a.Main, Permits: a.Permits},
+		endpoints: endpoints,
+		region:    cmp.Or(a.Region, "cn-hangzhou"),
+		product:   a.Product,
+		csrSANs:   a.CSRSANs,
+		key:       credential(a),
+		scrub:     scrubber(a),
 		transport: issuer.NewTransport(issuer.TransportOptions{
-			Identify: identify(cfg.Main), Stamp: stamp, TLS: cfg.TLS, Proxy: cfg.Proxy}),
+			Identify: identify(a.Main), Stamp: stamp, Free: calls.Free(), TLS: a.TLS, Proxy: a.Proxy}),
 	}, nil
 }
 
-func parseEndpoint(s, standard string) (endpoint, error) {
-	if s == "" {
-		s = standard
+// endpointsOf are the endpoints by product.
+func endpointsOf(a issuer.Access) (map[string]endpoint, error) {
+	all := map[string]endpoint{}
+	for product, at := range map[string]string{
+		"cas":    cmp.Or(a.Endpoint, "https://cas."+domain),
+		"alidns": cmp.Or(a.DNSEndpoint, "https://alidns."+domain),
+		"sts":    cmp.Or(a.IdentityEndpoint, issuer.ServiceAt(a.Endpoint, domain, "https://sts."+domain)),
+	} {
+		u, err := issuer.ParseEndpoint(at)
+		if err != nil {
+			return nil, fmt.Errorf("aliyun: %w", err)
+		}
+		all[product] = endpoint{scheme: strings.ToUpper(u.Scheme), host: u.Host}
 	}
-	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || strings.Trim(u.Path, "/") != "" || u.User != nil {
-		return endpoint{}, fmt.Errorf("aliyun: endpoint %q is not http(s)://host[:port]", s)
-	}
-	return endpoint{scheme: strings.ToUpper(u.Scheme), host: u.Host}, nil
+	return all, nil
 }
 
-func credential(cfg Config) func() auth.Credential {
-	id, secret, token := cfg.AccessKeyID, cfg.AccessKeySecret, cfg.SecurityToken
+func credential(a issuer.Access) func() auth.Credential {
+	id, secret, token := a.KeyID, a.Secret, a.Token
 	return func() auth.Credential {
 		if token != "" {
 			return credentials.NewStsTokenCredential(id, secret.Reveal(), token.Reveal())
@@ -112,10 +104,10 @@ func credential(cfg Config) func() auth.Credential {
 
 // scrubber removes what identifies the key from messages of the cloud, which
 // repeats the request in some of them.
-func scrubber(cfg Config) *strings.Replacer {
-	pairs := []string{cfg.AccessKeySecret.Reveal(), "[redacted]", cfg.AccessKeyID, "[access key]"}
-	if cfg.SecurityToken != "" {
-		pairs = append(pairs, cfg.SecurityToken.Reveal(), "[redacted]")
+func scrubber(a issuer.Access) *strings.Replacer {
+	pairs := []string{a.Secret.Reveal(), "[redacted]", a.KeyID, "[access key]"}
+	if a.Token != "" {
+		pairs = append(pairs, a.Token.Reveal(), "[redacted]")
 	}
 	return strings.NewReplacer(pairs...)
 }
@@ -153,9 +145,9 @@ func stamp(r *http.Request) (time.Time, error) {
 }
 
 // Call sends one request and fills resp. It waits for the permit of the
-// request's action unless ctx carries a live one, ends at the permit's
-// deadline, and never sends twice; the endpoint follows from the request's
-// product (cas, Alidns). Requests must be POST, which is not the default of
+// request's action unless ctx carries a live one or the action is free, ends at
+// the permit's deadline, and never sends twice; the endpoint follows from the
+// request's product (cas, Alidns, sts). Requests must be POST, which is not the default of
 // requests.NewCommonRequest, and are used up by the call.
 //
 // The error is *issuer.Error. A clear answer is HTTP 2xx with a RequestId and
@@ -169,7 +161,11 @@ func (c *Client) Call(ctx context.Context, req requests.AcsRequest, resp respons
 	if !ok {
 		return &issuer.Error{Kind: issuer.Rejected, Action: req.GetActionName(), Message: fmt.Sprintf("no endpoint for product %q", req.GetProduct())}
 	}
-	return c.caller.Do(ctx, req.GetActionName(), func(ctx context.Context) error {
+	do := c.caller.Do
+	if known, _ := calls.Find(req.GetActionName()); known.Free {
+		do = c.caller.Free
+	}
+	return do(ctx, req.GetActionName(), func(ctx context.Context) error {
 		return c.verdict(ctx, resp, c.send(ctx, at, req, resp))
 	})
 }
@@ -198,18 +194,3 @@ type bound struct {
 func (b bound) RoundTrip(r *http.Request) (*http.Response, error) {
 	return b.next.RoundTrip(r.WithContext(b.ctx))
 }
-
-// Package returns the flow of package plans, CreateCertificateForPackageRequest.
-func (c *Client) Package() issuer.Flow {
-	return &packages{c: c, action: "CreateCertificateForPackageRequest"}
-}
-
-// CSR returns the flow of package plans for a CSR of the user's,
-// CreateCertificateWithCsrRequest. All but Submit is the same as in Package.
-func (c *Client) CSR() issuer.Flow {
-	return &packages{c: c, action: "CreateCertificateWithCsrRequest"}
-}
-
-// Instance returns the flow of single instances that were bought already,
-// CreateDVOrderAudit.
-func (c *Client) Instance() issuer.Flow { return &instances{c} }

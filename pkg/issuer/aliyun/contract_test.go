@@ -24,6 +24,7 @@ import (
 
 const (
 	simKey, simSecret = "LTAIcontract", "canary-contract-secret-51c7"
+	simUID            = "100200"
 	plenty, scarce    = "geotrust-dv-1-starter", "globalsign-dv-1-personal"
 )
 
@@ -39,24 +40,31 @@ type simulated struct {
 
 func startSim(t *testing.T) *simulated {
 	t.Helper()
-	account := cloudsim.Account{Cloud: "aliyun", UID: "100200", AccessKeyID: simKey, AccessKeySecret: simSecret,
+	account := cloudsim.Account{Cloud: "aliyun", UID: simUID, AccessKeyID: simKey, AccessKeySecret: simSecret,
 		Products: map[string]int{plenty: 100, scarce: 1}}
 	for n := range 120 { // more than a page
 		account.Instances = append(account.Instances, cloudsim.Instance{ID: fmt.Sprintf("cas-cn-contract%03d", n)})
 	}
-	sim, err := cloudsim.Start(context.WithoutCancel(t.Context()), cloudsim.Config{
+	return &simulated{sim: startAccount(t, account, func(*cloudsim.Config) {})}
+}
+
+func startAccount(t *testing.T, account cloudsim.Account, change func(*cloudsim.Config)) *cloudsim.Sim {
+	t.Helper()
+	cfg := cloudsim.Config{
 		Accounts: []cloudsim.Account{account}, Limits: map[string]int{"default": 1000},
 		ChallengeDelay: cloudsim.Between(0, 200*time.Millisecond), IssueDelay: cloudsim.Between(0, 200*time.Millisecond),
 		CheckInterval: cloudsim.Duration(50 * time.Millisecond), ListLag: cloudsim.Between(0, 300*time.Millisecond),
 		DNSLag: cloudsim.Between(0, 50*time.Millisecond), Latency: cloudsim.Between(time.Millisecond, 10*time.Millisecond),
 		MaxShowSize: 40, // less than the flow asks for
 		CloudKey:    "p256", Logger: slog.New(slog.DiscardHandler),
-	})
+	}
+	change(&cfg)
+	sim, err := cloudsim.Start(context.WithoutCancel(t.Context()), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sim.Close() })
-	return &simulated{sim: sim}
+	return sim
 }
 
 // ask makes a call past proxy and flow.
@@ -130,42 +138,45 @@ func (s *simulated) submitted(t *testing.T) int {
 // TestContract runs the contract against cloudsim, which knows the
 // vendor's documents and nothing of this client.
 func TestContract(t *testing.T) {
-	for name, flow := range map[string]func(*aliyun.Client) issuer.Flow{
-		"package": (*aliyun.Client).Package, "package with CSR": (*aliyun.Client).Package,
-		"csr": (*aliyun.Client).CSR, "instance": (*aliyun.Client).Instance,
+	ways := map[string]func(*testing.T) issuertest.Subject{}
+	for name, action := range map[string]string{
+		"package": "CreateCertificateForPackageRequest", "package with CSR": "CreateCertificateForPackageRequest",
+		"csr": "CreateCertificateWithCsrRequest", "instance": "CreateDVOrderAudit",
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			issuertest.Run(t, func(t *testing.T) issuertest.Subject { return simulatedSubject(t, name, flow) })
-		})
+		ways[name] = func(t *testing.T) issuertest.Subject { return simulatedSubject(t, name, action) }
 	}
+	issuertest.Run(t, issuertest.Vendor{Ways: ways, Routes: routed, Products: products})
 }
 
-func simulatedSubject(t *testing.T, name string, flow func(*aliyun.Client) issuer.Flow) issuertest.Subject {
+// dialect is what a proxy has to know of the wire.
+var dialect = issuertest.Dialect{
+	Action: func(r *http.Request) string { return r.URL.Query().Get("Action") },
+	Throttle: func(w http.ResponseWriter) {
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprint(w, code("Throttling.User"))
+	},
+	Unknown: func(w http.ResponseWriter) {
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, code("InvalidAction.NotFound"))
+	},
+}
+
+func simulatedSubject(t *testing.T, name, action string) issuertest.Subject {
 	const deadline = 500 * time.Millisecond
 	s := startSim(t)
-	proxy := issuertest.Between(t, s.sim.AliyunURL(), func(r *http.Request) string { return r.URL.Query().Get("Action") },
-		func(w http.ResponseWriter) {
-			w.WriteHeader(http.StatusBadRequest)
-			fmt.Fprint(w, code("Throttling.User"))
-		})
-	at := func(url string, secret order.Secret) issuer.Flow {
-		c, err := aliyun.New(aliyun.Config{Endpoint: url, DNSEndpoint: url, AccessKeyID: simKey, AccessKeySecret: secret,
-			Main: "100200", Permits: permits(deadline)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return flow(c)
-	}
+	proxy := issuertest.Between(t, s.sim.AliyunURL(), dialect)
 	subject := issuertest.Subject{
-		Flow: at(proxy.URL, simSecret), Secret: simSecret, Deadline: deadline,
+		Open: func(a issuer.Access) (issuer.Cloud, error) { return aliyun.New(a) },
+		Access: issuer.Access{Endpoint: proxy.URL, DNSEndpoint: proxy.URL, KeyID: simKey, Secret: simSecret,
+			Main: simUID, Permits: permits(deadline)},
+		Deadline:    deadline,
+		Identity:    issuer.Identity{Main: simUID, Caller: simUID, Kind: "Account"},
+		Action:      action,
 		Application: func(t *testing.T) issuer.Application { return s.apply(t, name) },
 		Place:       s.place,
 		Fault:       func(_ *testing.T, action string, f issuertest.Fault) { proxy.Fail(action, f) },
 		Submitted:   s.submitted,
-		Calls:       func(_ *testing.T, action string) int { return proxy.Calls(action) },
-		WrongSecret: func(*testing.T) issuer.Flow { return at(proxy.URL, simSecret+"x") },
-		Unreachable: func(*testing.T) issuer.Flow { return at("http://127.0.0.1:1", simSecret) },
+		Calls:       func(*testing.T) map[string]int { return proxy.Calls() },
 	}
 	if name != "instance" {
 		subject.Exhausted = func(t *testing.T) issuer.Application {
@@ -176,4 +187,59 @@ func simulatedSubject(t *testing.T, name string, flow func(*aliyun.Client) issue
 		}
 	}
 	return subject
+}
+
+var (
+	one     = order.Request{Names: []string{"www.example.com"}}
+	several = order.Request{Names: []string{"www.example.com", "api.example.com"}}
+	long    = order.Request{Names: []string{strings.Repeat("a", 53) + ".example.com"}} // 65 characters
+)
+
+// with is a request with more.
+func with(r order.Request, change func(*order.Request)) order.Request {
+	change(&r)
+	return r
+}
+
+func csr(r *order.Request) { r.CSR = csrPEM }
+
+func proved(a *issuer.Access) { a.CSRSANs = true }
+
+var (
+	applicant = []string{"name", "email", "phone"}
+	located   = []string{"name", "email", "phone", "province", "city"}
+)
+
+const usual = "digicert-free-1-free"
+
+var routed = []issuertest.Routed{
+	{Name: "one name", Request: one, Action: "CreateCertificateForPackageRequest", CSR: issuer.FirstNameCSR, Product: usual},
+	{Name: "a name that is too long for a CN", Request: long, Action: "CreateCertificateForPackageRequest", CSR: issuer.NoCSR, Product: usual},
+	{Name: "several names", Request: several, Action: "CreateCertificateForPackageRequest", CSR: issuer.NoCSR, Product: usual},
+	{Name: "several names, SANs proved", Request: several, Account: proved, Action: "CreateCertificateForPackageRequest", CSR: issuer.AllNamesCSR, Product: usual},
+	{Name: "product", Request: with(one, func(r *order.Request) { r.Product = "geotrust-dv-1-starter" }),
+		Account: func(a *issuer.Access) { a.Product = "cfca-ev-w-advanced" },
+		Action:  "CreateCertificateForPackageRequest", CSR: issuer.FirstNameCSR, Product: "geotrust-dv-1-starter"},
+	{Name: "product of the account", Request: one, Account: func(a *issuer.Access) { a.Product = "cfca-ev-w-advanced" },
+		Action: "CreateCertificateForPackageRequest", CSR: issuer.FirstNameCSR, Product: "cfca-ev-w-advanced"},
+	{Name: "CSR", Request: with(one, csr), Action: "CreateCertificateWithCsrRequest", CSR: issuer.GivenCSR, Product: usual, Needs: applicant},
+	{Name: "CSR, and the CA validates an organisation", Request: with(one, func(r *order.Request) { csr(r); r.Product = "globalsign-ov-1-personal" }),
+		Action: "CreateCertificateForPackageRequest", CSR: issuer.GivenCSR, Product: "globalsign-ov-1-personal"},
+	{Name: "CSR for several names", Request: with(several, csr), Refused: []string{"CN", "csr_sans: true", "one order per name"}},
+	{Name: "CSR for several names, SANs proved", Request: with(several, csr), Account: proved,
+		Action: "CreateCertificateWithCsrRequest", CSR: issuer.GivenCSR, Product: usual, Needs: applicant},
+	{Name: "instance", Request: with(several, func(r *order.Request) { r.Resource = "cas-cn-68n1mm16abcd" }), Action: "CreateDVOrderAudit", Needs: located},
+	{Name: "any instance", Request: with(one, func(r *order.Request) { r.Resource = order.AnyResource }), Account: proved, Action: "CreateDVOrderAudit", Needs: located},
+	{Name: "instance and CSR", Request: with(one, func(r *order.Request) { r.Resource, r.CSR = order.AnyResource, csrPEM }),
+		Refused: []string{"no field for it", "leave the csr out", "by product"}},
+}
+
+var products = []issuer.Product{
+	{Code: ""},
+	{Code: usual, CA: issuer.DigiCert},
+	{Code: "symantec-free-1-free", CA: issuer.DigiCert},
+	{Code: "Geotrust-DV-w-starter", CA: issuer.DigiCert, Several: true},
+	{Code: "globalsign-ov-w-advanced", CA: issuer.GlobalSign, Organisation: true, Several: true},
+	{Code: "cfca-ev-w-advanced", CA: issuer.CA{Name: "CFCA", Identities: []string{"cfca.com.cn"}, Unread: true}, Organisation: true, Several: true},
+	{Code: "wosign-dv-1-starter", Several: true}, // not documented: no CA is known
 }

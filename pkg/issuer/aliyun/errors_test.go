@@ -135,14 +135,14 @@ func TestSignatureErrorsKeepTheirReason(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	good := aliyun.Config{AccessKeyID: "a", AccessKeySecret: "b", Main: "m", Permits: permits(time.Second)}
+	good := issuer.Access{KeyID: "a", Secret: "b", Main: "m", Permits: permits(time.Second)}
 	if _, err := aliyun.New(good); err != nil {
 		t.Fatal(err)
 	}
-	for _, change := range []func(*aliyun.Config){
-		func(c *aliyun.Config) { c.AccessKeyID = "" }, func(c *aliyun.Config) { c.AccessKeySecret = "" },
-		func(c *aliyun.Config) { c.Main = "" }, func(c *aliyun.Config) { c.Permits = nil },
-		func(c *aliyun.Config) { c.Endpoint = "cas.aliyuncs.com" }, func(c *aliyun.Config) { c.DNSEndpoint = "https://h/path" },
+	for _, change := range []func(*issuer.Access){
+		func(c *issuer.Access) { c.KeyID = "" }, func(c *issuer.Access) { c.Secret = "" },
+		func(c *issuer.Access) { c.Main = "" }, func(c *issuer.Access) { c.Permits = nil },
+		func(c *issuer.Access) { c.Endpoint = "cas.aliyuncs.com" }, func(c *issuer.Access) { c.DNSEndpoint = "https://h/path" },
 	} {
 		bad := good
 		change(&bad)
@@ -159,8 +159,8 @@ func TestNewRefuses(t *testing.T) {
 // TestCallServesOtherProducts: the DNS solver uses the same client.
 func TestCallServesOtherProducts(t *testing.T) {
 	cas := serve(t, 500, text("not here"))
-	dns := issuertest.Record(t, `{"RequestId":"R1","RecordId":"893877010245666816"}`)
-	c, err := aliyun.New(aliyun.Config{Endpoint: cas, DNSEndpoint: dns.URL, AccessKeyID: "a", AccessKeySecret: secret, Main: "m", Permits: permits(time.Second)})
+	dns := issuertest.Record(t, `{"RequestId":"R1","RecordId":"893877010245666816"}`, steady)
+	c, err := aliyun.New(issuer.Access{Endpoint: cas, DNSEndpoint: dns.URL, KeyID: "a", Secret: secret, Main: "m", Permits: permits(time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestCallUsesThePermitInTheContext(t *testing.T) {
 	set := permit.NewSet(func(permit.Key) permit.Limit {
 		return permit.Limit{Calls: 1, Period: time.Minute, Deadline: time.Second}
 	})
-	rec := issuertest.Record(t, `{"RequestId":"R1","Type":"process"}`)
+	rec := issuertest.Record(t, `{"RequestId":"R1","Type":"process"}`, steady)
 	c := client(t, rec.URL, set)
 	ctx, _, err := set.Wait(t.Context(), permit.Key{Account: "100200", Action: "DescribeCertificateState"})
 	if err != nil {

@@ -21,21 +21,28 @@ var (
 	_ issuer.AllLister = (*instances)(nil)
 )
 
-func (i *instances) Action() string { return "CreateDVOrderAudit" }
+func (i *instances) Action() string { return dvAudit }
 
 // Spends is false: one instance is one application, so the call is safe to
 // repeat after a Look.
 func (i *instances) Spends() bool { return false }
 
+// CSR: the call has no field for one.
+func (i *instances) CSR(order.Request) issuer.CSR { return issuer.NoCSR }
+
 func (i *instances) Reserve(ctx context.Context) (context.Context, func(), error) {
 	return i.c.caller.Reserve(ctx, i.Action())
 }
 
-// rpc2018 makes a request; requests.NewCommonRequest would make it a GET, which
-// net/http may send twice.
 func rpc2018(action string, query map[string]string) *requests.CommonRequest {
+	return rpc("cas", "2018-07-13", action, query)
+}
+
+// rpc makes a request; requests.NewCommonRequest would make it a GET, which
+// net/http may send twice.
+func rpc(product, version, action string, query map[string]string) *requests.CommonRequest {
 	r := requests.NewCommonRequest()
-	r.Method, r.Product, r.Version, r.ApiName = requests.POST, "cas", "2018-07-13", action
+	r.Method, r.Product, r.Version, r.ApiName = requests.POST, product, version, action
 	for k, v := range query {
 		if v != "" {
 			r.QueryParams[k] = v

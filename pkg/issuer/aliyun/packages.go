@@ -33,6 +33,22 @@ func (p *packages) Action() string { return p.action }
 // the cloud knows no idempotency token.
 func (p *packages) Spends() bool { return true }
 
+// CSR: the documents bind only the CN of a CSR (CreateCertificateForPackageRequest,
+// Csr: it wins over Domain), and a CN has at most 64 characters (RFC 5280,
+// ub-common-name). So a CSR of ours is for the first of several names only where
+// it was proved otherwise, and else the cloud makes the key.
+func (p *packages) CSR(r order.Request) issuer.CSR {
+	switch {
+	case r.CSR != "":
+		return issuer.GivenCSR
+	case p.c.csrSANs:
+		return issuer.AllNamesCSR
+	case len(r.Names) == 1 && len(r.Names[0]) <= 64:
+		return issuer.FirstNameCSR
+	}
+	return issuer.NoCSR
+}
+
 func (p *packages) Reserve(ctx context.Context) (context.Context, func(), error) {
 	return p.c.caller.Reserve(ctx, p.action)
 }
@@ -63,14 +79,14 @@ func (p *packages) objection(a issuer.Application) string {
 	switch {
 	case len(a.Names) == 0:
 		return "no names"
-	case p.action == "CreateCertificateWithCsrRequest" && a.CSR == "":
+	case p.action == withCSR && a.CSR == "":
 		return "no CSR"
 	}
 	return ""
 }
 
 func (p *packages) request(a issuer.Application) requests.AcsRequest {
-	if p.action == "CreateCertificateWithCsrRequest" {
+	if p.action == withCSR {
 		r := cas.CreateCreateCertificateWithCsrRequestRequest()
 		r.Csr, r.ProductCode, r.ValidateType = a.CSR, a.Product, string(a.Validation)
 		r.Username, r.Email, r.Phone = a.Contact.Name, a.Contact.Email, a.Contact.Phone

@@ -59,7 +59,7 @@ func trySubmit(t *testing.T, flow issuer.Flow) {
 		t.Fatal(err)
 	}
 	defer release()
-	r, err := flow.Submit(ctx, issuer.Application{OrderID: "a", Names: []string{"a.example.com"}, Product: "digicert-dv-1-starter",
+	r, err := flow.Submit(ctx, issuer.Application{OrderID: "a", Names: []string{"a.example.com"}, Product: "p",
 		Validation: order.DNS, Resource: "r", Contact: order.Contact{Name: "a", Email: "a@example.com", Phone: "1", Province: "p", City: "c"}}, Fence())
 	if _, ok := errors.AsType[*issuer.Error](err); err == nil && r.CloudID == "" || err != nil && !ok {
 		t.Errorf("a paid call ended as %+v, %v", r, err)

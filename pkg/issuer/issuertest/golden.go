@@ -5,12 +5,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -28,11 +28,16 @@ type Recorder struct {
 	seen []string
 }
 
+// Steady tells how a header or parameter is written down, so that what differs
+// from call to call does not show, or that it is not: because it says nothing of
+// the API.
+type Steady func(name, value string) (shown string, ok bool)
+
 // Record starts a recorder that answers every request with body.
-func Record(t *testing.T, body string) *Recorder {
+func Record(t *testing.T, body string, steady Steady) *Recorder {
 	rec := &Recorder{}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		text := wireForm(r)
+		text := wireForm(r, steady)
 		rec.mu.Lock()
 		rec.seen = append(rec.seen, text)
 		rec.mu.Unlock()
@@ -73,71 +78,47 @@ func Golden(t *testing.T, name, got string) {
 	}
 }
 
-// wireForm writes a request line by line: parameters sorted, what differs from
-// call to call replaced.
-func wireForm(r *http.Request) string {
+// wireForm writes a request line by line, parameters sorted.
+func wireForm(r *http.Request, steady Steady) string {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s %s\n", r.Method, r.URL.Path, r.Proto)
-	for _, name := range slices.Sorted(keys(r.Header)) {
-		if value := r.Header.Get(name); !ignored[name] {
-			fmt.Fprintf(&b, "%s: %s\n", name, normal(name, value))
+	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
+		if shown, ok := steady(name, r.Header.Get(name)); ok && !ofHTTP[name] {
+			fmt.Fprintf(&b, "%s: %s\n", name, oneLine(shown))
 		}
 	}
-	writeParameters(&b, "query", r.URL.Query())
+	writeParameters(&b, "query", r.URL.Query(), steady)
 	body, _ := io.ReadAll(r.Body) // of the loopback
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
 		form, _ := url.ParseQuery(string(body))
-		writeParameters(&b, "body", form)
+		writeParameters(&b, "body", form, steady)
 	} else if len(body) > 0 {
 		fmt.Fprintf(&b, "body %s\n", body)
 	}
 	return b.String()
 }
 
-func keys(h http.Header) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range h {
-			if !yield(k) {
-				return
-			}
-		}
-	}
-}
-
-func writeParameters(b *bytes.Buffer, where string, values url.Values) {
-	names := []string{}
-	for n := range values {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	for _, n := range names {
+func writeParameters(b *bytes.Buffer, where string, values url.Values, steady Steady) {
+	for _, n := range slices.Sorted(maps.Keys(values)) {
 		for _, v := range values[n] {
-			fmt.Fprintf(b, "\n%s %s = %s", where, n, normal(n, v))
+			if shown, ok := steady(n, v); ok {
+				fmt.Fprintf(b, "\n%s %s = %s", where, n, oneLine(shown))
+			}
 		}
 	}
 	b.WriteString("\n")
 }
 
-// ignored are headers that say nothing about the API.
-var ignored = map[string]bool{"User-Agent": true, "X-Sdk-Core-Version": true, "X-Tc-Requestclient": true, "Accept-Encoding": true, "Content-Length": true}
+// ofHTTP are headers that no API cares about.
+var ofHTTP = map[string]bool{"User-Agent": true, "Accept-Encoding": true, "Content-Length": true}
 
-var signature = regexp.MustCompile(`/\d{4}-\d\d-\d\d/|Signature=[0-9a-f]+`)
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", `\n`) }
 
-// normal replaces what is new in each call.
-func normal(name, value string) string {
-	switch name {
-	case "Timestamp", "SignatureNonce", "Signature", "X-Tc-Timestamp":
-		if value == "" {
-			return "(EMPTY)"
-		}
-		return "(" + strings.ToLower(name) + ")"
-	case "Authorization":
-		return signature.ReplaceAllStringFunc(value, func(s string) string {
-			if strings.HasPrefix(s, "/") {
-				return "/(date)/"
-			}
-			return "Signature=(signature)"
-		})
+// Changing is what is written in place of a value that is another one in each
+// call: that it was there.
+func Changing(name, value string) string {
+	if value == "" {
+		return "(EMPTY)"
 	}
-	return strings.ReplaceAll(value, "\n", `\n`)
+	return "(" + strings.ToLower(name) + ")"
 }

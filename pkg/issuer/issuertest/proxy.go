@@ -3,6 +3,7 @@ package issuertest
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,28 +14,33 @@ import (
 )
 
 // Proxy stands between a client and a simulated cloud. It counts calls and
-// makes single ones fail, without knowing more of the cloud than how requests
-// name their action and what its throttling looks like.
+// makes single ones fail, without knowing more of the cloud than its Dialect.
 type Proxy struct {
 	URL string
 
-	next     *httputil.ReverseProxy
-	action   func(*http.Request) string
-	throttle func(http.ResponseWriter)
+	next    *httputil.ReverseProxy
+	dialect Dialect
 
 	mu     sync.Mutex
 	faults map[string][]Fault
 	calls  map[string]int
 }
 
+// Dialect is what a Proxy knows of a cloud's wire.
+type Dialect struct {
+	Action   func(*http.Request) string // that a request names
+	Throttle func(http.ResponseWriter)  // answers that the rate limit was met
+	Unknown  func(http.ResponseWriter)  // answers that there is no such action
+}
+
 // Between starts a proxy before the cloud at target.
-func Between(t *testing.T, target string, action func(*http.Request) string, throttle func(http.ResponseWriter)) *Proxy {
+func Between(t *testing.T, target string, d Dialect) *Proxy {
 	t.Helper()
 	u, err := url.Parse(target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{action: action, throttle: throttle, faults: map[string][]Fault{}, calls: map[string]int{},
+	p := &Proxy{dialect: d, faults: map[string][]Fault{}, calls: map[string]int{},
 		next: &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(u)
 			r.Out.Host = r.In.Host // it is signed
@@ -52,11 +58,11 @@ func (p *Proxy) Fail(action string, f Fault) {
 	p.faults[action] = append(p.faults[action], f)
 }
 
-// Calls counts the calls of an action.
-func (p *Proxy) Calls(action string) int {
+// Calls counts the calls that arrived, by action.
+func (p *Proxy) Calls() map[string]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.calls[action]
+	return maps.Clone(p.calls)
 }
 
 func (p *Proxy) arrived(action string) Fault {
@@ -72,9 +78,11 @@ func (p *Proxy) arrived(action string) Fault {
 }
 
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	switch p.arrived(p.action(r)) {
+	switch p.arrived(p.dialect.Action(r)) {
 	case Throttle:
-		p.throttle(w)
+		p.dialect.Throttle(w)
+	case Unknown:
+		p.dialect.Unknown(w)
 	case HTML502:
 		w.WriteHeader(http.StatusBadGateway)
 		io.WriteString(w, "<html><body>502 Bad Gateway</body></html>")

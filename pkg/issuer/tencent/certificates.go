@@ -22,11 +22,21 @@ var (
 	_ issuer.AllLister = (*certificates)(nil)
 )
 
-func (f *certificates) Action() string { return "CertificateOrderSubmit" }
+func (f *certificates) Action() string { return orderSubmit }
 
 // Spends is false: the certificate was bought before, so the call is safe to
 // repeat after a Look.
 func (f *certificates) Spends() bool { return false }
+
+// CSR: the user's, or ours for all names. What the certificate is for is told
+// beside it (CertificateInfoSubmit, CertCommonName and DnsNames), so that the
+// documents leave nothing open.
+func (f *certificates) CSR(r order.Request) issuer.CSR {
+	if r.CSR != "" {
+		return issuer.GivenCSR
+	}
+	return issuer.AllNamesCSR
+}
 
 func (f *certificates) Reserve(ctx context.Context) (context.Context, func(), error) {
 	return f.c.caller.Reserve(ctx, f.Action())
@@ -67,7 +77,7 @@ type materials struct {
 // Prepare submits the materials: our CSR, or what the cloud makes key and CSR
 // from. Safe to repeat until the order was submitted: it overwrites.
 func (f *certificates) Prepare(ctx context.Context, a issuer.Application) error {
-	const action = "CertificateInfoSubmit"
+	const action = infoSubmit
 	if a.Resource == "" || len(a.Names) == 0 {
 		return rejected(action, "a certificate id and at least one name are needed")
 	}

@@ -1,5 +1,5 @@
 // Package tencent speaks to Tencent Cloud: SSL Certificate Service (version
-// 2019-12-05) as a flow of package issuer, and any other service of API 3.0,
+// 2019-12-05), STS and CAM as an issuer.Cloud, and any other service of API 3.0,
 // such as DNSPod, through Client.Call.
 //
 // Signature and transport profile are the vendor's SDK; requests and answers
@@ -8,13 +8,12 @@
 package tencent
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -24,69 +23,77 @@ import (
 	"github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common/profile"
 
 	"github.com/certmill/certmill/pkg/issuer"
-	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
 )
 
-// Config is how one main account is reached. Endpoints are scheme, host and
-// port.
-type Config struct {
-	Endpoint    string       // SSL; default https://ssl.tencentcloudapi.com
-	DNSEndpoint string       // DNSPod; default https://dnspod.tencentcloudapi.com
-	SecretID    string       // required
-	SecretKey   order.Secret // required
-	Token       order.Secret // with temporary credentials
-	Region      string       // not needed by SSL and DNSPod; default none
-	Main        string       // main account: what limits are keyed by; required
-	Permits     *permit.Set  // required
-
-	TLS   *tls.Config // nil: the system's roots
-	Proxy *url.URL    // nil: none; the environment is not asked
-}
-
 // Client makes calls with one access key. It is safe for concurrent use.
 type Client struct {
-	caller   issuer.Caller
-	services map[string]*common.Client // by service: ssl, dnspod
-	scrub    *strings.Replacer
+	caller    issuer.Caller
+	services  map[string]*common.Client // by service: ssl, dnspod, sts, cam
+	scrub     *strings.Replacer
+	product   string // of orders that name none
+	temporary bool   // the credentials are those of a role or a federated user
 }
 
-// New checks the config and returns a client; nothing is sent.
-func New(cfg Config) (*Client, error) {
-	if cfg.SecretID == "" || cfg.SecretKey == "" || cfg.Main == "" || cfg.Permits == nil {
-		return nil, errors.New("tencent: SecretID, SecretKey, Main and Permits are required")
+var _ issuer.Cloud = (*Client)(nil)
+
+// domain is where the vendor's own endpoints are.
+const domain = "tencentcloudapi.com"
+
+// New checks how the account is reached and returns a client; nothing is sent.
+// A region is not needed by SSL and DNSPod, which get none if none is named.
+func New(a issuer.Access) (*Client, error) {
+	if err := a.Check(); err != nil {
+		return nil, fmt.Errorf("tencent: %w", err)
 	}
 	if common.DefaultHttpClient != nil {
 		return nil, errors.New("tencent: the SDK's DefaultHttpClient is set, which all its clients would share")
 	}
 	transport := issuer.NewTransport(issuer.TransportOptions{
-		Identify: identify(cfg.Main), Stamp: stamp, TLS: cfg.TLS, Proxy: cfg.Proxy})
-	ssl, err := newService(cfg, cfg.Endpoint, "https://ssl.tencentcloudapi.com", transport)
-	if err != nil {
-		return nil, err
-	}
-	dns, err := newService(cfg, cfg.DNSEndpoint, "https://dnspod.tencentcloudapi.com", transport)
+		Identify: identify(a.Main), Stamp: stamp, Free: calls.Free(), TLS: a.TLS, Proxy: a.Proxy})
+	services, err := newServices(a, transport)
 	if err != nil {
 		return nil, err
 	}
 	return &Client{
-		caller:   issuer.Caller{Main: cfg.Main, Permits: cfg.Permits},
-		services: map[string]*common.Client{"ssl": ssl, "dnspod": dns},
-		scrub:    scrubber(cfg),
+		caller:    issuer.Caller{Main: a.Main, Permits: a.Permits},
+		services:  services,
+		scrub:     scrubber(a),
+		product:   a.Product,
+		temporary: a.Token != "",
 	}, nil
+}
+
+// newServices makes the SDK's clients of all services.
+func newServices(a issuer.Access, transport http.RoundTripper) (map[string]*common.Client, error) {
+	all := map[string]*common.Client{}
+	for service, at := range map[string]string{
+		"ssl":    cmp.Or(a.Endpoint, "https://ssl."+domain),
+		"dnspod": cmp.Or(a.DNSEndpoint, "https://dnspod."+domain),
+		"sts":    cmp.Or(a.IdentityEndpoint, issuer.ServiceAt(a.Endpoint, domain, "https://sts."+domain)),
+		"cam":    issuer.ServiceAt(cmp.Or(a.IdentityEndpoint, a.Endpoint), domain, "https://cam."+domain),
+	} {
+		region := a.Region
+		if service == "sts" { // its documents require one; the answer is the same in all
+			region = cmp.Or(region, "ap-guangzhou")
+		}
+		client, err := newService(a, at, region, transport)
+		if err != nil {
+			return nil, err
+		}
+		all[service] = client
+	}
+	return all, nil
 }
 
 // newService makes the SDK's client of one service, because its endpoint holds
 // for all of them. All that the SDK does by itself is off: retries, the region
 // breaker (after five failures it would go to another endpoint), its printing
 // of whole answers, its time-out (it only has to be longer than ours).
-func newService(cfg Config, at, standard string, transport http.RoundTripper) (*common.Client, error) {
-	if at == "" {
-		at = standard
-	}
-	u, err := url.Parse(at)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || strings.Trim(u.Path, "/") != "" || u.User != nil {
-		return nil, fmt.Errorf("tencent: endpoint %q is not http(s)://host[:port]", at)
+func newService(a issuer.Access, at, region string, transport http.RoundTripper) (*common.Client, error) {
+	u, err := issuer.ParseEndpoint(at)
+	if err != nil {
+		return nil, fmt.Errorf("tencent: %w", err)
 	}
 	p := profile.NewClientProfile()
 	p.HttpProfile.Endpoint, p.HttpProfile.Scheme = u.Host, strings.ToUpper(u.Scheme)
@@ -94,15 +101,15 @@ func newService(cfg Config, at, standard string, transport http.RoundTripper) (*
 	p.NetworkFailureMaxRetries, p.RateLimitExceededMaxRetries, p.UnsafeRetryOnConnectionFailure = 0, 0, false
 	p.DisableRegionBreaker, p.Debug = true, false
 	p.Language = "en-US" // of messages; the default is Chinese
-	key := common.NewTokenCredential(cfg.SecretID, cfg.SecretKey.Reveal(), cfg.Token.Reveal())
-	return common.NewCommonClient(key, cfg.Region, p).WithHttpTransport(transport), nil
+	key := common.NewTokenCredential(a.KeyID, a.Secret.Reveal(), a.Token.Reveal())
+	return common.NewCommonClient(key, region, p).WithHttpTransport(transport), nil
 }
 
 // scrubber removes what identifies the key from messages of the cloud.
-func scrubber(cfg Config) *strings.Replacer {
-	pairs := []string{cfg.SecretKey.Reveal(), "[redacted]", cfg.SecretID, "[access key]"}
-	if cfg.Token != "" {
-		pairs = append(pairs, cfg.Token.Reveal(), "[redacted]")
+func scrubber(a issuer.Access) *strings.Replacer {
+	pairs := []string{a.Secret.Reveal(), "[redacted]", a.KeyID, "[access key]"}
+	if a.Token != "" {
+		pairs = append(pairs, a.Token.Reveal(), "[redacted]")
 	}
 	return strings.NewReplacer(pairs...)
 }
@@ -147,10 +154,10 @@ type reply struct {
 	Response json.RawMessage `json:"Response"`
 }
 
-// Call sends one request of a service (ssl, dnspod) with in as its JSON body
-// and decodes what is below "Response" into out; nil is allowed for both. It
-// waits for the permit of action unless ctx carries a live one, ends at the
-// permit's deadline, and never sends twice.
+// Call sends one request of a service (ssl, dnspod, sts, cam) with in as its
+// JSON body and decodes what is below "Response" into out; nil is allowed for
+// both. It waits for the permit of action unless ctx carries a live one or the
+// action is free, ends at the permit's deadline, and never sends twice.
 //
 // The error is *issuer.Error. A clear answer is HTTP 200 with a RequestId and
 // without an Error; anything else that no table lists is issuer.Unavailable, or
@@ -160,7 +167,11 @@ func (c *Client) Call(ctx context.Context, service, version, action string, in, 
 	if client == nil {
 		return &issuer.Error{Kind: issuer.Rejected, Action: action, Message: fmt.Sprintf("no endpoint for service %q", service)}
 	}
-	return c.caller.Do(ctx, action, func(ctx context.Context) error {
+	do := c.caller.Do
+	if known, _ := calls.Find(action); known.Free {
+		do = c.caller.Free
+	}
+	return do(ctx, action, func(ctx context.Context) error {
 		req := &request{BaseRequest: new(tchttp.BaseRequest).Init().WithApiInfo(service, version, action), in: in}
 		req.SetContext(ctx)
 		resp := &reply{BaseResponse: &tchttp.BaseResponse{}}
@@ -172,6 +183,3 @@ func (c *Client) Call(ctx context.Context, service, version, action string, in, 
 func (c *Client) ssl(ctx context.Context, action string, in, out any) error {
 	return c.Call(ctx, "ssl", "2019-12-05", action, in, out)
 }
-
-// Certificate returns the flow of paid certificates, CertificateOrderSubmit.
-func (c *Client) Certificate() issuer.Flow { return &certificates{c} }

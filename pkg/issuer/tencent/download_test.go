@@ -14,9 +14,14 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/permit"
 )
 
 // authority makes a root, an intermediate, a leaf and the leaf's key, as PEM.
@@ -138,4 +143,27 @@ func link(t *testing.T, text string) string {
 func FuzzUnpack(f *testing.F) {
 	f.Add("UEsFBgAAAAAAAAAAAAAAAAAAAAAAAA==")
 	f.Fuzz(func(t *testing.T, content string) { unpack(content) })
+}
+
+// TestFetchDownloads: the certificate is fetched as an archive where the detail
+// of an issued one has none.
+func TestFetchDownloads(t *testing.T) {
+	root, middle, leaf, key := authority(t)
+	answers := map[string]string{
+		"DescribeCertificateDetail": `{"Response":{"RequestId":"R1","Status":1,"CertificatePublicKey":null}}`,
+		"DownloadCertificate":       fmt.Sprintf(`{"Response":{"RequestId":"R2","ContentType":"application/zip","Content":%q}}`, pack(t, "a.pem", root+middle+leaf, "a.key", key)),
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, answers[r.Header.Get("X-TC-Action")])
+	}))
+	defer server.Close()
+	c, err := New(issuer.Access{Endpoint: server.URL, KeyID: "AKIDtest", Secret: "s", Main: "100300",
+		Permits: permit.NewSet(func(permit.Key) permit.Limit { return permit.Limit{Calls: 10, Period: time.Millisecond} })})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Certificate().Fetch(t.Context(), "Dsqef134", "")
+	if err != nil || got.Chain != leaf+middle || got.Key.Reveal() != key || got.RequestID != "R2" {
+		t.Errorf("%+v, %v", got, err)
+	}
 }

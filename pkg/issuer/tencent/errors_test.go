@@ -113,14 +113,14 @@ func TestErrorsAreSilent(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	good := tencent.Config{SecretID: "a", SecretKey: "b", Main: "m", Permits: permits(time.Second)}
+	good := issuer.Access{KeyID: "a", Secret: "b", Main: "m", Permits: permits(time.Second)}
 	if _, err := tencent.New(good); err != nil {
 		t.Fatal(err)
 	}
-	for _, change := range []func(*tencent.Config){
-		func(c *tencent.Config) { c.SecretID = "" }, func(c *tencent.Config) { c.SecretKey = "" },
-		func(c *tencent.Config) { c.Main = "" }, func(c *tencent.Config) { c.Permits = nil },
-		func(c *tencent.Config) { c.Endpoint = "ssl.tencentcloudapi.com" }, func(c *tencent.Config) { c.DNSEndpoint = "https://h/p" },
+	for _, change := range []func(*issuer.Access){
+		func(c *issuer.Access) { c.KeyID = "" }, func(c *issuer.Access) { c.Secret = "" },
+		func(c *issuer.Access) { c.Main = "" }, func(c *issuer.Access) { c.Permits = nil },
+		func(c *issuer.Access) { c.Endpoint = "ssl.tencentcloudapi.com" }, func(c *issuer.Access) { c.DNSEndpoint = "https://h/p" },
 	} {
 		bad := good
 		change(&bad)
@@ -138,8 +138,8 @@ func TestNewRefuses(t *testing.T) {
 // TestCallServesDNSPod: the DNS solver uses the same client.
 func TestCallServesDNSPod(t *testing.T) {
 	ssl := serve(t, 500, text("not here"))
-	dns := issuertest.Record(t, `{"Response":{"RecordId":162,"RequestId":"R1"}}`)
-	c, err := tencent.New(tencent.Config{Endpoint: ssl, DNSEndpoint: dns.URL, SecretID: "a", SecretKey: secret, Main: "m", Permits: permits(time.Second)})
+	dns := issuertest.Record(t, `{"Response":{"RecordId":162,"RequestId":"R1"}}`, steady)
+	c, err := tencent.New(issuer.Access{Endpoint: ssl, DNSEndpoint: dns.URL, KeyID: "a", Secret: secret, Main: "m", Permits: permits(time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}

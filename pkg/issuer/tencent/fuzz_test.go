@@ -11,7 +11,7 @@ import (
 func FuzzAnswers(f *testing.F) {
 	const secret = "canary-secret-key-9f2b"
 	issuertest.FuzzAnswers(f, secret, func(url string, permits *permit.Set) (issuer.Flow, []issuertest.Call) {
-		c, err := New(Config{Endpoint: url, DNSEndpoint: url, SecretID: "AKIDtest", SecretKey: secret, Main: "200200", Permits: permits})
+		c, err := New(issuer.Access{Endpoint: url, DNSEndpoint: url, KeyID: "AKIDtest", Secret: secret, Main: "200200", Permits: permits})
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -8,6 +8,7 @@ type bug struct {
 }
 
 const (
+	accounts  = "pkg/stage/accounts.go"
 	submit    = "pkg/stage/submit.go"
 	reconcile = "pkg/stage/reconcile.go"
 	operate   = "pkg/stage/operate.go"
@@ -52,6 +53,11 @@ var bugs = []bug{
 	{"another order's open entry does not stop the purchase", submit,
 		"if open, is := e.OpenAttempt(); is { // of another order", "if open, is := e.OpenAttempt(); is && false { // of another order",
 		stage, "TestOrdersForTheSameNamesWaitForEachOther"},
+
+	// Where an order goes.
+	{"a resource that is named may be looked for at any account", accounts,
+		"len(mains) > 1 && named(r) {", "len(mains) > 1 && named(r) && false {",
+		stage, "TestIntakeRefuses"},
 
 	// A purchase, step by step.
 	{"the record's key wins over the key store's", submit,
@@ -100,6 +106,15 @@ var bugs = []bug{
 	{"redirects are followed", transport,
 		"if resp.StatusCode >= 300 && resp.StatusCode < 400 {", "if false {",
 		issuer, "TestRedirectsAreRefused"},
+	{"every action passes without a permit", transport,
+		"err == nil && t.free[k.Action] {", "err == nil && (t.free[k.Action] || true) {",
+		issuer, "TestOnlyFreeActionsPassWithoutAPermit"},
+	{"a call without a permit may spend", transport,
+		"if _, spending := fenceOf(r.Context()); spending {", "if _, spending := fenceOf(r.Context()); spending && false {",
+		issuer, "TestFreeActionsKeepTheOtherRules"},
+	{"a call without a permit has no deadline", transport,
+		"context.WithTimeout(r.Context(), t.patience)", "context.WithCancel(r.Context())",
+		issuer, "TestFreeCallsEnd"},
 	{"an unknown outcome is taken for a refusal", submit,
 		"\tcase issuer.Rejected:\n\t\treturn ledger.Refused, true", "\tcase issuer.Rejected, issuer.UnknownOutcome:\n\t\treturn ledger.Refused, true",
 		stage, "TestUnknownOutcomeIsNeverRetried"},

@@ -109,7 +109,7 @@ func (s *site) judge(ctx context.Context) (Report, error) {
 	v.double()
 	v.money()
 	v.left()
-	return v.report, errors.Join(v.panics(), v.file())
+	return v.report, errors.Join(v.kept(ctx), v.panics(), v.file())
 }
 
 func (v *verdict) read(ctx context.Context) error {

@@ -44,7 +44,8 @@ const (
 // two workers of each kind.
 type siteOptions struct {
 	cluster    bool
-	submitters int // 0: 2
+	submitters int  // 0: 2
+	budget     bool // purchases are counted towards one, so that account state is written all the time
 }
 
 // site is one installation: servers and workers as processes, both clouds in
@@ -91,7 +92,7 @@ func newSite(ctx context.Context, b battery, size Size, dir string, seed uint64,
 	if err := s.startServers(b.site.cluster); err != nil {
 		return nil, err
 	}
-	if err := s.configure(b.site.cluster); err != nil {
+	if err := s.configure(b.site); err != nil {
 		return nil, err
 	}
 	if err := s.connect(ctx); err != nil {
@@ -226,11 +227,14 @@ func (s *site) url() string {
 }
 
 // configure makes the workers' config.
-func (s *site) configure(cluster bool) error {
+func (s *site) configure(o siteOptions) error {
 	c := app.Defaults()
 	c.NATS.URL, c.Log, c.AckWait = s.url(), "info", ackWait
-	if cluster {
+	if o.cluster {
 		c.NATS.Replicas = 3
+	}
+	if o.budget {
+		c.Batches = map[string]int{"chaos": 1_000_000}
 	}
 	c.State = filepath.Join(s.dir, "state")
 	c.Keys = app.Keys{Store: filepath.Join(s.dir, "keys"), Identity: filepath.Join(s.dir, "identity.age")}

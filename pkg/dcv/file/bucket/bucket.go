@@ -2,9 +2,9 @@
 // which the web servers or the CDN of the names serve /.well-known/.
 //
 // Stores are named by URL (gocloud.dev/blob): s3:// speaks to Amazon S3 and to
-// what speaks its protocol, such as Alibaba Cloud OSS and Tencent Cloud COS. For
-// a folder there is package file, which creates exclusively where the driver for
-// file:// looks first and writes then.
+// what speaks its protocol, as the object stores of most clouds do. For a folder
+// there is package file, which creates exclusively where the driver for file://
+// looks first and writes then.
 package bucket
 
 import (
@@ -37,9 +37,9 @@ var (
 const maxContent = 64 << 10
 
 // Open opens a bucket by its URL, such as
-// s3://name?region=oss-cn-hangzhou&endpoint=https://s3.oss-cn-hangzhou.aliyuncs.com.
-// The credentials are those that the S3 tools take: AWS_ACCESS_KEY_ID and
-// AWS_SECRET_ACCESS_KEY, or a profile. Nothing is sent.
+// s3://name?region=eu-1&endpoint=https://s3.eu-1.example.com. The credentials are
+// those that the S3 tools take: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a
+// profile. Nothing is sent.
 func Open(ctx context.Context, address string) (*Solver, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme == "" || u.Host == "" && u.Scheme != "mem" {
@@ -60,7 +60,7 @@ func New(b *blob.Bucket) *Solver { return &Solver{b} }
 
 // compatible leaves out the checksums in trailers that Amazon's SDK sends to
 // everybody by default and that other stores refuse ("aws-chunked encoding is
-// not supported", OSS), unless the URL says otherwise.
+// not supported"), unless the URL says otherwise.
 func compatible(u *url.URL) *url.URL {
 	q := u.Query()
 	if u.Scheme != "s3" || q.Get("endpoint") == "" {

@@ -1,0 +1,181 @@
+package stage_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// dark are name servers, or a DNS API, that say nothing of names below
+// dark.example until the test lets a question run into its time-out. It counts
+// the others.
+type dark struct {
+	dcv.Solver
+	timeout chan struct{}
+
+	mu   sync.Mutex
+	seen map[string]int // by host
+}
+
+func newDark(s dcv.Solver) *dark {
+	return &dark{Solver: s, timeout: make(chan struct{}), seen: map[string]int{}}
+}
+
+// at waits at a dark host until the time-out, or counts.
+func (d *dark) at(ctx context.Context, host string) (timedOut bool, err error) {
+	if strings.HasSuffix(host, ".dark.example") {
+		select {
+		case <-d.timeout:
+			return true, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.seen[host]++
+	return false, nil
+}
+
+func (d *dark) count(host string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.seen[host]
+}
+
+func (d *dark) Look(ctx context.Context, c order.Challenge) (dcv.Sighting, error) {
+	if late, err := d.at(ctx, c.Host); late || err != nil {
+		return dcv.Sighting{Silent: true, Missing: []string{"its name servers take too long to answer"}}, err
+	}
+	return dcv.Sighting{Seen: true}, nil
+}
+
+// soon waits until something is so. Only a test that fails waits to the end.
+func soon(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not %s", what)
+		}
+	}
+}
+
+// With the name servers of one account's orders silent, another account's are
+// looked at in every round.
+func TestRecheckBesideASilentZone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{cloud: slowCA})
+	for i := range 4 {
+		w.atCA("ten", fmt.Sprint("dark", i), fmt.Sprintf("_dnsauth.%d.dark.example", i))
+	}
+	w.atCA("ali", "clear", "_dnsauth.clear.example")
+	servers := newDark(nil)
+	r := w.worker().recheck
+	var days atomic.Int64 // after one, every order is due again
+	r.Looker, r.Now = servers, func() time.Time { return time.Now().AddDate(0, 0, int(days.Load())) }
+	days.Add(1)
+	ctx, stop := context.WithCancel(t.Context())
+	var sweeps sync.WaitGroup
+	defer sweeps.Wait()
+	defer stop()
+	sweeps.Go(func() {
+		for ctx.Err() == nil {
+			_ = r.Sweep(ctx, w.accounts["ten"])
+		}
+	})
+	const timeouts, rounds = 4, 5
+	for range timeouts {
+		servers.timeout <- struct{}{} // one of the other account's looks is over
+		for range rounds {
+			days.Add(1)
+			var ended atomic.Bool
+			sweeps.Go(func() { _ = r.Sweep(ctx, w.accounts["ali"]); ended.Store(true) })
+			soon(t, "swept beside another account's silent name servers", ended.Load)
+		}
+	}
+	if n := servers.count("_dnsauth.clear.example"); n != timeouts*rounds {
+		t.Errorf("looked %d times in %d sweeps", n, timeouts*rounds)
+	}
+}
+
+// CleanUp takes nothing away; it comes to its end, or into a time-out.
+func (d *dark) CleanUp(ctx context.Context, c order.Challenge) error {
+	if late, err := d.at(ctx, c.Host); late || err != nil {
+		return fmt.Errorf("the DNS does not answer (%w)", errors.Join(err, context.DeadlineExceeded))
+	}
+	return nil
+}
+
+// leftovers are entries of the book that no order needs.
+func (w *world) leftovers(label string, hosts ...string) {
+	w.t.Helper()
+	for _, host := range hosts {
+		_, err := w.placed.Need(w.t.Context(), order.Challenge{Type: "TXT", Host: host, Value: "v"}, label, "ended", false)
+		w.must(err)
+	}
+}
+
+// With one account's DNS silent, what another account's orders left is taken
+// back all the same.
+func TestPlacedSweepBesideASilentAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{uncopied: true})
+	silent := newDark(nil)
+	w.solvers = map[string]dcv.Solver{"ali": silent, "ten": silent}
+	for i := range 4 { // in turn, so that one of the silent account is the first
+		w.leftovers("ten", fmt.Sprintf("_dnsauth.%d.dark.example", i))
+		w.leftovers("ali", fmt.Sprintf("_dnsauth.%d.clear.example", i))
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var sweep sync.WaitGroup
+	defer sweep.Wait()
+	defer stop()
+	sweep.Go(func() { _ = w.worker().placing.Sweep(ctx) })
+	soon(t, "taken back beside another account's silent DNS", func() bool { return len(w.booked()) == 4 })
+	for _, pl := range w.booked() {
+		if pl.Labels[0] != "ten" {
+			t.Errorf("left: %+v", pl)
+		}
+	}
+}
+
+// A zone whose servers are silent costs a sweep one time-out, not one for each of
+// its records; and the zone's other records are tried by the next sweep.
+func TestPlacedSweepBesideASilentZone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{uncopied: true})
+	silent := newDark(nil)
+	w.solvers = map[string]dcv.Solver{"ali": silent}
+	for i := range 3 {
+		w.leftovers("ali", fmt.Sprintf("_dnsauth.%d.dark.example", i), fmt.Sprintf("_dnsauth.%d.clear.example", i))
+	}
+	p := w.worker()
+	for round := range 3 {
+		ended := make(chan error, 1)
+		go func() { ended <- p.placing.Sweep(t.Context()) }()
+		silent.timeout <- struct{}{}
+		select {
+		case err := <-ended:
+			w.must(err)
+		case <-time.After(patience):
+			t.Fatalf("sweep %d runs into more than one time-out", round)
+		}
+	}
+	tried := map[int]int{}
+	for _, pl := range w.booked() {
+		if tried[pl.Tries]++; !strings.HasSuffix(pl.Challenge.Host, ".dark.example") {
+			t.Errorf("left: %+v", pl)
+		}
+	}
+	if tried[1] != 3 {
+		t.Errorf("records of the silent zone by how often they were tried: %v", tried)
+	}
+}
