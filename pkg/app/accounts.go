@@ -82,6 +82,6 @@ func (c *Console) main(ctx context.Context, label string) (string, error) {
 	if main := labels[label]; main != "" {
 		return main, nil
 	}
-	return "", fmt.Errorf("no account %q is known; there are: %s. Where its main account is not known yet, give the workers' --config", label,
-		strings.Join(slices.Sorted(maps.Keys(labels)), ", "))
+	return "", fmt.Errorf("no account %q is known; there are: %s. Where its main account is not known yet, give the workers' --config",
+		label, strings.Join(slices.Sorted(maps.Keys(labels)), ", "))
 }
