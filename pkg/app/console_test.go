@@ -270,3 +270,35 @@ func TestConsoleReconnects(t *testing.T) {
 		t.Errorf("following ended with %v", err)
 	}
 }
+
+// TestFollowingWhatOnlyAnotherBuildCanRead: such an order stops nobody's batch,
+// and where it lies tells how it ended.
+func TestFollowingWhatOnlyAnotherBuildCanRead(t *testing.T) {
+	t.Parallel()
+	js, c := initialised(t)
+	console := openConsole(t, c)
+	var batch []order.Request
+	for id, state := range map[string]order.State{"done": order.Issued, "broken": order.Failed, "asks": order.Held} {
+		batch = append(batch, order.Request{ID: id, Names: []string{id + ".example.com"}}.Normal())
+		if _, err := js.Publish(t.Context(), order.Subject(state, id, "aliyun-1"), []byte(`{"v":99}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in, err := console.handIn(t.Context(), batch, false)
+	if err != nil || in.fresh != 3 {
+		t.Fatalf("handed in: %+v, %v", in, err)
+	}
+	ended, err := console.follow(t.Context(), in.wanted, func(Progress) {})
+	if err != nil || len(ended) != 3 {
+		t.Fatalf("followed: %v, %v", ended, err)
+	}
+	sum := summarise(Batch{Requests: batch}, in, ended, 0)
+	if sum.Issued != 1 || sum.Held != 1 || sum.Failed["unreadable"] != 1 || sum.Unfinished != 0 || len(sum.Problems) != 2 {
+		t.Errorf("%+v", sum)
+	}
+	for _, p := range sum.Problems {
+		if !strings.Contains(p.Reason, "cannot be read here") || !strings.Contains(p.Reason, "version 99") {
+			t.Errorf("%+v", p)
+		}
+	}
+}
