@@ -44,6 +44,9 @@ func (statusCmd) Run(ctx context.Context, c *cli) error {
 		a.AppendRow(table.Row{line.Label, line.Main, line.Credentials(), line.State})
 	}
 	fmt.Println(a.Render())
+	if s.Unreadable > 0 {
+		fmt.Printf("%d records cannot be read by this certmill and are left alone: certmill stuck\n", s.Unreadable)
+	}
 	if s.Left > 0 {
 		fmt.Printf("%d records or files of ended orders could not be removed: certmill stuck\n", s.Left)
 	}
@@ -63,10 +66,15 @@ func (l *listCmd) Run(ctx context.Context, c *cli) error {
 		return err
 	}
 	defer console.Close()
-	var found []order.Order
+	found := listed{Orders: []order.Order{}}
 	err = console.Each(ctx, order.State(l.In), func(it pipeline.Item) error {
 		if (l.Account == "" || it.Account == l.Account) && (l.Batch == "" || it.Request.Batch == l.Batch) {
-			found = append(found, it.Order)
+			found.Orders = append(found.Orders, it.Order)
+		}
+		return nil
+	}, func(u pipeline.Unread) error { // of whichever batch
+		if l.Account == "" || strings.TrimSuffix(u.Lane, order.UrgentSuffix) == l.Account {
+			found.Unreadable = append(found.Unreadable, u)
 		}
 		return nil
 	})
@@ -77,11 +85,20 @@ func (l *listCmd) Run(ctx context.Context, c *cli) error {
 		return printJSON(found)
 	}
 	t := newTable(table.Row{"id", "state", "account", "names", "cloud id", "why"})
-	for _, o := range found {
+	for _, o := range found.Orders {
 		t.AppendRow(table.Row{o.ID(), o.State, o.Account, app.Names(o), o.CloudID, app.Why(o)})
+	}
+	for _, u := range found.Unreadable {
+		t.AppendRow(table.Row{u.ID, u.State, u.Lane, "", "", "cannot be read by this certmill: " + u.Why})
 	}
 	fmt.Println(t.Render())
 	return nil
+}
+
+// listed is what certmill list tells machines.
+type listed struct {
+	Orders     []order.Order     `json:"orders"`
+	Unreadable []pipeline.Unread `json:"unreadable,omitempty"`
 }
 
 type showCmd struct {
@@ -249,17 +266,13 @@ func (r *retryCmd) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	operator, err := console.Operator(who())
-	if err != nil {
-		return err
-	}
 	refused := 0
 	for _, id := range ids {
 		if r.Dry {
 			fmt.Println("would retry", id)
 			continue
 		}
-		if err := operator.Retry(ctx, id); err != nil {
+		if err := console.Retry(ctx, who(), id); err != nil {
 			refused++
 			fmt.Fprintf(os.Stderr, "%s: %v\n", id, err)
 			continue
@@ -281,18 +294,21 @@ func (surplusCmd) Run(ctx context.Context, c *cli) error {
 		return err
 	}
 	defer console.Close()
-	lefts, err := console.Lefts(ctx)
+	s, err := console.Surplus(ctx)
 	if err != nil {
 		return err
 	}
 	if c.Output == "json" {
-		return printJSON(lefts)
+		return printJSON(s)
 	}
 	t := newTable(table.Row{"account", "names", "cloud order", "status", "product", "order", "why", "what to do"})
-	for _, l := range lefts {
+	for _, l := range s.Left {
 		t.AppendRow(table.Row{l.Account, strings.Join(l.Names, " "), l.CloudID, l.Status, l.Product, l.Order, l.Why, l.Command})
 	}
 	fmt.Println(t.Render())
+	for _, what := range s.NotLookedAt {
+		fmt.Printf("not looked at: %s\n", what)
+	}
 	return nil
 }
 

@@ -16,6 +16,17 @@ import (
 	"github.com/certmill/certmill/pkg/lab/limit"
 )
 
+// groups say what a command may do to an installation. Each has one: those that
+// look are held to changing nothing, by a test that runs all of them.
+var groups = []kong.Group{
+	{Key: look, Title: "Look (nothing is changed):"},
+	{Key: "work", Title: "Work:"},
+	{Key: "change", Title: "Decide and operate:"},
+	{Key: "lab", Title: "Try out and measure:"},
+}
+
+const look = "look"
+
 // cli is the whole command line: one field a command.
 type cli struct {
 	Config string `short:"c" env:"CERTMILL_CONFIG" type:"path" help:"Config file. Default: certmill.yaml, or the one that a run left in state/."`
@@ -24,41 +35,42 @@ type cli struct {
 	Log    string `help:"Log level: debug, info, warn, error."`
 	Output string `short:"o" enum:"text,json" default:"text" help:"text for people, json for machines."`
 
-	Run   runCmd   `cmd:"" help:"Everything in one process: server, workers, and simulated clouds if no account is configured."`
-	Work  workCmd  `cmd:"" help:"One worker, as the binary of its name."`
-	Order orderCmd `cmd:"" help:"Hand order files in to a running installation."`
-	Plan  planCmd  `cmd:"" help:"Show which operation each order would take, and what stands in its way: CAA, DNSSEC, zones, quota, duplicates. Nothing is handed in."`
-	Check checkCmd `cmd:"" help:"Check order files, without a server."`
+	Init  initCmd  `cmd:"" group:"work" help:"Make the streams and buckets that must never be lost, once, before the workers start. Safe to repeat."`
+	Run   runCmd   `cmd:"" group:"work" help:"Everything in one process: server, workers, and simulated clouds if no account is configured."`
+	Work  workCmd  `cmd:"" group:"work" help:"One worker, as the binary of its name."`
+	Order orderCmd `cmd:"" group:"work" help:"Hand order files in to a running installation."`
+	Plan  planCmd  `cmd:"" group:"look" help:"Show which operation each order would take, and what stands in its way: CAA, DNSSEC, zones, quota, duplicates. Nothing is handed in."`
+	Check checkCmd `cmd:"" group:"look" help:"Check order files, without a server."`
 
-	Status statusCmd `cmd:"" help:"Orders by state, accounts, backlog of each stage."`
-	List   listCmd   `cmd:"" help:"List orders."`
-	Show   showCmd   `cmd:"" help:"Show one order: why it is where it is, what was seen, what helps, and its story."`
-	Stuck  stuckCmd  `cmd:"" help:"Orders that do not move, grouped by what blocks them, and records that cannot be removed."`
-	Failed failedCmd `cmd:"" help:"Failed and held orders, grouped by cause."`
+	Status statusCmd `cmd:"" group:"look" help:"Orders by state, accounts, backlog of each stage."`
+	List   listCmd   `cmd:"" group:"look" help:"List orders."`
+	Show   showCmd   `cmd:"" group:"look" help:"Show one order: why it is where it is, what was seen, what helps, and its story."`
+	Stuck  stuckCmd  `cmd:"" group:"look" help:"Orders that do not move, grouped by what blocks them, and records that cannot be removed."`
+	Failed failedCmd `cmd:"" group:"look" help:"Failed and held orders, grouped by cause."`
 
-	Surplus surplusCmd `cmd:"" help:"Cloud orders that nobody claims, with what they cost, and ended orders that may have been bought."`
-	Codes   codesCmd   `cmd:"" help:"Every documented error code of the clouds: what it means and what to do."`
+	Surplus surplusCmd `cmd:"" group:"look" help:"Cloud orders that nobody claims, with what they cost, and ended orders that may have been bought."`
+	Codes   codesCmd   `cmd:"" group:"look" help:"Every documented error code of the clouds: what it means and what to do."`
 
-	Retry     retryCmd     `cmd:"" help:"Send held or failed orders where their record says. Never buys again."`
-	Approve   approveCmd   `cmd:"" help:"Let an order that was held before it was bought go on."`
-	Cancel    cancelCmd    `cmd:"" help:"Give an order up. Refused while it is unknown whether it was bought."`
-	Adopt     adoptCmd     `cmd:"" help:"Say that a cloud order is this order's purchase."`
-	NotBought notBoughtCmd `cmd:"" help:"Say that an unsure purchase did not happen. Refused while that cannot be known."`
-	BuyAgain  buyAgainCmd  `cmd:"" help:"Authorise spending once more for an order. Asks; stands in the record."`
+	Retry     retryCmd     `cmd:"" group:"change" help:"Send held or failed orders where their record says. Never buys again."`
+	Approve   approveCmd   `cmd:"" group:"change" help:"Let an order that was held before it was bought go on."`
+	Cancel    cancelCmd    `cmd:"" group:"change" help:"Give an order up. Refused while it is unknown whether it was bought."`
+	Adopt     adoptCmd     `cmd:"" group:"change" help:"Say that a cloud order is this order's purchase."`
+	NotBought notBoughtCmd `cmd:"" group:"change" help:"Say that an unsure purchase did not happen. Refused while that cannot be known."`
+	BuyAgain  buyAgainCmd  `cmd:"" group:"change" help:"Authorise spending once more for an order. Asks; stands in the record."`
 
-	Pause    pauseCmd    `cmd:"" help:"Rest an account label."`
-	Resume   resumeCmd   `cmd:"" help:"End the rest of an account label, or of a product without quota."`
-	Limit    limitCmd    `cmd:"" help:"Change how many calls a second an account may make to an API action, while it works."`
-	FirstUse firstUseCmd `cmd:"" help:"Say that no earlier installation bought on this account: the first sweep need not wait."`
+	Pause    pauseCmd    `cmd:"" group:"change" help:"Rest an account label."`
+	Resume   resumeCmd   `cmd:"" group:"change" help:"End the rest of an account label, or of a product without quota."`
+	Limit    limitCmd    `cmd:"" group:"change" help:"Change how many calls a second an account may make to an API action, while it works."`
+	FirstUse firstUseCmd `cmd:"" group:"change" help:"Say that no earlier installation bought on this account: the first sweep need not wait."`
 
-	Archive  archiveCmd  `cmd:"" help:"Write ended orders to a file and take them off the stream; their ids stay taken."`
-	Restored restoredCmd `cmd:"" help:"After a restore of the streams, before the workers start: sweep again before anything is bought."`
+	Archive  archiveCmd  `cmd:"" group:"change" help:"Write ended orders to a file and take them off the stream; their ids stay taken."`
+	Restored restoredCmd `cmd:"" group:"change" help:"After a restore of the streams, before the workers start: sweep again before anything is bought."`
 
-	Sim     simCmd     `cmd:"" help:"The clouds, simulated, with their DNS and a control port."`
-	Bench   benchCmd   `cmd:"" help:"Measure."`
-	Chaos   chaosCmd   `cmd:"" help:"Try to break it: kill, freeze, wipe and lie to real processes, and judge by the clouds' own books."`
-	Setting settingCmd `cmd:"" name:"config" help:"Print a commented example config, or the table of settings."`
-	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of the order message."`
+	Sim     simCmd     `cmd:"" group:"lab" help:"The clouds, simulated, with their DNS and a control port."`
+	Bench   benchCmd   `cmd:"" group:"lab" help:"Measure."`
+	Chaos   chaosCmd   `cmd:"" group:"lab" help:"Try to break it: kill, freeze, wipe and lie to real processes, and judge by the clouds' own books."`
+	Setting settingCmd `cmd:"" group:"look" name:"config" help:"Print a commented example config, or the table of settings."`
+	Schema  schemaCmd  `cmd:"" group:"look" help:"Print the JSON Schema of the order message."`
 }
 
 func main() {
@@ -71,10 +83,7 @@ func main() {
 	ctx, stop := app.Signals()
 	defer stop()
 	var c cli
-	parser := kong.Must(&c, kong.Name("certmill"), kong.UsageOnError(),
-		kong.Description("Issues TLS certificates in bulk through "+app.CloudNames()+"."),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
+	parser := newParser(ctx, &c)
 	k, err := parser.Parse(os.Args[1:])
 	parser.FatalIfErrorf(err)
 	switch err := k.Run(); {
@@ -88,6 +97,13 @@ func main() {
 		fmt.Fprintf(os.Stderr, "certmill: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+func newParser(ctx context.Context, c *cli) *kong.Kong {
+	return kong.Must(c, kong.Name("certmill"), kong.UsageOnError(), kong.ExplicitGroups(groups),
+		kong.Description("Issues TLS certificates in bulk through "+app.CloudNames()+"."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(c))
 }
 
 // errNotAll ends the command with status 1 after everything was said.

@@ -10,21 +10,16 @@ import (
 	"time"
 
 	"github.com/certmill/certmill/pkg/app"
-	"github.com/certmill/certmill/pkg/stage"
 )
 
 // verb carries out an operator's verb and says that it was done.
-func (c *cli) verb(ctx context.Context, done string, f func(*stage.Operator) error) error {
+func (c *cli) verb(ctx context.Context, done string, f func(*app.Console) error) error {
 	console, err := c.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer console.Close()
-	operator, err := console.Operator(who())
-	if err != nil {
-		return err
-	}
-	if err := f(operator); err != nil {
+	if err := f(console); err != nil {
 		return err
 	}
 	fmt.Println(done)
@@ -45,7 +40,7 @@ type approveCmd struct {
 
 // Run is certmill approve.
 func (a *approveCmd) Run(ctx context.Context, c *cli) error {
-	return c.verb(ctx, a.ID+" goes on", func(p *stage.Operator) error { return p.Approve(ctx, a.ID) })
+	return c.verb(ctx, a.ID+" goes on", func(k *app.Console) error { return k.Approve(ctx, who(), a.ID) })
 }
 
 type cancelCmd struct {
@@ -54,7 +49,7 @@ type cancelCmd struct {
 
 // Run is certmill cancel.
 func (a *cancelCmd) Run(ctx context.Context, c *cli) error {
-	return c.verb(ctx, a.ID+" is cancelled", func(p *stage.Operator) error { return p.Cancel(ctx, a.ID) })
+	return c.verb(ctx, a.ID+" is cancelled", func(k *app.Console) error { return k.Cancel(ctx, who(), a.ID) })
 }
 
 type adoptCmd struct {
@@ -64,7 +59,7 @@ type adoptCmd struct {
 
 // Run is certmill adopt.
 func (a *adoptCmd) Run(ctx context.Context, c *cli) error {
-	return c.verb(ctx, a.ID+" goes on with cloud order "+a.Cloud, func(p *stage.Operator) error { return p.Adopt(ctx, a.ID, a.Cloud) })
+	return c.verb(ctx, a.ID+" goes on with cloud order "+a.Cloud, func(k *app.Console) error { return k.Adopt(ctx, who(), a.ID, a.Cloud) })
 }
 
 type notBoughtCmd struct {
@@ -73,7 +68,7 @@ type notBoughtCmd struct {
 
 // Run is certmill not-bought.
 func (a *notBoughtCmd) Run(ctx context.Context, c *cli) error {
-	return c.verb(ctx, a.ID+" may be bought", func(p *stage.Operator) error { return p.NotBought(ctx, a.ID) })
+	return c.verb(ctx, a.ID+" may be bought", func(k *app.Console) error { return k.NotBought(ctx, who(), a.ID) })
 }
 
 type buyAgainCmd struct {
@@ -86,7 +81,7 @@ func (a *buyAgainCmd) Run(ctx context.Context, c *cli) error {
 	if !a.Yes && !confirmed("This spends quota once more for order "+a.ID+". Write its id to go on: ", a.ID) {
 		return fmt.Errorf("nothing was done")
 	}
-	return c.verb(ctx, a.ID+" is bought again", func(p *stage.Operator) error { return p.BuyAgain(ctx, a.ID) })
+	return c.verb(ctx, a.ID+" is bought again", func(k *app.Console) error { return k.BuyAgain(ctx, who(), a.ID) })
 }
 
 func confirmed(question, word string) bool {
@@ -102,7 +97,7 @@ type pauseCmd struct {
 
 // Run is certmill pause.
 func (a *pauseCmd) Run(ctx context.Context, c *cli) error {
-	return c.account(ctx, a.Account+" rests", func(k *app.Console) error { return k.Pause(ctx, a.Account, a.Why+" ("+who()+")") })
+	return c.verb(ctx, a.Account+" rests", func(k *app.Console) error { return k.Pause(ctx, a.Account, a.Why+" ("+who()+")") })
 }
 
 type resumeCmd struct {
@@ -112,7 +107,7 @@ type resumeCmd struct {
 
 // Run is certmill resume.
 func (a *resumeCmd) Run(ctx context.Context, c *cli) error {
-	return c.account(ctx, a.Account+" works", func(k *app.Console) error { return k.Resume(ctx, a.Account, a.Product) })
+	return c.verb(ctx, a.Account+" works", func(k *app.Console) error { return k.Resume(ctx, a.Account, a.Product) })
 }
 
 type limitCmd struct {
@@ -123,7 +118,7 @@ type limitCmd struct {
 
 // Run is certmill limit.
 func (a *limitCmd) Run(ctx context.Context, c *cli) error {
-	return c.account(ctx, fmt.Sprintf("%s: %s at %d a second", a.Account, a.Action, a.Calls), func(k *app.Console) error {
+	return c.verb(ctx, fmt.Sprintf("%s: %s at %d a second", a.Account, a.Action, a.Calls), func(k *app.Console) error {
 		return k.Limit(ctx, a.Account, a.Action, a.Calls)
 	})
 }
@@ -134,21 +129,7 @@ type firstUseCmd struct {
 
 // Run is certmill first-use.
 func (a *firstUseCmd) Run(ctx context.Context, c *cli) error {
-	return c.account(ctx, a.Account+" is swept at once", func(k *app.Console) error { return k.FirstUse(ctx, a.Account) })
-}
-
-// account changes the state of an account.
-func (c *cli) account(ctx context.Context, done string, f func(*app.Console) error) error {
-	console, err := c.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer console.Close()
-	if err := f(console); err != nil {
-		return err
-	}
-	fmt.Println(done)
-	return nil
+	return c.verb(ctx, a.Account+" is swept at once", func(k *app.Console) error { return k.FirstUse(ctx, a.Account) })
 }
 
 type restoredCmd struct{}

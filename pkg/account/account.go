@@ -6,24 +6,54 @@ package account
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
-	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/record"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
-// Bucket is the key-value bucket of account states.
-const Bucket = "ACCOUNTS"
+// Bucket is the key-value bucket of account states, and StreamName its stream,
+// as every client names it (NATS ADR-8).
+const (
+	Bucket     = "ACCOUNTS"
+	StreamName = "KV_" + Bucket
+	subjects   = "$KV." + Bucket + "."
+)
+
+// Config is the bucket's stream: nothing but a newer state may ever take one
+// away, and what is read must be the leader's, so that nobody goes on with an
+// account that was paused. replicas is 1 for a single server and 3 in a
+// cluster; 0 means any, for those who look.
+func Config(replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              StreamName,
+		Description:       "pauses, exhausted products, budgets and sweep marks of main accounts",
+		Subjects:          []string{subjects + ">"},
+		Storage:           jetstream.FileStorage,
+		Replicas:          replicas,
+		MaxMsgsPerSubject: 1,
+		DenyDelete:        true,
+		DenyPurge:         true,
+	}
+}
+
+// version of the states that this program writes. It leaves higher ones alone.
+const version = 1
 
 // State is what is known of one main account. The zero value is that of an
 // account nothing was written about.
 type State struct {
+	V int `json:"v,omitempty"`
 	// Labels paused for all their orders, by bad credentials or by command.
 	Paused map[string]Pause `json:"paused,omitempty"`
 	// Products of which no quota is left.
@@ -41,6 +71,9 @@ type State struct {
 	FirstUse string `json:"first_use,omitempty"`
 	// Identities tell whose the credentials of each label are.
 	Identities map[string]Identity `json:"identities,omitempty"`
+
+	rest   record.Rest // what another build wrote and this one does not know
+	hidden string      // why nothing is known: there is a state, which cannot be read
 }
 
 // Pause says why something rests. A zero Until lasts until it is resumed.
@@ -53,6 +86,16 @@ type Pause struct {
 // Over tells whether the pause has run out.
 func (p Pause) Over(now time.Time) bool { return !p.Until.IsZero() && now.After(p.Until) }
 
+// Rest is the pause in force of a label, and whether there is one. An account
+// whose state cannot be read, and never could, rests: it may be paused.
+func (s State) Rest(label string, now time.Time) (Pause, bool) {
+	if s.hidden != "" {
+		return Pause{Why: "its state cannot be read by this certmill, it is left to others: " + s.hidden}, true
+	}
+	p, paused := s.Paused[label]
+	return p, paused && !p.Over(now)
+}
+
 // Mark is a complete sweep.
 type Mark struct {
 	Incarnation string    `json:"incarnation"`
@@ -62,82 +105,103 @@ type Mark struct {
 // Marked tells whether the list was swept completely in this incarnation.
 func (s State) Marked(incarnation string) bool { return s.Mark.Incarnation == incarnation }
 
-// Accounts holds the states, watched.
+// Accounts holds the states.
 type Accounts struct {
-	kv jetstream.KeyValue
+	js     jetstream.JetStream
+	stream jetstream.Stream
+	log    *slog.Logger
+	stop   func() // ends the following and waits for its end
 
 	mu     sync.RWMutex
 	states map[string]known // by main account
+	unread map[string]stream.Unreadable
 }
 
-// known is a state and its revision in the bucket.
+// known is a state and its revision in the bucket: the sequence of its message.
 type known struct {
 	State
 	rev uint64
 }
 
-// Open binds to the bucket, making it if it is missing, and follows it until
-// ctx ends. It returns when the present states were read.
-func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Accounts, error) {
-	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: Bucket, Description: "pauses, exhausted products and sweep marks of main accounts", Replicas: replicas, History: 1})
+// Open binds to the bucket, if it is as Config has it, and follows it until ctx
+// ends or Close. It makes nothing; see stream.Open for the errors. It returns
+// when the present states were read.
+func Open(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.Logger) (*Accounts, error) {
+	a, last, err := look(ctx, js, replicas, log)
 	if err != nil {
-		return nil, fmt.Errorf("bucket %s: %w", Bucket, err)
+		return nil, err
 	}
-	w, err := kv.WatchAll(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("watch bucket %s: %w", Bucket, err)
-	}
-	a := &Accounts{kv: kv, states: map[string]known{}}
-	if err := a.present(ctx, js.Conn(), w); err != nil {
-		_ = w.Stop()
-		return nil, fmt.Errorf("read bucket %s: %w", Bucket, err)
-	}
-	go func() { // ends with the watch, which ends with ctx
-		for e := range w.Updates() {
-			if e != nil {
-				a.took(e)
-			}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err := stream.Follow(ctx, a.stream, subjects+">", last, func(m stream.Message) error { a.took(ctx, m); return nil })
+		if err != nil && !errors.Is(err, nats.ErrConnectionClosed) { // that ends the session anyway
+			a.log.ErrorContext(ctx, "the states of accounts are not followed any more", "err", err)
 		}
 	}()
-	context.AfterFunc(ctx, func() { _ = w.Stop() })
+	a.stop = func() { cancel(); <-ended }
 	return a, nil
 }
 
-// present reads the states that are there. Without all of them a paused account
-// would look like a free one, so an end before that is an error.
-func (a *Accounts) present(ctx context.Context, nc *nats.Conn, w jetstream.KeyWatcher) error {
-	closed := nc.StatusChanged(nats.CLOSED)
-	defer nc.RemoveStatusListener(closed)
-	if nc.IsClosed() { // before the listener was there
-		return nats.ErrConnectionClosed
+// Look reads the present states once and follows nothing: for those who look
+// and go. It makes nothing on the server; what the returned Accounts change they
+// know of.
+func Look(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.Logger) (*Accounts, error) {
+	a, _, err := look(ctx, js, replicas, log)
+	return a, err
+}
+
+func look(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.Logger) (a *Accounts, last uint64, err error) {
+	s, err := stream.Open(ctx, js, Config(replicas))
+	if err != nil {
+		return nil, 0, err
 	}
-	for {
-		select {
-		case e, ok := <-w.Updates():
-			if !ok {
-				return errors.New("the watch ended")
-			}
-			if e == nil { // all that was there has come
-				return nil
-			}
-			a.took(e)
-		case <-closed:
-			return nats.ErrConnectionClosed
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	a = &Accounts{js: js, stream: s, log: log, stop: func() {}, states: map[string]known{}, unread: map[string]stream.Unreadable{}}
+	// Without all of them a paused account would look like a free one.
+	last, err = stream.ReadAll(ctx, s, subjects+">", 0, func(m stream.Message) error { a.took(ctx, m); return nil })
+	if err != nil {
+		return nil, 0, fmt.Errorf("bucket %s: %w", Bucket, err)
+	}
+	return a, last, nil
+}
+
+// Close ends the following. It must come before the connection is closed, so
+// that nothing stays behind on the server. Safe to repeat.
+func (a *Accounts) Close() { a.stop() }
+
+// took notes what the bucket has. One that cannot be read is a newer program's:
+// the last state that was understood stays in force.
+func (a *Accounts) took(ctx context.Context, m stream.Message) {
+	main := strings.TrimPrefix(m.Subject, subjects)
+	s, err := decode(stream.Value{Data: m.Data, Header: m.Header, Seq: m.Seq})
+	if err == nil {
+		a.set(main, s, m.Seq)
+		return
+	}
+	u := stream.Unreadable{Subject: m.Subject, Seq: m.Seq, Err: err}
+	u.Tell(ctx, a.log)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if m.Seq < a.states[main].rev {
+		return
+	}
+	a.unread[main] = u
+	if a.states[main].rev == 0 {
+		a.states[main] = known{State: State{hidden: err.Error()}}
 	}
 }
 
-func (a *Accounts) took(e jetstream.KeyValueEntry) {
+// decode reads what lies in a cell; nothing, and what a client deleted, is an
+// account nothing was written about.
+func decode(v stream.Value) (State, error) {
 	var s State
-	if e.Operation() == jetstream.KeyValuePut {
-		if json.Unmarshal(e.Value(), &s) != nil {
-			return // a newer program's: the last state that we understood stays in force
-		}
+	if v.Seq == 0 || v.Header.Get("KV-Operation") != "" {
+		return State{}, nil
 	}
-	a.set(e.Key(), s, e.Revision())
+	rest, err := record.Decode(v.Data, version, &s)
+	s.rest = rest
+	return s, err
 }
 
 // set keeps the newest revision: the watch and our own writes come in any
@@ -148,6 +212,9 @@ func (a *Accounts) set(main string, s State, rev uint64) {
 	if rev > a.states[main].rev {
 		a.states[main] = known{s, rev}
 	}
+	if rev > a.unread[main].Seq {
+		delete(a.unread, main)
+	}
 }
 
 // State returns what is known of a main account.
@@ -157,73 +224,38 @@ func (a *Accounts) State(main string) State {
 	return a.states[main].State
 }
 
-// changeTries bounds how often a change that conflicts is made again.
-const changeTries = 30
+// Unreadable are the states that this program cannot read, by their subjects.
+func (a *Accounts) Unreadable() []stream.Unreadable {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(a.unread), func(x, y stream.Unreadable) int { return strings.Compare(x.Subject, y.Subject) })
+}
 
 // Change applies f to a main account's present state and stores it, on
-// condition that nobody wrote in between; else it tries again.
+// condition that nobody wrote in between; else, and without an answer, it tries
+// again: f applied twice MUST be the same as once. The error wraps
+// record.ErrNewer if a newer program wrote the state.
 func (a *Accounts) Change(ctx context.Context, main string, f func(*State)) error {
-	for n := range changeTries {
-		s, rev, err := a.read(ctx, main)
-		if err != nil {
-			return err
-		}
-		s.Paused, s.Exhausted, s.Limits = maps.Clone(s.Paused), maps.Clone(s.Exhausted), maps.Clone(s.Limits)
-		f(&s)
-		data, err := json.Marshal(s)
-		if err != nil {
-			return fmt.Errorf("encode state of account %s: %w", main, err)
-		}
-		if rev, err = a.write(ctx, main, data, rev); err == nil {
-			a.set(main, s, rev) // at once for this process; the watch tells the others
-			return nil
-		}
-		if !errors.Is(err, jetstream.ErrKeyExists) && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-			return fmt.Errorf("write state of account %s: %w", main, err)
-		}
-		// Also a read that came from a server which lags: give it time.
-		if err := pause(ctx, n); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("write state of account %s: too many writers", main)
+	return a.change(ctx, main, f, stream.Cell.Change)
 }
 
-// write stores a state on condition that rev is the last; 0: none, or one that
-// somebody deleted.
-func (a *Accounts) write(ctx context.Context, main string, data []byte, rev uint64) (uint64, error) {
-	if rev == 0 {
-		return a.kv.Create(ctx, main, data)
-	}
-	return a.kv.Update(ctx, main, data, rev)
-}
-
-// pause waits before the n-th further try: rivals that met once should not meet
-// again.
-func pause(ctx context.Context, n int) error {
-	t := time.NewTimer(rand.N(min(time.Millisecond<<n, 250*time.Millisecond)) + time.Millisecond)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (a *Accounts) read(ctx context.Context, main string) (State, uint64, error) {
-	e, err := a.kv.Get(ctx, main)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return State{}, 0, nil
-	}
-	if err != nil {
-		return State{}, 0, fmt.Errorf("read state of account %s: %w", main, err)
-	}
+// change is Change with one of the ways in which a cell changes.
+func (a *Accounts) change(ctx context.Context, main string, f func(*State),
+	way func(stream.Cell, context.Context, func(stream.Value) ([]byte, error)) (stream.Value, error)) error {
 	var s State
-	if err := json.Unmarshal(e.Value(), &s); err != nil {
-		return State{}, 0, fmt.Errorf("decode state of account %s: %w", main, err)
+	v, err := way(stream.At(a.js, a.stream, subjects+main), ctx, func(v stream.Value) (_ []byte, err error) {
+		if s, err = decode(v); err != nil {
+			return nil, err
+		}
+		f(&s)
+		s.V = version
+		return record.Encode(s, s.rest)
+	})
+	if err != nil {
+		return fmt.Errorf("state of account %s: %w", main, err)
 	}
-	return s, e.Revision(), nil
+	a.set(main, s, v.Seq) // at once for this process; the watch tells the others
+	return nil
 }
 
 // Pause rests a label.

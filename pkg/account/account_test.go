@@ -1,26 +1,51 @@
 package account
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
+	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/natstest"
+	"github.com/certmill/certmill/pkg/record"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 const main = "100001"
 
 func open(t testing.TB, s *server.Server) *Accounts {
 	t.Helper()
-	a, err := Open(t.Context(), natstest.Connect(t, s), 1)
+	js := natstest.Connect(t, s)
+	if _, err := stream.Ensure(t.Context(), js, Config(1)); err != nil {
+		t.Fatal(err)
+	}
+	a, err := Open(t.Context(), js, 1, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(a.Close)
 	return a
+}
+
+// bucket is what any NATS client sees of it.
+func bucket(t testing.TB, a *Accounts) jetstream.KeyValue {
+	t.Helper()
+	kv, err := a.js.KeyValue(t.Context(), Bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kv
 }
 
 func await(t testing.TB, what string, is func() bool) {
@@ -116,7 +141,7 @@ func TestADeletedKeyIsAnUnknownAccount(t *testing.T) {
 	if err := a.Pause(t.Context(), main, "acme", Pause{Why: "x"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.kv.Delete(t.Context(), main); err != nil {
+	if err := bucket(t, a).Delete(t.Context(), main); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the pause gone", func() bool { return len(a.State(main).Paused) == 0 })
@@ -133,7 +158,7 @@ func TestAStateThatCannotBeReadChangesNothing(t *testing.T) {
 	if err := a.Pause(t.Context(), main, "acme", Pause{Why: "x"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.kv.Put(t.Context(), main, []byte(`{"paused":"a newer form"}`)); err != nil {
+	if _, err := bucket(t, a).Put(t.Context(), main, []byte(`{"paused":"a newer form"}`)); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.Resume(t.Context(), main, "acme"); err == nil {
@@ -147,7 +172,7 @@ func TestAStateThatCannotBeReadChangesNothing(t *testing.T) {
 func TestOpenWithoutAConnection(t *testing.T) {
 	js := natstest.Connect(t, natstest.Server(t))
 	js.Conn().Close()
-	if _, err := Open(t.Context(), js, 1); err == nil {
+	if _, err := Open(t.Context(), js, 1, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("opened on a closed connection")
 	}
 }
@@ -171,7 +196,7 @@ func TestIdentifiedIsWrittenOnce(t *testing.T) {
 	a, b := open(t, s), open(t, s)
 	ctx := t.Context()
 	revision := func() uint64 {
-		e, err := a.kv.Get(ctx, main)
+		e, err := bucket(t, a).Get(ctx, main)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -198,4 +223,166 @@ func TestIdentifiedIsWrittenOnce(t *testing.T) {
 	if got := a.State(main).Identities; len(got) != 2 || got["acme"] != root || got["other"] != clerk {
 		t.Errorf("%+v", got)
 	}
+}
+
+// Nobody but init makes the bucket, and one that is not as it must be is
+// refused.
+func TestOpenMakesNothing(t *testing.T) {
+	js := natstest.Connect(t, natstest.Server(t))
+	quiet := slog.New(slog.DiscardHandler)
+	for _, open := range []func(context.Context, jetstream.JetStream, int, *slog.Logger) (*Accounts, error){Open, Look} {
+		if _, err := open(t.Context(), js, 1, quiet); !errors.Is(err, stream.ErrMissing) {
+			t.Errorf("with no bucket: %v", err)
+		}
+	}
+	for name := range js.StreamNames(t.Context()).Name() {
+		t.Errorf("%s was made", name)
+	}
+	if _, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: Bucket, Metadata: map[string]string{stream.FormatKey: "1"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), js, 1, quiet); err == nil || !errors.As(err, new(*stream.Differs)) {
+		t.Errorf("of a bucket that answers direct gets: %v", err)
+	}
+}
+
+func consumers(t testing.TB, a *Accounts) (names []string) {
+	t.Helper()
+	lister := a.stream.ConsumerNames(t.Context())
+	for name := range lister.Name() {
+		names = append(names, name)
+	}
+	if err := lister.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// Whoever follows leaves nothing behind, and who only looks never has anything
+// there.
+func TestNoConsumerStaysBehind(t *testing.T) {
+	a := open(t, natstest.Server(t))
+	if err := a.Pause(t.Context(), main, "acme", Pause{Why: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a consumer that follows", func() bool { return len(consumers(t, a)) == 1 })
+	a.Close()
+	a.Close()
+	if names := consumers(t, a); len(names) != 0 {
+		t.Errorf("after Close: %q", names)
+	}
+	looking, err := Look(t.Context(), a.js, 0, slog.New(slog.DiscardHandler))
+	if err != nil || looking.State(main).Paused["acme"].Why != "x" {
+		t.Fatalf("%+v, %v", looking.State(main), err)
+	}
+	if err := looking.Resume(t.Context(), main, "acme"); err != nil || len(looking.State(main).Paused) != 0 {
+		t.Errorf("changed: %+v, %v", looking.State(main), err)
+	}
+	if names := consumers(t, a); len(names) != 0 {
+		t.Errorf("after a look: %q", names)
+	}
+	looking.Close()
+
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := Open(ctx, a.js, 1, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a consumer that follows", func() bool { return len(consumers(t, a)) == 1 })
+	cancel()
+	await(t, "no consumer after the context's end", func() bool { return len(consumers(t, a)) == 0 })
+}
+
+// What another build of the same format wrote stays, whatever this one changes.
+func TestStatesKeepWhatAnotherBuildWrote(t *testing.T) {
+	a := open(t, natstest.Server(t))
+	kv := bucket(t, a)
+	if _, err := kv.Put(t.Context(), main, []byte(`{"v":1,"new":[1],"paused":{"acme":{"why":"x","since":"2026-11-25T12:00:00Z","new":"p"}},"mark":{"incarnation":"i1","at":"2026-11-25T12:00:00Z","new":"m"}}`)); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{a.Pause(t.Context(), main, "other", Pause{Why: "y"}), a.Replenish(t.Context(), main, "p")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := kv.Get(t.Context(), main)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		V      int
+		New    []int
+		Paused map[string]struct{ New string }
+		Mark   struct{ New string }
+	}
+	if err := json.Unmarshal(e.Value(), &got); err != nil || got.V != 1 || !reflect.DeepEqual(got.New, []int{1}) ||
+		got.Paused["acme"].New != "p" || len(got.Paused) != 2 || got.Mark.New != "m" {
+		t.Errorf("%s (%v)", e.Value(), err)
+	}
+}
+
+// A state that cannot be read is told of once, counted, and left alone. Where no
+// state was ever understood its labels rest: they may be paused.
+func TestStatesThatCannotBeRead(t *testing.T) {
+	first := open(t, natstest.Server(t))
+	kv := bucket(t, first)
+	for key, data := range map[string]string{main: `{"v":2,"paused":"a newer form"}`, "broken": `no state`} {
+		if _, err := kv.Put(t.Context(), key, []byte(data)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	for range 2 {
+		a, err := Look(t.Context(), first.js, 1, slog.New(slog.NewTextHandler(&out, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		unread := a.Unreadable()
+		if len(unread) != 2 || !unread[0].Newer() || unread[1].Newer() || unread[0].Subject != "$KV.ACCOUNTS."+main {
+			t.Errorf("%v", unread)
+		}
+		if p, rests := a.State(main).Rest("acme", time.Now()); !rests || !strings.Contains(p.Why, "version 2") {
+			t.Errorf("an account that may be paused: %+v, %v", p, rests)
+		}
+		if err := a.Resume(t.Context(), main, "acme"); !errors.Is(err, record.ErrNewer) {
+			t.Errorf("changing it: %v", err)
+		}
+	}
+	await(t, "the follower counts them", func() bool { return len(first.Unreadable()) == 2 })
+	if n := strings.Count(out.String(), "\n"); n > 2 {
+		t.Errorf("told of %d times:\n%s", n, out.String())
+	}
+	if _, err := kv.Put(t.Context(), main, []byte(`{"v":1,"paused":{"acme":{"why":"x","since":"2026-11-25T12:00:00Z"}}}`)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the state that can be read", func() bool {
+		p, rests := first.State(main).Rest("acme", time.Now())
+		return rests && p.Why == "x" && len(first.Unreadable()) == 1
+	})
+	if _, rests := first.State(main).Rest("other", time.Now()); rests {
+		t.Error("every label rests")
+	}
+}
+
+// deaf loses the answers of its publishes.
+type deaf struct{ jetstream.JetStream }
+
+func (d deaf) Publish(ctx context.Context, subject string, data []byte, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	if _, err := d.JetStream.Publish(ctx, subject, data, opts...); err != nil {
+		return nil, err
+	}
+	return nil, nats.ErrTimeout
+}
+
+// A purchase whose counting got no answer is an error, not counted twice.
+func TestBudgetWithoutAnAnswer(t *testing.T) {
+	a := open(t, natstest.Server(t))
+	lost := &Accounts{js: deaf{a.js}, stream: a.stream, log: a.log, states: map[string]known{}, unread: map[string]stream.Unreadable{}}
+	if _, err := lost.Spend(t.Context(), main, "all", 5); !errors.Is(err, stream.ErrNoAnswer) {
+		t.Errorf("%v", err)
+	}
+	await(t, "what was stored", func() bool { return a.State(main).Bought["all"] == 1 })
+	if err := lost.Unspend(t.Context(), main, "all"); !errors.Is(err, stream.ErrNoAnswer) {
+		t.Errorf("%v", err)
+	}
+	await(t, "what was stored", func() bool { return a.State(main).Bought["all"] == 0 })
 }

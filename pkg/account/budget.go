@@ -2,36 +2,28 @@ package account
 
 import (
 	"context"
-	"encoding/hex"
 	"maps"
-	"regexp"
 	"slices"
+
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // keptPeriods is how many periods of a budget are remembered.
 const keptPeriods = 8
 
-var plainKey = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
-
 // BatchKey is the key of a batch's budget. Main accounts have no dot, so the
 // two do not meet.
-func BatchKey(batch string) string {
-	if !plainKey.MatchString(batch) {
-		batch = "x" + hex.EncodeToString([]byte(batch))
-	}
-	return "batch." + batch
-}
+func BatchKey(batch string) string { return "batch." + stream.Token(batch) }
 
 // Spend counts one purchase of a period towards the budget of a main account,
 // or of a batch (BatchKey), and tells whether it was within most. What is over
 // is not counted. It comes before the purchase: a crash in between counts one
 // that was not made, never the other way round.
 func (a *Accounts) Spend(ctx context.Context, key, period string, most int) (within bool, err error) {
-	err = a.Change(ctx, key, func(s *State) {
+	err = a.change(ctx, key, func(s *State) {
 		if within = s.Bought[period] < most; !within {
 			return
 		}
-		s.Bought = maps.Clone(s.Bought)
 		if s.Bought == nil {
 			s.Bought = map[string]int{}
 		}
@@ -39,16 +31,15 @@ func (a *Accounts) Spend(ctx context.Context, key, period string, most int) (wit
 		for old := slices.Sorted(maps.Keys(s.Bought)); len(old) > keptPeriods; old = old[1:] {
 			delete(s.Bought, old[0])
 		}
-	})
+	}, stream.Cell.ChangeOnce)
 	return within, err
 }
 
 // Unspend takes a purchase back that was counted and surely not made.
 func (a *Accounts) Unspend(ctx context.Context, key, period string) error {
-	return a.Change(ctx, key, func(s *State) {
+	return a.change(ctx, key, func(s *State) {
 		if s.Bought[period] > 0 {
-			s.Bought = maps.Clone(s.Bought)
 			s.Bought[period]--
 		}
-	})
+	}, stream.Cell.ChangeOnce)
 }

@@ -68,9 +68,17 @@ type Step struct {
 }
 
 // plan tells which operation each order will take and where, before anything is
-// spent. Orders that no account can take stand in it with the reason.
-func (s *session) plan(ctx context.Context, requests []order.Request) ([]Step, error) {
-	_, steps, err := planned(ctx, requests, s.place)
+// spent. Orders that no account can take stand in it with the reason. Without
+// accounts in the config there is none: the workers know theirs.
+func (c *Console) plan(ctx context.Context, requests []order.Request) ([]Step, error) {
+	if len(c.cfg.Accounts) == 0 {
+		return nil, nil
+	}
+	accounts, err := c.routes()
+	if err != nil {
+		return nil, err
+	}
+	_, steps, err := planned(ctx, requests, c.placing(accounts))
 	return steps, err
 }
 
@@ -101,17 +109,23 @@ func planned(ctx context.Context, requests []order.Request, place placing) ([]st
 // step; an error means that it could not be found out.
 type placing func(ctx context.Context, r order.Request) (stage.Planned, Step, error)
 
-// place decides as the intake will.
-func (s *session) place(ctx context.Context, r order.Request) (stage.Planned, Step, error) {
-	a, way, err := stage.Intake{Accounts: s.accounts, Ledger: s.ledger, Line: s.line, Log: s.log}.Place(ctx, r)
-	if bad, ok := errors.AsType[*order.Invalid](err); ok {
-		return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: bad.Error()}, nil
+// placing decides as the intake will.
+func (c *Console) placing(accounts stage.Accounts) placing {
+	if len(accounts) == 0 {
+		return ready{}.place
 	}
-	if err != nil {
-		return stage.Planned{}, Step{}, err
+	in := stage.Intake{Accounts: accounts, Ledger: c.ledger, Line: c.line, Log: c.log}
+	return func(ctx context.Context, r order.Request) (stage.Planned, Step, error) {
+		a, way, err := in.Place(ctx, r)
+		if bad, ok := errors.AsType[*order.Invalid](err); ok {
+			return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: bad.Error()}, nil
+		}
+		if err != nil {
+			return stage.Planned{}, Step{}, err
+		}
+		p, step := placed(r, a, way)
+		return p, step, nil
 	}
-	p, step := placed(r, a, way)
-	return p, step, nil
 }
 
 func placed(r order.Request, a *stage.Account, way issuer.Route) (stage.Planned, Step) {
@@ -126,7 +140,21 @@ func placed(r order.Request, a *stage.Account, way issuer.Route) (stage.Planned,
 // handed is the outcome of handing a batch in.
 type handed struct {
 	known, fresh int
-	wanted       map[string]string // id under which the outcome will lie -> id in the file
+	wanted       []awaited
+}
+
+// awaited is an order that was handed in, and where its outcome will lie: under
+// its id, or, where the intake refuses the message, under an id of the message's
+// own.
+type awaited struct {
+	id   string
+	hash string // of what was ordered: another order's outcome under the id is not this one's; empty: any
+	bad  string // where a refused message lies; empty: the order was known before
+}
+
+// outcome tells whether an item is what became of the order.
+func (a awaited) outcome(it pipeline.Item) bool {
+	return it.ID() == a.bad || it.ID() == a.id && (a.hash == "" || it.Hash == a.hash)
 }
 
 // inFlight bounds how many order messages wait for their acknowledgement.
@@ -135,20 +163,20 @@ const inFlight = 256
 // handIn publishes what is not known yet, as any NATS client can. Interrupted
 // and begun again it publishes the rest: what was acknowledged is known, or a
 // message with a known id, which is dropped.
-func (s *session) handIn(ctx context.Context, requests []order.Request, urgent bool) (handed, error) {
-	h := handed{wanted: map[string]string{}}
+func (c *Console) handIn(ctx context.Context, requests []order.Request, urgent bool) (handed, error) {
+	var h handed
 	var mu sync.Mutex
 	g, ctx := limited(ctx, inFlight)
 	for _, r := range requests {
 		g.Go(func() error {
-			key, known, err := s.handOne(ctx, r, urgent)
+			a, err := c.handOne(ctx, r, urgent)
 			if err != nil {
 				return err
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			h.wanted[key] = r.ID
-			if known {
+			h.wanted = append(h.wanted, a)
+			if a.bad == "" {
 				h.known++
 			} else {
 				h.fresh++
@@ -156,37 +184,35 @@ func (s *session) handIn(ctx context.Context, requests []order.Request, urgent b
 			return nil
 		})
 	}
-	return h, g.Wait()
+	err := g.Wait()
+	slices.SortFunc(h.wanted, func(a, b awaited) int { return strings.Compare(a.id, b.id) })
+	return h, err
 }
 
-// handOne publishes one order, unless it is known. The key is the id under
-// which its outcome will lie.
-func (s *session) handOne(ctx context.Context, r order.Request, urgent bool) (key string, known bool, err error) {
-	was, err := s.line.Last(ctx, r.ID)
-	if err == nil && was.Hash == r.Hash() {
-		return r.ID, true, nil
+// handOne publishes one order, unless it is known.
+func (c *Console) handOne(ctx context.Context, r order.Request, urgent bool) (awaited, error) {
+	a := awaited{id: r.ID, hash: r.Hash()}
+	was, err := c.line.Last(ctx, r.ID)
+	if err == nil && was.Hash == a.hash {
+		return a, nil
 	}
 	if err != nil && !errors.Is(err, pipeline.ErrNoOrder) {
-		return "", false, err
+		return a, err
 	}
-	other := err == nil // the id is another order's: the message will be refused
 	body, err := json.Marshal(r)
 	if err != nil {
-		return "", false, fmt.Errorf("encode order %s: %w", r.ID, err)
+		return a, fmt.Errorf("encode order %s: %w", r.ID, err)
 	}
 	subject := pipeline.NewSubject
 	if urgent {
 		subject = pipeline.UrgentSubject
 	}
-	seq, err := pipeline.Publish(ctx, s.js, subject, body)
+	seq, err := pipeline.Publish(ctx, c.js, subject, body)
 	if err != nil {
-		return "", false, fmt.Errorf("hand in order %s: %w", r.ID, err)
+		return a, fmt.Errorf("hand in order %s: %w", r.ID, err)
 	}
-	_, step, err := s.place(ctx, r)
-	if other || step.Problem != "" {
-		return s.line.BadID(seq), false, err // where the intake puts what it refuses
-	}
-	return r.ID, false, err
+	a.bad = c.line.BadID(seq)
+	return a, nil
 }
 
 // Progress is how far a batch has come: orders by state.
@@ -204,27 +230,22 @@ func (p Progress) Done() int {
 var errDone = errors.New("done")
 
 // follow watches the wanted orders until all of them are final or held, and
-// returns them as they ended. shown is told of each change.
-func (s *session) follow(ctx context.Context, wanted map[string]string, shown func(Progress)) (map[string]pipeline.Item, error) {
-	now := map[string]pipeline.Item{}
-	states := map[order.State]int{}
-	if len(wanted) == 0 {
-		return now, nil
+// returns them as they ended, by the id that they were handed in with. shown is
+// told of each change.
+func (c *Console) follow(ctx context.Context, wanted []awaited, shown func(Progress)) (map[string]pipeline.Item, error) {
+	f := following{of: map[string]awaited{}, now: map[string]pipeline.Item{}, states: map[order.State]int{}}
+	for _, a := range wanted {
+		f.of[a.id], f.of[a.bad] = a, a
 	}
-	err := s.line.Watch(ctx, func(it pipeline.Item) error {
-		if _, ours := wanted[it.ID()]; !ours {
+	delete(f.of, "")
+	if len(wanted) == 0 {
+		return f.now, nil
+	}
+	err := c.line.Watch(ctx, func(it pipeline.Item) error {
+		if !f.took(it) {
 			return nil
 		}
-		was, seen := now[it.ID()]
-		if seen && was.Seq > it.Seq {
-			return nil // the older message of an order that a crash left
-		}
-		if seen {
-			states[was.State]--
-		}
-		states[it.State]++
-		now[it.ID()] = it
-		p := Progress{Total: len(wanted), States: maps.Clone(states)}
+		p := Progress{Total: len(wanted), States: maps.Clone(f.states)}
 		shown(p)
 		if p.Done() == p.Total {
 			return errDone
@@ -237,7 +258,29 @@ func (s *session) follow(ctx context.Context, wanted map[string]string, shown fu
 	if errors.Is(err, errDone) {
 		err = nil
 	}
-	return now, err
+	return f.now, err
+}
+
+// following is how far the wanted orders have come.
+type following struct {
+	of     map[string]awaited       // by where their outcome may lie
+	now    map[string]pipeline.Item // by the id that they were handed in with
+	states map[order.State]int
+}
+
+// took notes an item, and tells whether it is news of one of the orders.
+func (f *following) took(it pipeline.Item) bool {
+	a, ours := f.of[it.ID()]
+	was, seen := f.now[a.id]
+	if !ours || !a.outcome(it) || seen && was.Seq > it.Seq { // the older message of an order that a crash left
+		return false
+	}
+	if seen {
+		f.states[was.State]--
+	}
+	f.states[it.State]++
+	f.now[a.id] = it
+	return true
 }
 
 // Summary is what a run ended with.
@@ -275,8 +318,8 @@ func (s Summary) OK() bool { return s.Issued+s.Archived == s.Orders && len(s.Bad
 // summarise counts the outcomes.
 func summarise(b Batch, h handed, ended map[string]pipeline.Item, took time.Duration) Summary {
 	sum := Summary{Orders: len(b.Requests), Known: h.known, New: h.fresh, Failed: map[string]int{}, Seconds: took.Seconds(), Bad: b.Bad}
-	for _, key := range sorted(h.wanted) {
-		it, seen := ended[key]
+	for _, a := range h.wanted {
+		it, seen := ended[a.id]
 		switch {
 		case !seen:
 			sum.Unfinished++
@@ -286,10 +329,10 @@ func summarise(b Batch, h handed, ended map[string]pipeline.Item, took time.Dura
 			sum.Archived++
 		case it.State == order.Failed && it.Failure != nil:
 			sum.Failed[it.Failure.Class]++
-			sum.Problems = append(sum.Problems, Problem{ID: h.wanted[key], State: string(it.State), Class: it.Failure.Class, Reason: it.Failure.Reason, Advice: it.Failure.Advice})
+			sum.Problems = append(sum.Problems, Problem{ID: a.id, State: string(it.State), Class: it.Failure.Class, Reason: it.Failure.Reason, Advice: it.Failure.Advice})
 		case it.State == order.Held && it.Hold != nil:
 			sum.Held++
-			sum.Problems = append(sum.Problems, Problem{ID: key, State: string(it.State), Reason: it.Hold.Reason, Commands: it.Hold.Commands})
+			sum.Problems = append(sum.Problems, Problem{ID: a.id, State: string(it.State), Reason: it.Hold.Reason, Commands: it.Hold.Commands})
 		default:
 			sum.Unfinished++
 		}

@@ -64,7 +64,7 @@ func openWorkshop(t *testing.T, change func(*house)) *workshop {
 }
 
 // handIn hands orders in and returns their ids.
-func (w *workshop) handIn(requests []order.Request) map[string]string {
+func (w *workshop) handIn(requests []order.Request) []awaited {
 	w.t.Helper()
 	in, err := w.console.handIn(w.t.Context(), requests, false)
 	if err != nil {
@@ -74,7 +74,7 @@ func (w *workshop) handIn(requests []order.Request) map[string]string {
 }
 
 // issued waits until all orders are.
-func (w *workshop) issued(ids map[string]string, within time.Duration) {
+func (w *workshop) issued(ids []awaited, within time.Duration) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), within)
 	defer cancel()

@@ -151,8 +151,11 @@ func (a Account) open(permits *permit.Set) (issuer.Cloud, dcv.Solver, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("token: %w", err)
 	}
-	return vendors()[a.Cloud].Open(issuer.Access{Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, IdentityEndpoint: a.IdentityEndpoint,
-		Region: a.Region, KeyID: id.Reveal(), Secret: secret, Token: token, Main: a.Main, Permits: permits, Product: a.Product, CSRSANs: a.CSRSANs})
+	return vendors()[a.Cloud].Open(issuer.Access{
+		Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, IdentityEndpoint: a.IdentityEndpoint, Region: a.Region,
+		KeyID: id.Reveal(), Secret: secret, Token: token, Main: a.Main, Permits: permits,
+		Product: a.Product, CSRSANs: a.CSRSANs,
+	})
 }
 
 // period is what limits count in: calls a second.

@@ -170,8 +170,8 @@ func TestRingsAreOpenBeforeTheFirstOrder(t *testing.T) {
 	t.Parallel()
 	console, js, _ := serving(t)
 	want := map[string]bool{}
-	for _, a := range console.accounts {
-		p := vendors()[console.cfg.Accounts[a.Label].Cloud]
+	for _, a := range console.cfg.Accounts {
+		p := vendors()[a.Cloud]
 		for _, call := range p.calls() {
 			if !call.Free {
 				want[a.Main+"_"+call.Action] = true

@@ -107,12 +107,17 @@ type Account struct {
 // is refused in a config file.
 type Ref string
 
+// unread is in place of a secret that nothing is called with.
+const unread Ref = "unread:"
+
 // read fetches the secret, without the line end that files have.
 func (r Ref) read() (order.Secret, error) {
 	kind, where, _ := strings.Cut(string(r), ":")
 	switch {
 	case r == "":
 		return "", nil
+	case r == unread:
+		return "unread", nil
 	case kind == "env" && where != "":
 		if v := os.Getenv(where); v != "" {
 			return order.Secret(v), nil

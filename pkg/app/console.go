@@ -5,77 +5,76 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/account"
-	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
 )
 
-// Console is an operator's view of an installation, over one connection. It
-// does no worker's work.
-type Console struct{ *session }
+// Console is what an operator sees of an installation, over one connection that
+// reconnects. It looks into the books and makes nothing: neither streams nor
+// rings nor a key store. Its verbs write what they say. What some of them need
+// besides the books (package clients, the workers' rings, the key store) is opened
+// when they need it.
+type Console struct {
+	books
+	cfg Config
+	log *slog.Logger
 
-// OpenConsole connects.
+	mu    sync.Mutex     // guards what follows
+	ways  stage.Accounts // as routes returns them; nil until somebody asks
+	hands *hands         // nil until a verb calls a cloud
+}
+
+// errNoServer: nobody said where the installation is.
+var errNoServer = errors.New("no server is known: give --nats or --config, or start it in the folder where certmill run keeps its state")
+
+// OpenConsole connects. The streams are verified, whatever their replicas, which
+// a console need not know.
 func OpenConsole(ctx context.Context, c Config, log *slog.Logger) (*Console, error) {
 	if c.NATS.URL == "" {
-		return nil, errors.New("no server is known: give --nats or --config, or start it in the folder where certmill run keeps its state")
+		return nil, errNoServer
 	}
-	p, err := NewProcess(c, hostName("console"), false, log)
+	name := hostName("console")
+	nc, err := dial(c.NATS, name, log, again()...)
 	if err != nil {
 		return nil, err
 	}
-	s, _, err := p.connect(ctx)
-	if err != nil {
+	console := &Console{books: books{nc: nc}, cfg: c, log: log}
+	if err := console.look(ctx, name); err != nil {
+		console.Close()
 		return nil, err
 	}
-	return &Console{s}, nil
+	return console, nil
+}
+
+func (c *Console) look(ctx context.Context, name string) (err error) {
+	if c.js, err = jetstream.New(c.nc); err != nil {
+		return fmt.Errorf("JetStream: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := c.books.open(ctx, name, c.log, 0); err != nil {
+		return err
+	}
+	c.states, err = account.Look(ctx, c.js, 0, c.log)
+	return err
 }
 
 // Close ends the connection.
-func (c *Console) Close() { c.close() }
-
-// Operator carries out verbs under the name of who.
-func (c *Console) Operator(who string) (*stage.Operator, error) {
-	keys, err := certstore.OpenKeyStore(c.cfg.Keys.Store)
-	if err != nil {
-		return nil, err
+func (c *Console) Close() {
+	if c.hands != nil {
+		c.hands.close()
 	}
-	return &stage.Operator{Accounts: c.accounts, Ledger: c.ledger, States: c.states, Keys: keys, Line: c.line, Who: who}, nil
-}
-
-// Plan tells which operation each order would take.
-func (c *Console) Plan(ctx context.Context, b Batch) ([]Step, error) { return c.plan(ctx, b.Requests) }
-
-// Order hands a batch in; with follow it waits for the orders to end.
-func (c *Console) Order(ctx context.Context, b Batch, view View, follow, urgent bool) (Summary, error) {
-	began := time.Now()
-	steps, err := c.plan(ctx, b.Requests)
-	if err != nil {
-		return Summary{}, err
-	}
-	view.Planned(steps, b)
-	in, err := c.handIn(ctx, b.Requests, urgent)
-	if err != nil {
-		return Summary{}, err
-	}
-	view.HandedIn(in.known, in.fresh)
-	if !follow {
-		return Summary{Orders: len(b.Requests), Known: in.known, New: in.fresh, Bad: b.Bad}, nil
-	}
-	ended, err := c.follow(ctx, in.wanted, view.Moved)
-	sum := summarise(b, in, ended, time.Since(began))
-	sum.Certificates = c.cfg.Deliver.Directory
-	view.Ended(sum)
-	return sum, err
+	c.books.close()
 }
 
 // Find returns one order.
@@ -83,15 +82,16 @@ func (c *Console) Find(ctx context.Context, id string) (pipeline.Item, error) {
 	return c.line.Last(ctx, id)
 }
 
-// Each calls f for the orders of a state, or of all with "".
-func (c *Console) Each(ctx context.Context, s order.State, f func(pipeline.Item) error) error {
-	if s == "" {
-		return c.line.EachOrder(ctx, f)
-	}
-	if !slices.Contains(order.States, s) {
+// Each calls f for the orders of a state, or of all with "", and unread for those
+// whose record this program cannot read.
+func (c *Console) Each(ctx context.Context, s order.State, f func(pipeline.Item) error, unread func(pipeline.Unread) error) error {
+	switch {
+	case s == "":
+		s = "*"
+	case !slices.Contains(order.States, s):
 		return fmt.Errorf("%q is no state: write one of %v", s, order.States)
 	}
-	return c.line.Each(ctx, s, "*", f)
+	return c.line.List(ctx, s, f, unread)
 }
 
 // Status is what an installation looks like now.
@@ -100,9 +100,13 @@ type Status struct {
 	States   map[order.State]int `json:"states"`
 	Accounts []AccountStatus     `json:"accounts"`
 	Left     int                 `json:"left_behind"` // records and files that could not be removed: certmill stuck
+	// Unreadable are records of orders that have not ended, and of accounts, that
+	// this program cannot read: a newer one wrote them. The orders are counted in
+	// States, too.
+	Unreadable int `json:"unreadable"`
 }
 
-// AccountStatus is one label.
+// AccountStatus is one label; empty where only its main account is known.
 type AccountStatus struct {
 	Label string `json:"label"`
 	Main  string `json:"main"`
@@ -125,15 +129,31 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Inbox: inbox, States: states, Left: len(left)}
-	for _, label := range c.accounts.Labels() {
-		a := c.accounts[label]
-		state := c.states.State(a.Main)
-		status := AccountStatus{Label: label, Main: a.Main, State: describe(state, label, c.line.Incarnation())}
-		if id, known := state.Identities[label]; known {
-			status.Identity = &id
+	accounts, err := c.accounts(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	s := Status{Inbox: inbox, States: states, Left: len(left), Unreadable: len(c.states.Unreadable())}
+	for _, state := range stuckStates {
+		if states[state] == 0 {
+			continue
 		}
-		s.Accounts = append(s.Accounts, status)
+		unread, err := c.line.Unreadable(ctx, state)
+		if err != nil {
+			return Status{}, err
+		}
+		s.Unreadable += len(unread)
+	}
+	for _, a := range accounts {
+		line := AccountStatus{Label: a.label, Main: a.main, State: "nothing was ordered there yet"}
+		if a.main != "" {
+			state := c.states.State(a.main)
+			line.State = describe(state, a.label, c.line.Incarnation())
+			if id, known := state.Identities[a.label]; known {
+				line.Identity = &id
+			}
+		}
+		s.Accounts = append(s.Accounts, line)
 	}
 	return s, nil
 }
@@ -142,9 +162,9 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 func describe(s account.State, label, incarnation string) string {
 	var parts []string
 	if !s.Marked(incarnation) {
-		parts = append(parts, "buys nothing until its list was swept (certmill first-use "+label+" skips the wait)")
+		parts = append(parts, "buys nothing until its list was swept (certmill first-use "+cmp.Or(label, "<label>")+" skips the wait)")
 	}
-	if p, ok := s.Paused[label]; ok && !p.Over(time.Now()) {
+	if p, rests := s.Rest(label, time.Now()); rests {
 		parts = append(parts, "rests: "+p.Why)
 	}
 	for _, product := range sorted(s.Exhausted) {
@@ -234,131 +254,6 @@ func (c *Console) Select(ctx context.Context, ids []string, why, batch string) (
 	})
 	slices.Sort(ids)
 	return slices.Compact(ids), err
-}
-
-// Lefts lists what nobody claims, of all main accounts.
-func (c *Console) Lefts(ctx context.Context) ([]stage.Left, error) {
-	operator, err := c.Operator("")
-	if err != nil {
-		return nil, err
-	}
-	var all []stage.Left
-	for _, a := range c.accounts.Mains() {
-		lefts, err := operator.Lefts(ctx, a)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, lefts...)
-	}
-	return all, nil
-}
-
-// Archive writes the orders that ended longer ago than age to w, one JSON
-// document a line, and then replaces each by an empty message. What was written
-// twice, because it stopped in between, is the same. flush MUST make what was
-// written durable.
-func (c *Console) Archive(ctx context.Context, age time.Duration, w io.Writer, flush func() error) (n int, err error) {
-	var page []pipeline.Item
-	end := func() error {
-		if err := flush(); err != nil {
-			return err
-		}
-		for _, it := range page {
-			if err := c.line.Archive(ctx, it); err != nil && !errors.Is(err, pipeline.ErrMoved) {
-				return err
-			}
-			n++
-		}
-		page = page[:0]
-		return nil
-	}
-	for _, s := range []order.State{order.Issued, order.Failed} {
-		err := c.line.Each(ctx, s, "*", func(it pipeline.Item) error {
-			if time.Since(it.Stored) < age {
-				return nil
-			}
-			body, err := it.Order.Encode()
-			if err != nil {
-				return err
-			}
-			if _, err := w.Write(append(body, '\n')); err != nil {
-				return fmt.Errorf("write archive: %w", err)
-			}
-			if page = append(page, it); len(page) == 500 {
-				return end()
-			}
-			return nil
-		})
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, end()
-}
-
-// Pause rests a label until it is resumed.
-func (c *Console) Pause(ctx context.Context, label, why string) error {
-	a, err := c.accounts.Find(label)
-	if err != nil {
-		return err
-	}
-	return c.states.Pause(ctx, a.Main, label, account.Pause{Why: why, Since: time.Now().UTC()})
-}
-
-// Resume ends the rest of a label, or of one exhausted product.
-func (c *Console) Resume(ctx context.Context, label, product string) error {
-	a, err := c.accounts.Find(label)
-	if err != nil {
-		return err
-	}
-	if product != "" {
-		return c.states.Replenish(ctx, a.Main, product)
-	}
-	return c.states.Resume(ctx, a.Main, label)
-}
-
-// Limit changes how many calls a second a main account may make to an API
-// action; 0 means what the config says. A lower one holds at once, a higher one
-// a few seconds later.
-func (c *Console) Limit(ctx context.Context, label, action string, calls int) error {
-	a, err := c.accounts.Find(label)
-	if err != nil {
-		return err
-	}
-	if calls < 0 {
-		return fmt.Errorf("%d calls a second cannot be; certmill pause %s stops the account", calls, label)
-	}
-	return c.states.Change(ctx, a.Main, func(s *account.State) {
-		if s.Limits == nil {
-			s.Limits = map[string]int{}
-		}
-		s.Limits[action] = calls
-	})
-}
-
-// FirstUse says, for this incarnation of the streams, that nothing can have
-// been bought on the account by an earlier installation.
-func (c *Console) FirstUse(ctx context.Context, label string) error {
-	a, err := c.accounts.Find(label)
-	if err != nil {
-		return err
-	}
-	return c.states.Change(ctx, a.Main, func(s *account.State) { s.FirstUse = c.line.Incarnation() })
-}
-
-// Restored begins a new incarnation of the streams, after they were put back
-// from a copy. See pipeline.Renew.
-func Restored(ctx context.Context, c Config, log *slog.Logger) error {
-	nc, err := dial(c.NATS, hostName("console"), log, func(error) {})
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return fmt.Errorf("JetStream: %w", err)
-	}
-	return pipeline.Renew(ctx, js)
 }
 
 // Names are an order's names in one line.

@@ -3,14 +3,12 @@ package app
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"path/filepath"
 	"strconv"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 )
 
 // Embedded is a nats-server in this process, for a single machine.
@@ -74,36 +72,4 @@ func (e *Embedded) URL() string { return e.server.ClientURL() }
 func (e *Embedded) Stop() {
 	e.server.Shutdown()
 	e.server.WaitForShutdown()
-}
-
-// dial connects as every part of certmill does: once. A connection that would
-// reconnect by itself would go on publishing on streams that may have been
-// restored meanwhile.
-func dial(n NATS, name string, log *slog.Logger, lost func(error)) (*nats.Conn, error) {
-	opts := []nats.Option{
-		nats.Name(name), nats.NoReconnect(), nats.ReconnectBufSize(-1), nats.Timeout(5 * time.Second),
-		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			log.Debug("NATS reports an error", "err", err)
-		}),
-		nats.ClosedHandler(func(c *nats.Conn) { lost(c.LastError()) }),
-	}
-	password, err := n.Password.read()
-	if err != nil {
-		return nil, fmt.Errorf("nats.password: %w", err)
-	}
-	if n.User != "" {
-		opts = append(opts, nats.UserInfo(n.User, password.Reveal()))
-	}
-	if n.Credentials != "" {
-		opts = append(opts, nats.UserCredentials(n.Credentials))
-	}
-	if n.CA != "" {
-		opts = append(opts, nats.RootCAs(n.CA))
-	}
-	nc, err := nats.Connect(n.URL, opts...)
-	if err != nil {
-		return nil, fmt.Errorf("connect to NATS at %s: %w", n.URL, err)
-	}
-	return nc, nil
 }

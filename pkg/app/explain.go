@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
 
@@ -36,7 +38,7 @@ type facts struct {
 	state  account.State  // of its main account
 	marked bool           // its list was swept once
 	open   ledger.Attempt // of an unsure order
-	waits  time.Duration  // how long nobody may say that nothing was bought
+	waits  time.Duration  // how long nobody may say that nothing was bought; 0: not known here
 	now    time.Time
 }
 
@@ -46,7 +48,7 @@ func explain(o order.Order, f facts) Explanation {
 	e.Evidence = append(evidence(o), cloudSaid(o)...)
 	switch o.State {
 	case order.Submit, order.Verify, order.Issuing, order.Collect:
-		if p, ok := f.state.Paused[o.Account]; ok && !p.Over(f.now) {
+		if p, rests := f.state.Rest(o.Account, f.now); rests {
 			return e.because("account "+o.Account+" is paused", "account "+o.Account+" is paused: "+p.Why).until(p.Until).with("certmill resume " + o.Account)
 		}
 	}
@@ -145,6 +147,10 @@ func unsure(e Explanation, o order.Order, f facts) Explanation {
 	}
 	known := f.open.Opened.Add(f.waits)
 	e.Evidence = append(e.Evidence, fmt.Sprintf("attempt %d was opened at %s and has no clear answer", f.open.Attempt, clock(f.open.Opened)))
+	if f.waits == 0 {
+		return e.because("outcome of the purchase unknown", "it is not known whether its call bought anything; the call may still land for as long as the config of account "+o.Account+
+			" says (certmill show with the workers' --config tells until when), and only finding it in the cloud's list decides")
+	}
 	if f.now.Before(known) {
 		return e.until(known).because("outcome of the purchase unknown", "it is not known whether its call bought anything; until "+clock(known)+" the call may still land, and only finding it in the cloud's list decides")
 	}
@@ -348,8 +354,14 @@ func Why(o order.Order) string {
 func (c *Console) Explain(ctx context.Context, it pipeline.Item) (Explanation, error) {
 	f := facts{state: c.states.State(it.Main), now: time.Now(), marked: true}
 	f.marked = f.state.Marked(c.line.Incarnation())
-	if a := c.accounts[it.Account]; a != nil {
-		f.waits = a.Waits.Total()
+	if it.State == order.Unsure {
+		all, err := c.routes()
+		if err != nil {
+			return Explanation{}, err
+		}
+		if a := all[it.Account]; a != nil {
+			f.waits = a.Waits.Total()
+		}
 	}
 	if it.State == order.Unsure {
 		entry, err := c.ledger.Read(ctx, it.Main, it.Request.Names)
@@ -384,9 +396,13 @@ func (c *Console) Now(ctx context.Context, o order.Order) ([]string, error) {
 	if o.State.Final() {
 		return nil, nil
 	}
+	looker, err := newLooker(c.cfg.DCV)
+	if err != nil {
+		return nil, err
+	}
 	var all []string
 	for _, pr := range o.Prove() {
-		s, err := c.looker.Look(ctx, pr.Place())
+		s, err := looker.Look(ctx, pr.Place())
 		switch {
 		case err != nil:
 			return all, err
@@ -397,8 +413,15 @@ func (c *Console) Now(ctx context.Context, o order.Order) ([]string, error) {
 			all = append(all, "now: "+m)
 		}
 	}
-	a, err := c.accounts.Find(o.Account)
-	if err != nil || o.CloudID == "" {
+	if o.CloudID == "" {
+		return all, nil
+	}
+	h, err := c.reach()
+	if err != nil {
+		return all, err
+	}
+	a, err := h.accounts.Find(o.Account)
+	if err != nil {
 		return all, err
 	}
 	flow := a.Flow(o.Operation)
@@ -407,6 +430,9 @@ func (c *Console) Now(ctx context.Context, o order.Order) ([]string, error) {
 	}
 	st, err := flow.Look(ctx, o.CloudID)
 	if err != nil {
+		if err := noWorker(err); errors.Is(err, permit.ErrNoRing) {
+			return all, err
+		}
 		return append(all, "now: the cloud answers: "+err.Error()), nil
 	}
 	return append(all, "now: "+cloudWord(st)), nil
@@ -438,12 +464,12 @@ type StuckGroup struct {
 var stuckStates = []order.State{order.Submit, order.Unsure, order.Waiting, order.Verify, order.Issuing, order.Collect, order.Held}
 
 // Stuck lists the orders that have been at one stage for so long, and those that
-// wait or are held, however long, grouped by what blocks them: the largest group
+// wait, are held or cannot be read, however long, grouped by what blocks them: the largest group
 // first.
 func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error) {
 	groups := map[string]*StuckGroup{}
 	for _, s := range stuckStates {
-		err := c.line.Each(ctx, s, "*", func(it pipeline.Item) error {
+		err := c.line.List(ctx, s, func(it pipeline.Item) error {
 			rests := s == order.Waiting || s == order.Held
 			if !rests && time.Since(since(it.Order)) < older {
 				return nil
@@ -453,6 +479,9 @@ func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error)
 				group(groups, e)
 			}
 			return err
+		}, func(u pipeline.Unread) error {
+			group(groups, unreadable(u))
+			return nil
 		})
 		if err != nil {
 			return Stuck{}, err
@@ -472,6 +501,18 @@ func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error)
 	return out, err
 }
 
+// unreadable explains an order that nobody of this program moves.
+func unreadable(u pipeline.Unread) Explanation {
+	e := Explanation{ID: u.ID, State: u.State, Since: u.Stored, Evidence: []string{"message " + fmt.Sprint(u.Seq) + " of stream " + pipeline.OrdersStream}}
+	if u.Lane != order.NoLane {
+		e.Account = strings.TrimSuffix(u.Lane, order.UrgentSuffix)
+	}
+	if u.Newer {
+		return e.because("its record is of a newer certmill", "no worker of this certmill moves it: "+u.Why).with("certmill show " + u.ID + "   (of that certmill, whose workers go on with it)")
+	}
+	return e.because("its record cannot be read", "no worker moves it: "+u.Why).with(fmt.Sprintf("nats stream get %s %d   (to see what lies there)", pipeline.OrdersStream, u.Seq))
+}
+
 func group(groups map[string]*StuckGroup, e Explanation) {
 	g := groups[e.Cause]
 	if g == nil {
@@ -488,11 +529,14 @@ func group(groups map[string]*StuckGroup, e Explanation) {
 // removed.
 func (c *Console) Left(ctx context.Context) ([]ledger.Placement, error) {
 	all := []ledger.Placement{}
-	err := c.placed.Each(ctx, func(pl ledger.Placement) error {
+	unread, err := c.placed.Each(ctx, func(pl ledger.Placement) error {
 		if pl.Why != "" {
 			all = append(all, pl)
 		}
 		return nil
 	})
+	for _, u := range unread {
+		u.Tell(ctx, c.log)
+	}
 	return all, err
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/certmill/certmill/pkg/dcv/file/shared"
 	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 func freeAddr(t *testing.T) string {
@@ -57,6 +58,9 @@ func TestAnyReplicaServes(t *testing.T) {
 	server := natstest.Server(t)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 2)
+	if _, err := stream.Ensure(ctx, natstest.Connect(t, server), shared.Config(1)); err != nil {
+		t.Fatal(err)
+	}
 	var replicas []files
 	var addrs []string
 	for range 2 {
@@ -146,12 +150,13 @@ func TestRunServesFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := js.Stream(t.Context(), "KV_"+shared.Bucket)
+	bucket, err := js.Stream(t.Context(), "KV_"+shared.Bucket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := stream.CachedInfo().State; s.Msgs != 0 || s.LastSeq != 2 {
-		t.Errorf("%d of %d files are left, want 0 of 2", s.Msgs, s.LastSeq)
+	info := bucket.CachedInfo()
+	if all := info.State.LastSeq - (info.Config.FirstSeq - 1); info.State.Msgs != 0 || all != 2 {
+		t.Errorf("%d of %d files are left, want 0 of 2", info.State.Msgs, all)
 	}
 }
 

@@ -27,15 +27,17 @@ func (s *session) identifyOne(ctx context.Context, a *stage.Account) {
 	id, err := a.Cloud.Identify(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
-			log.WarnContext(ctx, "the cloud does not say whose the account's credentials are; the account stays as the config has it", "err", err)
+			log.WarnContext(ctx, "the cloud does not say whose the account's credentials are; it stays as the config has it", "err", err)
 		}
 		return
 	}
 	if id.Main != a.Main {
-		log.WarnContext(ctx, "the account's credentials belong to another main account than the config says: limits and ledger go by the config's", "credentials_main", id.Main, "caller", id.Caller, "kind", id.Kind)
+		log.WarnContext(ctx, "the account's credentials are of another main account than the config says: limits and ledger go by the config's",
+			"credentials_main", id.Main, "caller", id.Caller, "kind", id.Kind)
 	}
 	// A crash before this leaves the answer of an earlier session, or none.
-	err = s.states.Identified(ctx, a.Main, a.Label, account.Identity{Main: id.Main, Caller: id.Caller, Kind: id.Kind, At: time.Now().UTC().Truncate(time.Second)})
+	said := account.Identity{Main: id.Main, Caller: id.Caller, Kind: id.Kind, At: time.Now().UTC().Truncate(time.Second)}
+	err = s.states.Identified(ctx, a.Main, a.Label, said)
 	if err != nil && ctx.Err() == nil {
 		log.WarnContext(ctx, "whose the account's credentials are could not be stored", "err", err)
 	}

@@ -113,14 +113,11 @@ func runOrders(t *testing.T, h *house, requests []order.Request) map[string]pipe
 		t.Fatal(err)
 	}
 	defer console.Close()
-	if _, err := console.handIn(ctx, requests, false); err != nil {
+	in, err := console.handIn(ctx, requests, false)
+	if err != nil {
 		t.Fatal(err)
 	}
-	wanted := map[string]string{}
-	for _, r := range requests {
-		wanted[r.ID] = r.ID
-	}
-	all, err := console.follow(ctx, wanted, func(Progress) {})
+	all, err := console.follow(ctx, in.wanted, func(Progress) {})
 	if err != nil {
 		t.Errorf("follow: %v", err)
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/stage"
 )
 
@@ -32,6 +31,7 @@ type Plan struct {
 	BadLines    []BadLine `json:"bad_lines"`
 
 	orders []stage.Planned
+	asked  bool // a server, which of them were handed in before
 }
 
 // PlanOptions say how far a plan looks.
@@ -60,7 +60,7 @@ var ErrBlind = errors.New("there is no server to ask which orders were handed in
 // Packed returns the batch with single names packed into orders of several. It
 // refuses where nobody can tell what was handed in before.
 func (p Plan) Packed() ([]order.Request, error) {
-	if len(p.NotLookedAt) > 0 {
+	if !p.asked {
 		return nil, ErrBlind
 	}
 	return stage.Pack(p.orders), nil
@@ -70,6 +70,9 @@ func (p Plan) Packed() ([]order.Request, error) {
 // what it could not look at.
 func MakePlan(ctx context.Context, c Config, log *slog.Logger, b Batch, opt PlanOptions) (Plan, error) {
 	console, err := OpenConsole(ctx, c, log)
+	if decided(err) {
+		return Plan{}, err // another program's streams are no reason to look away
+	}
 	if err != nil {
 		p, offline := offlinePlan(ctx, c, b, opt)
 		p.NotLookedAt = append(p.NotLookedAt, "quota, valid certificates, orders handed in before and the accounts' zones: "+err.Error())
@@ -81,11 +84,15 @@ func MakePlan(ctx context.Context, c Config, log *slog.Logger, b Batch, opt Plan
 
 // Review plans a batch and looks at what stands in its way.
 func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, error) {
-	orders, steps, err := planned(ctx, b.Requests, c.place)
+	reached, unreached, err := c.reachable()
 	if err != nil {
 		return Plan{}, err
 	}
-	p := Plan{Steps: steps, BadLines: b.Bad, orders: orders}
+	orders, steps, err := planned(ctx, b.Requests, c.placing(reached.accounts))
+	if err != nil {
+		return Plan{}, err
+	}
+	p := Plan{Steps: steps, BadLines: b.Bad, NotLookedAt: unreached, orders: orders, asked: true}
 	look := stage.Preflight{Ledger: c.ledger, Line: c.line, Now: time.Now}
 	if p.Findings, err = look.MarkKnown(ctx, orders); err != nil {
 		return Plan{}, fmt.Errorf("which orders are known: %w", err)
@@ -93,26 +100,45 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 	p.Findings = append(p.Findings, stage.Words(orders)...)
 	var seen, held []preflight.Finding
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		clouds, cancel := context.WithTimeout(ctx, opt.Within)
-		defer cancel()
-		held = look.Look(clouds, orders)
-	})
+	if len(unreached) == 0 {
+		wg.Go(func() {
+			clouds, cancel := context.WithTimeout(ctx, opt.Within)
+			defer cancel()
+			held = look.Look(clouds, orders)
+		})
+	}
 	if !opt.NoDNS {
-		seen = checkDNS(ctx, c.looker, orders, c.solvers, opt)
+		looker, lerr := newLooker(c.cfg.DCV)
+		if err = lerr; err == nil {
+			seen = checkDNS(ctx, looker, orders, reached.solvers, opt)
+		}
 	}
 	wg.Wait()
+	if err != nil {
+		return Plan{}, err
+	}
 	p.Findings = preflight.Group(slices.Concat(p.Findings, seen, held))
 	return p, ctx.Err()
 }
 
+// reachable are the config's accounts, to be called if that can be; else as far
+// as they say how orders go there, and what is not looked at for that.
+func (c *Console) reachable() (ready, []string, error) {
+	h, err := c.reach()
+	if err == nil {
+		return h.ready, nil, nil
+	}
+	accounts, broken := c.routes()
+	return ready{accounts: accounts}, []string{"quota, valid certificates and the accounts' zones: " + err.Error()}, broken
+}
+
 // offlinePlan goes by the config alone.
 func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan, error) {
-	all, err := openClouds(c, permit.NewSet(c.limits(nil)), false, nil)
+	accounts, err := c.routes()
 	if err != nil {
 		return Plan{}, err
 	}
-	orders, steps, err := planned(ctx, b.Requests, all.place)
+	orders, steps, err := planned(ctx, b.Requests, ready{accounts: accounts}.place)
 	if err != nil {
 		return Plan{}, err
 	}

@@ -3,9 +3,7 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -13,7 +11,6 @@ import (
 
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
-	"github.com/certmill/certmill/pkg/pipeline"
 )
 
 // limited is an errgroup that runs at most n at a time.
@@ -60,9 +57,6 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 		return Summary{}, err
 	}
 	c := opt.Config
-	if err := os.MkdirAll(c.State, 0o700); err != nil {
-		return Summary{}, fmt.Errorf("state folder: %w", err)
-	}
 	if len(c.Keys.Recipients) == 0 && c.Keys.Identity == "" {
 		c.Keys.Identity = filepath.Join(c.State, "identity.age") // made for itself, so that it can open the keys
 	}
@@ -89,13 +83,8 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 			return nil
 		}
 		defer stop()
-		for {
-			sum, err = house.issue(work, p, batch, opt.View, began)
-			if !errors.Is(err, pipeline.ErrLost) {
-				return err
-			}
-			_ = sleep(work, 2*time.Second) // the workers connect again, too
-		}
+		sum, err = house.issue(work, p, batch, opt.View, began)
+		return err
 	})
 	err = g.Wait()
 	stop()
@@ -110,6 +99,9 @@ type house struct {
 }
 
 func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) {
+	if err := claimState(c.State); err != nil {
+		return nil, err
+	}
 	h := &house{cfg: c}
 	var err error
 	if c.NATS.URL == "" {
@@ -117,6 +109,17 @@ func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) 
 			return nil, err
 		}
 		h.cfg.NATS.URL = h.nats.URL()
+		// Its own server is nobody else's: what is missing there was never made, or
+		// is lost. A server that the config names is set up by certmill init.
+		made, err := Init(ctx, h.cfg, log)
+		if err != nil {
+			return nil, errors.Join(err, h.close())
+		}
+		for _, m := range made {
+			if m.Lost != "" {
+				log.ErrorContext(ctx, "stream "+m.Name+" was missing beside the others and was made anew", "meaning", m.Lost)
+			}
+		}
 	}
 	if len(c.Accounts) == 0 {
 		// The world outlives ctx: what drains may still call it.
@@ -152,22 +155,22 @@ func (h *house) close() (err error) {
 
 // issue hands the batch in and follows it.
 func (h *house) issue(ctx context.Context, p *Process, b Batch, view View, began time.Time) (Summary, error) {
-	s, ctx, err := p.connect(ctx)
+	console, err := OpenConsole(ctx, h.cfg, p.log)
 	if err != nil {
 		return Summary{}, err
 	}
-	defer s.close()
-	steps, err := s.plan(ctx, b.Requests)
+	defer console.Close()
+	steps, err := console.plan(ctx, b.Requests)
 	if err != nil {
 		return Summary{}, err
 	}
 	view.Planned(steps, b)
-	in, err := s.handIn(ctx, b.Requests, false)
+	in, err := console.handIn(ctx, b.Requests, false)
 	if err != nil {
 		return Summary{}, err
 	}
 	view.HandedIn(in.known, in.fresh)
-	ended, err := s.follow(ctx, in.wanted, view.Moved)
+	ended, err := console.follow(ctx, in.wanted, view.Moved)
 	sum := summarise(b, in, ended, time.Since(began))
 	sum.Certificates = h.cfg.Deliver.Directory
 	sum.Calls, sum.PeakPerSec = h.calls(p)

@@ -337,7 +337,7 @@ func ended(t *testing.T, c *Console, id string) pipeline.Item {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	all, err := c.follow(ctx, map[string]string{id: id}, func(Progress) {})
+	all, err := c.follow(ctx, []awaited{{id: id}}, func(Progress) {})
 	if err != nil {
 		t.Fatalf("order %s: %v (%+v)", id, err, all)
 	}
@@ -401,7 +401,9 @@ func TestServerLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := first.handIn(ctx, batch.Requests, false); err != nil {
+	defer first.Close()
+	in, err := first.handIn(ctx, batch.Requests, false)
+	if err != nil {
 		t.Fatal(err)
 	}
 	address := strings.TrimPrefix(h.nats.URL(), "nats://")
@@ -414,13 +416,9 @@ func TestServerLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer second.Close()
-	wanted := map[string]string{}
-	for _, r := range batch.Requests {
-		wanted[r.ID] = r.ID
-	}
 	follow, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	all, err := second.follow(follow, wanted, func(Progress) {})
+	all, err := second.follow(follow, in.wanted, func(Progress) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,18 +12,17 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/dcv"
-	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Process is one certmill process: what outlasts a lost connection.
@@ -38,22 +38,18 @@ type Process struct {
 	identities *certstore.Identities // nil: this process cannot open keys
 	looker     stage.Looker
 
-	mu          sync.Mutex
-	incarnation string // of the streams that this process belongs to; guarded by mu
+	mu     sync.Mutex
+	ground ground // what this process began with; guarded by mu until then
 
 	ready   health
 	working atomic.Pointer[permit.Set] // of the session that works now
 }
 
-// session is one connection to NATS and what stands on it.
+// session is one connection of a worker to NATS and what stands on it.
 type session struct {
 	*Process
-	nc       *nats.Conn
-	js       jetstream.JetStream
-	line     *pipeline.Line
-	ledger   *ledger.Ledger
-	placed   *ledger.Placed
-	states   *account.Accounts
+	books
+	end      func(error) // drops the connection, for this reason
 	permits  *permit.Set
 	sinks    []stage.Sink
 	accounts stage.Accounts
@@ -126,24 +122,33 @@ func (p *Process) openKeys(r order.Role) (err error) {
 }
 
 // Run serves the roles until ctx ends, over as many connections as it takes. It
-// returns an error only for what another connection cannot mend.
+// returns an error only for what another connection cannot mend: streams that
+// are missing, or are not as they must be, or are others than it began with.
 func (p *Process) Run(ctx context.Context, roles ...order.Role) error {
+	missing := 0
 	for ctx.Err() == nil {
 		err := p.serve(ctx, roles)
+		if !errors.Is(err, stream.ErrMissing) {
+			missing = 0
+		} else if missing++; missing == mostMissing {
+			return err
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, errOtherStreams), errors.Is(err, permit.ErrSettings), errors.Is(err, errServe):
+		case decided(err), errors.Is(err, errOtherStreams), errors.Is(err, permit.ErrSettings), errors.Is(err, errServe):
 			return err
 		}
 		p.log.WarnContext(ctx, "connection to NATS ended; connecting again", "err", err)
-		_ = sleep(ctx, 2*time.Second)
+		_ = stream.Sleep(ctx, 2*time.Second)
 	}
 	return nil
 }
 
-// errOtherStreams: what this process knows belongs to another life of them.
-var errOtherStreams = errors.New("the streams are of another incarnation than this process began with: they were restored or made anew; start the workers again")
+// mostMissing is how often in a row, on connections of their own, a stream must
+// be missing before it is: a server of a cluster that is just coming up does not
+// know all of them yet.
+const mostMissing = 3
 
 // serve runs one session.
 func (p *Process) serve(ctx context.Context, roles []order.Role) error {
@@ -158,28 +163,30 @@ func (p *Process) serve(ctx context.Context, roles []order.Role) error {
 	p.log.InfoContext(ctx, "working", "roles", roles, "accounts", s.accounts.Labels())
 	g, work := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.identify(work) })
+	g.Go(func() error { return s.watchGround(work) })
 	for _, r := range roles {
 		g.Go(func() error { return s.work(work, r) })
 	}
 	err = g.Wait()
-	if err == nil {
-		err = context.Cause(ctx)
-	}
-	return err
+	// What ended the session is why, not what a handler met when it ended.
+	return cmp.Or(context.Cause(ctx), err)
 }
 
 // connect opens a session. The context it returns ends when the connection
-// drops, with pipeline.ErrLost as its cause.
+// drops, with pipeline.ErrLost as its cause, or the reason for which it was
+// dropped.
 func (p *Process) connect(ctx context.Context) (*session, context.Context, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	nc, err := dial(p.cfg.NATS, p.name, p.log, func(err error) {
-		cancel(fmt.Errorf("%w: %v", pipeline.ErrLost, err))
-	})
+	nc, err := dial(p.cfg.NATS, p.name, p.log, once(func(err error) { cancel(fmt.Errorf("%w: %v", pipeline.ErrLost, err)) })...)
 	if err != nil {
 		cancel(err)
 		return nil, nil, err
 	}
-	s := &session{Process: p, nc: nc}
+	s := &session{Process: p, books: books{nc: nc}}
+	s.end = func(why error) {
+		cancel(why)
+		nc.Close()
+	}
 	if err := s.open(ctx); err != nil {
 		cancel(err)
 		s.close()
@@ -188,69 +195,40 @@ func (p *Process) connect(ctx context.Context) (*session, context.Context, error
 	return s, ctx, nil
 }
 
-// open provisions the streams, checks whose they are, and only then builds what
-// publishes.
+// open makes sure on what it stands, and only then builds what publishes.
 func (s *session) open(ctx context.Context) (err error) {
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		return fmt.Errorf("JetStream: %w", err)
 	}
 	start, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if err := provision(start, s.js, s.cfg.NATS.Replicas); err != nil {
+	replicas := s.cfg.NATS.Replicas
+	now, err := stand(start, s.js, replicas)
+	if err != nil {
 		return err
 	}
-	if s.line, err = pipeline.Open(start, s.js, s.name, s.log, pipeline.AckWait(s.cfg.AckWait)); err != nil {
+	if err := s.belongs(now); err != nil {
 		return err
 	}
-	if !s.belongs(s.line.Incarnation()) {
-		return errOtherStreams
-	}
-	if s.ledger, err = ledger.New(start, s.js); err != nil {
+	if err := s.books.open(start, s.name, s.log, replicas, pipeline.AckWait(s.cfg.AckWait)); err != nil {
 		return err
 	}
-	if s.placed, err = ledger.OpenPlaced(start, s.js); err != nil {
+	// The states are followed for as long as the session lives.
+	if s.states, err = account.Open(ctx, s.js, replicas, s.log); err != nil {
 		return err
 	}
 	s.sinks = []stage.Sink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}
-	// The states are followed for as long as the session lives.
-	if s.states, err = account.Open(ctx, s.js, s.cfg.NATS.Replicas); err != nil {
-		return err
-	}
 	return s.openAccounts(start)
 }
 
 // belongs tells whether the streams are those that this process began with.
-func (p *Process) belongs(token string) bool {
+func (p *Process) belongs(now ground) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.incarnation == "" {
-		p.incarnation = token
+	if p.ground == nil {
+		p.ground = now
 	}
-	return p.incarnation == token
-}
-
-// provision makes the streams that are missing. The ledger comes first, so that
-// orders without a ledger mean that it was lost: then a new incarnation begins,
-// in which nothing is bought before the accounts were swept again.
-func provision(ctx context.Context, js jetstream.JetStream, replicas int) error {
-	_, err := js.Stream(ctx, pipeline.OrdersStream)
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("stream %s: %w", pipeline.OrdersStream, err)
-	}
-	orders := err == nil
-	_, err = js.Stream(ctx, ledger.StreamName)
-	lost := orders && errors.Is(err, jetstream.ErrStreamNotFound)
-	for _, cfg := range []jetstream.StreamConfig{ledger.Config(replicas, pipeline.FirstSeq()), ledger.PlacedConfig(replicas, pipeline.FirstSeq())} {
-		if err := pipeline.EnsureStream(ctx, js, cfg); err != nil {
-			return err
-		}
-	}
-	if err := pipeline.Provision(ctx, js, replicas); err != nil || !lost {
-		return err
-	}
-	// A crash here leaves a ledger that is younger than its incarnation: Began
-	// tells, and FirstSweep goes by the later of the two.
-	return pipeline.Renew(ctx, js)
+	return p.ground.same(now)
 }
 
 // openAccounts makes the clients on this connection's permits.
@@ -279,12 +257,15 @@ func (s *session) close() {
 	if s.permits != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), restTime)
 		defer cancel()
+		if s.nc.IsClosed() {
+			cancel() // nothing can be put back any more
+		}
 		_ = s.permits.Close(ctx) // what is not put back now comes back by itself
 	}
 	if s.files.close != nil {
 		s.files.close()
 	}
-	s.nc.Close()
+	s.books.close()
 }
 
 // hostName is a worker's name: host, role and process, so that two replicas on

@@ -77,7 +77,7 @@ func TestVendorsAreNamedInTheirRooms(t *testing.T) {
 				return nil
 			}
 			files++
-			for _, found := range named(t, file, name, words) {
+			for _, found := range vendorsIn(t, file, name, words) {
 				t.Errorf("%s: %s", name, found)
 			}
 			return nil
@@ -106,8 +106,8 @@ func home(name string) string {
 	return ""
 }
 
-// named finds the words in a file, with their lines.
-func named(t *testing.T, file, name string, words *regexp.Regexp) (found []string) {
+// vendorsIn finds the words in a file, with their lines.
+func vendorsIn(t *testing.T, file, name string, words *regexp.Regexp) (found []string) {
 	t.Helper()
 	text := []byte(read(t, file))
 	set := token.NewFileSet()

@@ -13,6 +13,7 @@ import (
 	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // work runs one worker on a session until ctx ends; then it stops fetching,
@@ -48,7 +49,7 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Flight: s.flight(), Line: s.line})
 
 	reconciler := &stage.Reconciler{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
-	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Now: time.Now}
+	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
 	for _, a := range s.accounts.Mains() {
 		s.firstSweep(ctx, g, waiter, a.Main)
 		s.sweepMain(ctx, g, "surplus", a.Main, surplusEvery, waiter.Surplus)
@@ -179,8 +180,8 @@ const roomyEvery = 10 * time.Second
 // are not pulled, so that its orders stay where they are.
 func (s *session) active(a *stage.Account) func(context.Context) bool {
 	return func(context.Context) bool {
-		p, paused := s.states.State(a.Main).Paused[a.Label]
-		return !paused || p.Over(time.Now())
+		_, rests := s.states.State(a.Main).Rest(a.Label, time.Now())
+		return !rests
 	}
 }
 
@@ -188,7 +189,7 @@ func (s *session) active(a *stage.Account) func(context.Context) bool {
 // of whose labels rest hands out none, and a changed limit is in force at once.
 func (s *session) govern(ctx context.Context) error {
 	limit, told := s.cfg.limits(s.states), map[permit.Key]int{}
-	for ; ctx.Err() == nil; _ = sleep(ctx, look) {
+	for ; ctx.Err() == nil; _ = stream.Sleep(ctx, look) {
 		for _, a := range s.accounts.Mains() {
 			if s.resting(ctx, a.Main) {
 				s.permits.Pause(a.Main)
@@ -235,13 +236,13 @@ const look = time.Second
 func (s *session) while(ctx context.Context, holds func(context.Context) bool, f func(context.Context) error) error {
 	for ctx.Err() == nil {
 		if !holds(ctx) {
-			_ = sleep(ctx, look)
+			_ = stream.Sleep(ctx, look)
 			continue
 		}
 		run, stop := context.WithCancel(ctx)
 		ended := make(chan error, 1)
 		go func() { ended <- f(run) }() // joined below
-		for holds(ctx) && sleep(ctx, look) == nil && len(ended) == 0 {
+		for holds(ctx) && stream.Sleep(ctx, look) == nil && len(ended) == 0 {
 		}
 		stop()
 		if err := <-ended; err != nil {
@@ -320,19 +321,8 @@ func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Wa
 			if marked {
 				return nil
 			}
-			_ = sleep(ctx, 2*time.Second)
+			_ = stream.Sleep(ctx, 2*time.Second)
 		}
 		return nil
 	})
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

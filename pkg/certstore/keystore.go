@@ -35,6 +35,7 @@ var ErrNoPair = errors.New("there is no key under this id")
 //	<dir>/<2 hex of SHA-256 of the id>/<id>/pair.json        sealed key, fingerprint, CSR
 //	<dir>/<2 hex of SHA-256 of the id>/<id>/attempt-000007   attempt 7; its content: the purchase, the time
 //	<dir>/tmp/                                               files being written
+//	<dir>/format                                             number of the format of all this
 //
 // Files are only ever created, never changed and never removed, so any number
 // of processes may use it at once. It needs hard links and create-exclusive
@@ -53,13 +54,22 @@ type pair struct {
 	Key order.Key `json:"key"`
 }
 
-// OpenKeyStore opens the folder, and makes it if need be. It tries out at once
-// whether the file system can do what the store relies on.
+// OpenKeyStore opens the folder for a submitter, and makes it if it is missing or
+// empty. It tries out at once whether the file system can do what the store
+// relies on. The error is *OtherFormat, wrapped, if another build's keys are
+// there; then nothing was changed.
 func OpenKeyStore(dir string) (*KeyStore, error) {
 	if dir == "" {
 		return nil, errors.New("open key store: no folder is given")
 	}
 	s := &KeyStore{dir}
+	if err := makeFolder(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open key store: %w", err)
+	}
+	if err := ClaimFolder(dir, storeWord, storeHelp, isShard); err != nil {
+		return nil, fmt.Errorf("open key store: %w", err)
+	}
+	// A crash here leaves a store without keys; the next one makes the rest.
 	if err := makeFolder(s.temp(), 0o700); err != nil {
 		return nil, fmt.Errorf("open key store: %w", err)
 	}
@@ -68,6 +78,38 @@ func OpenKeyStore(dir string) (*KeyStore, error) {
 		return nil, fmt.Errorf("open key store %s: it needs a writable file system with hard links: %w", dir, err)
 	}
 	return s, nil
+}
+
+// FindKeyStore opens the store that submitters have made, for those who look or
+// decide. It makes and writes nothing: a store that somebody makes by looking for
+// one would say that nothing was ever bought. The error wraps ErrNoStore if there
+// is none, *OtherFormat if it is another build's.
+func FindKeyStore(dir string) (*KeyStore, error) {
+	is, err := formatOf(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if entries, _ := os.ReadDir(dir); slices.ContainsFunc(entries, func(e os.DirEntry) bool { return isShard(e.Name()) }) {
+			err = &OtherFormat{Dir: dir, What: storeWord, Do: storeHelp}
+		} else {
+			err = ErrNoStore
+		}
+	}
+	if err := checkFormat(dir, storeWord, storeHelp, is, err); err != nil {
+		return nil, fmt.Errorf("look for the key store at %s: %w", dir, err)
+	}
+	return &KeyStore{dir}, nil
+}
+
+// Words of errors.
+const (
+	storeWord = "key store"
+	storeHelp = "once all its orders have ended, name a new folder in keys.store"
+)
+
+// isShard tells the folders that the ids' folders lie in. A store without any
+// holds nothing.
+func isShard(name string) bool {
+	_, err := hex.DecodeString(name)
+	return err == nil && len(name) == 2
 }
 
 func (s *KeyStore) temp() string { return filepath.Join(s.dir, tempFolder) }
@@ -305,7 +347,7 @@ func (s *KeyStore) IDs() ([]string, error) {
 	}
 	var ids []string
 	for _, shard := range shards {
-		if len(shard.Name()) != 2 || !shard.IsDir() {
+		if !isShard(shard.Name()) || !shard.IsDir() {
 			continue
 		}
 		entries, err := os.ReadDir(filepath.Join(s.dir, shard.Name()))

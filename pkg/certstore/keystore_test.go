@@ -158,8 +158,8 @@ func TestModes(t *testing.T) {
 			}
 		}
 	}
-	if files != 2 {
-		t.Errorf("%d files, want 2", files)
+	if files != 3 {
+		t.Errorf("%d files, want pair, number and format", files)
 	}
 }
 

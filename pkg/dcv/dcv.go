@@ -3,9 +3,10 @@
 // takes it back.
 //
 // Records solves DNS challenges at any Provider, a DNS API of which each has a
-// folder of its own, and package hook hands them to whatever else the user has; Route chooses by zone and follows delegations by
-// CNAME. Package file solves FILE challenges. ByType sends each challenge to
-// its solver. Looker looks. What every DNS solver keeps is in package dcvtest.
+// folder of its own, and package hook hands them to whatever else the user has;
+// Route chooses by zone and follows delegations by CNAME. Package file solves
+// FILE challenges. ByType sends each challenge to its solver. Looker looks. What
+// every DNS solver keeps is in package dcvtest.
 package dcv
 
 import (

@@ -2,54 +2,49 @@ package ledger
 
 import (
 	"context"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"regexp"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/certmill/certmill/pkg/record"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Resource is a claim on something already bought: an instance or certificate
 // id, and the order that uses it.
 type Resource struct {
+	V        int       `json:"v,omitempty"`
 	Order    string    `json:"order"` // empty: given back
 	Purchase int       `json:"purchase,omitempty"`
 	At       time.Time `json:"at"`
+
+	rest record.Rest // what another build wrote and this one does not know
 }
 
-var plainToken = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+func claimSubject(main, id string) string { return "claim." + main + "." + stream.Token(id) }
 
-// claimSubject: ids of the clouds are plain tokens; anything else is written in
-// hex, because a dot or a wildcard would name another subject.
-func claimSubject(main, id string) string {
-	if !plainToken.MatchString(id) {
-		id = "x" + hex.EncodeToString([]byte(id))
-	}
-	return "claim." + main + "." + id
+func (l *Ledger) claim(main, id string) stream.Cell {
+	return stream.At(l.js, l.stream, claimSubject(main, id))
 }
 
-// Holder returns which order holds a resource; an empty one if none does.
+// Holder returns which order holds a resource; an empty one if none does. The
+// error wraps record.ErrNewer if a newer program wrote the claim.
 func (l *Ledger) Holder(ctx context.Context, main, id string) (Resource, error) {
-	r, _, err := l.readClaim(ctx, main, id)
-	return r, err
+	v, err := l.claim(main, id).Read(ctx)
+	if err != nil {
+		return Resource{}, fmt.Errorf("claim of %s: %w", id, err)
+	}
+	return held(id, v)
 }
 
-func (l *Ledger) readClaim(ctx context.Context, main, id string) (Resource, uint64, error) {
-	raw, err := l.stream.GetLastMsgForSubject(ctx, claimSubject(main, id))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return Resource{}, 0, nil
+// held is the claim that lies in its cell.
+func held(id string, v stream.Value) (r Resource, err error) {
+	if v.Seq == 0 {
+		return Resource{}, nil
 	}
-	if err != nil {
-		return Resource{}, 0, fmt.Errorf("read claim of %s: %w", id, err)
+	if r.rest, err = record.Decode(v.Data, version, &r); err != nil {
+		return Resource{}, fmt.Errorf("claim of %s: %w", id, err)
 	}
-	var r Resource
-	if err := json.Unmarshal(raw.Data, &r); err != nil {
-		return Resource{}, 0, fmt.Errorf("decode claim of %s: %w", id, err)
-	}
-	return r, raw.Sequence, nil
+	return r, nil
 }
 
 // Claim takes a resource for an order. The error wraps ErrTaken if another
@@ -75,28 +70,16 @@ func (l *Ledger) Release(ctx context.Context, main, id, order string) error {
 }
 
 func (l *Ledger) setClaim(ctx context.Context, main, id string, may func(Resource) (bool, error), to Resource) error {
-	data, err := json.Marshal(to)
-	if err != nil {
-		return fmt.Errorf("encode claim: %w", err)
-	}
-	for n := range writes {
-		r, seq, err := l.readClaim(ctx, main, id)
+	_, err := l.claim(main, id).Change(ctx, func(v stream.Value) ([]byte, error) {
+		r, err := held(id, v)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if change, err := may(r); err != nil || !change {
-			return err
+			return nil, err
 		}
-		_, err = l.js.Publish(ctx, claimSubject(main, id), data, jetstream.WithExpectLastSequencePerSubject(seq))
-		if err == nil {
-			return nil
-		}
-		if !conflict(err) {
-			return fmt.Errorf("write claim of %s: %w", id, err)
-		}
-		if err := pause(ctx, n); err != nil {
-			return err
-		}
-	}
-	return ErrConflict
+		to.V = version
+		return record.Encode(to, r.rest)
+	})
+	return err
 }

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -49,10 +48,9 @@ func (c *Copy) keep(pl Placement) error {
 	if c == nil || pl.Found {
 		return nil
 	}
-	pl.V = version
-	data, err := json.Marshal(pl)
+	data, err := pl.encode()
 	if err != nil {
-		return fmt.Errorf("encode placement: %w", err)
+		return err
 	}
 	temp, err := os.CreateTemp(c.dir, tornPrefix+"*")
 	if err != nil {
@@ -81,18 +79,27 @@ func (c *Copy) forget(subject string) error {
 	return nil
 }
 
-// read returns what is kept under a subject. One that is not there, and one that
-// cannot be read as an entry, is none.
-func (c *Copy) read(subject string) (Placement, bool) {
+// read returns what is kept under a subject, and whether anything is. The error
+// says why what is there cannot be read as its entry; it wraps record.ErrNewer
+// if a newer program wrote it.
+func (c *Copy) read(subject string) (pl Placement, kept bool, err error) {
 	if c == nil {
-		return Placement{}, false
+		return Placement{}, false, nil
 	}
 	data, err := os.ReadFile(c.path(subject))
-	if err != nil {
-		return Placement{}, false
+	if errors.Is(err, fs.ErrNotExist) {
+		return Placement{}, false, nil
 	}
-	pl, err := decodePlacement(data, 0)
-	return pl, err == nil && placedSubject(pl.Challenge) == subject
+	if err != nil {
+		return Placement{}, false, fmt.Errorf("copy of a placement: %w", err)
+	}
+	if pl, err = decodePlacement(data, 0); err != nil {
+		return Placement{}, false, fmt.Errorf("copy of a %w", err)
+	}
+	if placedSubject(pl.Challenge) != subject {
+		return Placement{}, false, errors.New("copy of a placement: it is of another place than its file's name says")
+	}
+	return pl, true, nil
 }
 
 // subjects are those of all entries that are kept.

@@ -10,6 +10,8 @@ package ledger
 import (
 	"slices"
 	"time"
+
+	"github.com/certmill/certmill/pkg/record"
 )
 
 // Ending is how an attempt ended.
@@ -26,9 +28,9 @@ const (
 
 // Attempt is the last attempt of one order for these names.
 type Attempt struct {
-	Order       string    `json:"order"`
+	Order       string    `json:"order" record:"key"`
 	Purchase    int       `json:"purchase"`
-	Attempt     int       `json:"attempt"`
+	Attempt     int       `json:"attempt" record:"key"`
 	Ending      Ending    `json:"ending"`
 	Action      string    `json:"action,omitempty"`
 	Product     string    `json:"product,omitempty"`
@@ -58,7 +60,7 @@ func (a Attempt) Since() time.Time {
 
 // Claim is a cloud order and the purchase that it is the outcome of.
 type Claim struct {
-	CloudID  string    `json:"cloud_id"`
+	CloudID  string    `json:"cloud_id" record:"key"`
 	Order    string    `json:"order"`
 	Purchase int       `json:"purchase"`
 	Attempt  int       `json:"attempt"`
@@ -68,14 +70,15 @@ type Claim struct {
 
 // Unclaimed is a cloud order for these names that no claim explains.
 type Unclaimed struct {
-	CloudID string    `json:"cloud_id"`
+	CloudID string    `json:"cloud_id" record:"key"`
 	Status  string    `json:"status"`
 	Product string    `json:"product,omitempty"` // one of its quota is what it costs
 	Created time.Time `json:"created,omitzero"`
 	Seen    time.Time `json:"seen"`
 }
 
-// version of the entries that this program writes. It leaves higher ones alone.
+// version of the entries, claims and placements that this program writes. It
+// leaves higher ones alone.
 const version = 1
 
 // Entry is what the ledger knows of one set of names. Values are never changed
@@ -88,7 +91,8 @@ type Entry struct {
 	Claims    []Claim     `json:"claims,omitempty"`
 	Unclaimed []Unclaimed `json:"unclaimed,omitempty"`
 
-	seq uint64 // what was read; 0: nothing stored yet
+	seq  uint64      // what was read; 0: nothing stored yet
+	rest record.Rest // what another build wrote and this one does not know
 }
 
 // Last returns the last attempt of an order, and whether there was one.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/certmill/certmill/pkg/natstest"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 const main = "100001"
@@ -18,10 +19,10 @@ var names = []string{"b.example.com", "a.example.com"}
 func openLedger(t testing.TB) *Ledger {
 	t.Helper()
 	js := natstest.Connect(t, natstest.Server(t))
-	if _, err := js.CreateStream(t.Context(), Config(1, uint64(time.Now().UnixMicro()))); err != nil {
+	if _, err := stream.Ensure(t.Context(), js, Config(1)); err != nil {
 		t.Fatal(err)
 	}
-	l, err := New(t.Context(), js)
+	l, err := New(t.Context(), js, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -472,11 +473,12 @@ func TestEach(t *testing.T) {
 	if err := l.Report(t.Context(), "m2", []string{"other.example.com"}, Unclaimed{CloudID: "1"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Each(t.Context(), "m1", func(e Entry) error { delete(want, e.Names[0]); return nil }); err != nil || len(want) > 0 {
-		t.Errorf("%d entries did not come: %v", len(want), err)
+	unread, err := l.Each(t.Context(), "m1", func(e Entry) error { delete(want, e.Names[0]); return nil })
+	if err != nil || len(want) > 0 || len(unread) > 0 {
+		t.Errorf("%d entries did not come, %d cannot be read: %v", len(want), len(unread), err)
 	}
 	stop := errors.New("stop")
-	if err := l.Each(t.Context(), "m1", func(Entry) error { return stop }); !errors.Is(err, stop) {
+	if _, err := l.Each(t.Context(), "m1", func(Entry) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("%v", err)
 	}
 }

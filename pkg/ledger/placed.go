@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/record"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // PlacedStream is the stream of what was put into the DNS and onto web servers.
@@ -22,8 +23,8 @@ import (
 const PlacedStream = "PLACED"
 
 // PlacedConfig is the stream that Placed needs: no limit may ever remove an
-// entry, or its record would stay for ever.
-func PlacedConfig(replicas int, firstSeq uint64) jetstream.StreamConfig {
+// entry, or its record would stay for ever. replicas is as for Config.
+func PlacedConfig(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              PlacedStream,
 		Description:       "challenges that lie in the DNS and on web servers, and the orders that need them",
@@ -31,7 +32,6 @@ func PlacedConfig(replicas int, firstSeq uint64) jetstream.StreamConfig {
 		Storage:           jetstream.FileStorage,
 		Replicas:          replicas,
 		MaxMsgsPerSubject: 1,
-		FirstSeq:          firstSeq,
 	}
 }
 
@@ -51,7 +51,8 @@ type Placement struct {
 	Tries int       `json:"tries,omitempty"`
 	Next  time.Time `json:"next,omitzero"`
 
-	seq uint64 // of its message; 0: not stored
+	seq  uint64      // of its message; 0: not stored
+	rest record.Rest // what another build wrote and this one does not know
 }
 
 // Stored tells whether there is such an entry.
@@ -68,11 +69,12 @@ type Placed struct {
 	copy   *Copy
 }
 
-// OpenPlaced binds to the stream.
-func OpenPlaced(ctx context.Context, js jetstream.JetStream) (*Placed, error) {
-	s, err := js.Stream(ctx, PlacedStream)
+// OpenPlaced binds to the stream, if it is as PlacedConfig has it, and makes
+// nothing. See stream.Open for the errors.
+func OpenPlaced(ctx context.Context, js jetstream.JetStream, replicas int) (*Placed, error) {
+	s, err := stream.Open(ctx, js, PlacedConfig(replicas))
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", PlacedStream, err)
+		return nil, err
 	}
 	return &Placed{js: js, stream: s}, nil
 }
@@ -93,33 +95,48 @@ func token(s string) string {
 	return hex.EncodeToString(h[:16])
 }
 
+func (p *Placed) cell(subject string) stream.Cell { return stream.At(p.js, p.stream, subject) }
+
 // Read returns the entry of a challenge at its place. One that is not Stored is
-// not there.
+// not there. The error wraps record.ErrNewer if a newer program wrote it.
 func (p *Placed) Read(ctx context.Context, c order.Challenge) (Placement, error) {
 	return p.last(ctx, placedSubject(c))
 }
 
 func (p *Placed) last(ctx context.Context, subject string) (Placement, error) {
-	raw, err := p.stream.GetLastMsgForSubject(ctx, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
+	v, err := p.cell(subject).Read(ctx)
+	if err != nil {
+		return Placement{}, err
+	}
+	return placement(v)
+}
+
+// placement is the entry that lies in its cell.
+func placement(v stream.Value) (Placement, error) {
+	if v.Seq == 0 {
 		return Placement{}, nil
 	}
-	if err != nil {
-		return Placement{}, fmt.Errorf("read %s: %w", subject, err)
-	}
-	return decodePlacement(raw.Data, raw.Sequence)
+	return decodePlacement(v.Data, v.Seq)
 }
 
 func decodePlacement(data []byte, seq uint64) (Placement, error) {
 	var pl Placement
-	if err := json.Unmarshal(data, &pl); err != nil {
-		return Placement{}, fmt.Errorf("decode placement %d: %w", seq, err)
+	rest, err := record.Decode(data, version, &pl)
+	if err != nil {
+		return Placement{}, fmt.Errorf("placement %d: %w", seq, err)
 	}
-	if pl.V > version {
-		return Placement{}, fmt.Errorf("placement %d has version %d, this program knows %d: it is left to newer workers", seq, pl.V, version)
-	}
-	pl.seq = seq
+	pl.seq, pl.rest = seq, rest
 	return pl, nil
+}
+
+// encode writes an entry, with what another build wrote into it.
+func (p Placement) encode() ([]byte, error) {
+	p.V = version
+	data, err := record.Encode(p, p.rest)
+	if err != nil {
+		return nil, fmt.Errorf("encode placement: %w", err)
+	}
+	return data, nil
 }
 
 // At returns the entries at a challenge's place, whatever lies there.
@@ -143,43 +160,38 @@ func (p *Placed) At(ctx context.Context, c order.Challenge) ([]Placement, error)
 
 // write stores an entry on condition that it is still the one that was read.
 func (p *Placed) write(ctx context.Context, pl Placement) (Placement, error) {
-	pl.V = version
-	data, err := json.Marshal(pl)
+	data, err := pl.encode()
 	if err != nil {
-		return Placement{}, fmt.Errorf("encode placement: %w", err)
+		return Placement{}, err
 	}
-	ack, err := p.js.Publish(ctx, placedSubject(pl.Challenge), data, jetstream.WithExpectLastSequencePerSubject(pl.seq))
-	if conflict(err) {
-		return Placement{}, ErrConflict
-	}
+	v, err := p.cell(placedSubject(pl.Challenge)).Write(ctx, data, pl.seq)
 	if err != nil {
 		return Placement{}, fmt.Errorf("note what lies at %s: %w", pl.Challenge.Host, err)
 	}
-	pl.seq = ack.Sequence
+	pl.seq = v.Seq
 	return pl, nil
 }
 
 // change lets f decide about what is there, until the write is not in conflict.
 // f returns false if there is nothing to change; it finds its own change done.
-func (p *Placed) change(ctx context.Context, c order.Challenge, f func(Placement) (Placement, bool)) (Placement, error) {
-	for n := range writes {
-		pl, err := p.Read(ctx, c)
+func (p *Placed) change(ctx context.Context, c order.Challenge, f func(Placement) (Placement, bool)) (now Placement, err error) {
+	v, err := p.cell(placedSubject(c)).Change(ctx, func(v stream.Value) ([]byte, error) {
+		pl, err := placement(v)
 		if err != nil {
-			return Placement{}, err
+			return nil, err
 		}
 		next, changed := f(pl)
-		if !changed {
-			return pl, nil
+		if now = next; !changed {
+			now = pl
+			return nil, nil
 		}
-		next, err = p.write(ctx, next)
-		if !errors.Is(err, ErrConflict) && (ctx.Err() != nil || !noAnswer(err)) {
-			return next, err
-		}
-		if err := pause(ctx, n); err != nil {
-			return Placement{}, err
-		}
+		return next.encode()
+	})
+	if err != nil {
+		return Placement{}, err
 	}
-	return Placement{}, ErrConflict
+	now.seq = v.Seq
+	return now, nil
 }
 
 // renewed is how often an order that goes on needing an entry says so.
@@ -217,10 +229,10 @@ func with(all []string, one string) []string {
 func (p *Placed) Keep(pl Placement) error { return p.copy.keep(pl) }
 
 // Kept tells whether a record is ours that the book does not know: the copy says
-// so.
+// so, also in a file of a newer program, whose name is enough.
 func (p *Placed) Kept(c order.Challenge) bool {
-	_, kept := p.copy.read(placedSubject(c))
-	return kept
+	_, kept, err := p.copy.read(placedSubject(c))
+	return kept || errors.Is(err, record.ErrNewer)
 }
 
 // Forget removes the copy of what was taken back without an entry. An entry that
@@ -238,29 +250,38 @@ func (p *Placed) Forget(ctx context.Context, c order.Challenge) error {
 
 // Recall enters what the copy has and the book has not, as after the loss of
 // JetStream. known are the entries that the book had a moment ago. One that is
-// removed in this very moment comes back as an entry without a record. Safe to
-// repeat.
-func (p *Placed) Recall(ctx context.Context, known []Placement) (entered int, err error) {
+// removed in this very moment comes back as an entry without a record. Files
+// that cannot be read are returned, and left for those who can. Safe to repeat.
+func (p *Placed) Recall(ctx context.Context, known []Placement) (entered int, unread []stream.Unreadable, err error) {
 	subjects, err := p.copy.subjects()
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	booked := make(map[string]bool, len(known))
 	for _, pl := range known {
 		booked[placedSubject(pl.Challenge)] = true
 	}
 	for _, subject := range subjects {
-		pl, ok := p.copy.read(subject)
-		if !ok || booked[subject] {
+		if booked[subject] {
+			continue
+		}
+		pl, there, err := p.copy.read(subject)
+		if err != nil {
+			unread = append(unread, stream.Unreadable{Subject: p.copy.path(subject), Err: err})
+		}
+		if err != nil || !there {
 			continue
 		}
 		pl.At = time.Now().UTC()
-		if _, err := p.write(ctx, pl); err != nil && !errors.Is(err, ErrConflict) { // it came meanwhile
-			return entered, err
+		switch _, err := p.write(ctx, pl); {
+		case errors.Is(err, ErrConflict): // it came meanwhile
+		case err != nil:
+			return entered, unread, err
+		default:
+			entered++
 		}
-		entered++
 	}
-	return entered, nil
+	return entered, unread, nil
 }
 
 // Confirm notes that the record was placed. still tells whether the order needs
@@ -272,7 +293,7 @@ func (p *Placed) Confirm(ctx context.Context, pl Placement, id string) (still bo
 	if _, err = p.write(ctx, pl); err == nil { // nearly always
 		return true, nil
 	}
-	if !errors.Is(err, ErrConflict) && !noAnswer(err) {
+	if !errors.Is(err, ErrConflict) && !errors.Is(err, stream.ErrNoAnswer) {
 		return false, err
 	}
 	pl, err = p.change(ctx, pl.Challenge, func(pl Placement) (Placement, bool) {
@@ -341,17 +362,19 @@ func (p *Placed) Stuck(ctx context.Context, pl Placement, why string, next time.
 }
 
 // Each calls f for every entry, until f returns an error. What is written
-// meanwhile may come twice, or as it was.
-func (p *Placed) Each(ctx context.Context, f func(Placement) error) error {
-	err := eachMessage(ctx, p.stream, "placed.*.*", func(m jetstream.Msg, md *jetstream.MsgMetadata) error {
-		pl, err := decodePlacement(m.Data(), md.Sequence.Stream)
+// meanwhile may come twice, or as it was. Entries that cannot be read are
+// returned: they MUST be left alone, with what lies there.
+func (p *Placed) Each(ctx context.Context, f func(Placement) error) (unread []stream.Unreadable, err error) {
+	_, err = stream.ReadAll(ctx, p.stream, "placed.*.*", 0, func(m stream.Message) error {
+		pl, err := decodePlacement(m.Data, m.Seq)
 		if err != nil {
-			return err
+			unread = append(unread, stream.Unreadable{Subject: m.Subject, Seq: m.Seq, Err: err})
+			return nil
 		}
 		return f(pl)
 	})
 	if err != nil {
-		return fmt.Errorf("read what was placed: %w", err)
+		return nil, fmt.Errorf("read what was placed: %w", err)
 	}
-	return nil
+	return unread, nil
 }

@@ -12,15 +12,16 @@ import (
 
 	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 func openBook(t testing.TB) *Placed {
 	t.Helper()
 	js := natstest.Connect(t, natstest.Server(t))
-	if _, err := js.CreateStream(t.Context(), PlacedConfig(1, uint64(time.Now().UnixMicro()))); err != nil {
+	if _, err := stream.Ensure(t.Context(), js, PlacedConfig(1)); err != nil {
 		t.Fatal(err)
 	}
-	p, err := OpenPlaced(t.Context(), js)
+	p, err := OpenPlaced(t.Context(), js, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,8 +41,9 @@ func need(t testing.TB, p *Placed, c order.Challenge, id string, found bool) Pla
 
 func booked(t testing.TB, p *Placed) (all []Placement) {
 	t.Helper()
-	if err := p.Each(t.Context(), func(pl Placement) error { all = append(all, pl); return nil }); err != nil {
-		t.Fatal(err)
+	unread, err := p.Each(t.Context(), func(pl Placement) error { all = append(all, pl); return nil })
+	if err != nil || len(unread) > 0 {
+		t.Fatal(unread, err)
 	}
 	return all
 }
@@ -222,7 +224,7 @@ func TestCopy(t *testing.T) {
 	if !p.Kept(text) || !p.Kept(other) || p.Kept(theirs) {
 		t.Error("ours is not kept, or others' is")
 	}
-	if n, err := p.Recall(t.Context(), booked(t, p)); n != 0 || err != nil {
+	if n, unread, err := p.Recall(t.Context(), booked(t, p)); n != 0 || len(unread) > 0 || err != nil {
 		t.Errorf("recalled %d, %v, while nothing was lost", n, err)
 	}
 
@@ -231,8 +233,8 @@ func TestCopy(t *testing.T) {
 	}
 	lost := openBook(t).Copied(c)
 	for _, want := range []int{2, 0} {
-		if n, err := lost.Recall(t.Context(), booked(t, lost)); n != want || err != nil {
-			t.Errorf("recalled %d, %v, want %d", n, err, want)
+		if n, unread, err := lost.Recall(t.Context(), booked(t, lost)); n != want || len(unread) != 1 || err != nil {
+			t.Errorf("recalled %d, %v, want %d and the torn one not read: %v", n, err, want, unread)
 		}
 	}
 	a, err := lost.Read(t.Context(), text)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -87,10 +88,29 @@ func start(t testing.TB, o *server.Options) *server.Server {
 		s.Shutdown()
 		s.WaitForShutdown()
 	})
+	started.Store(s, o)
 	if !s.ReadyForConnections(startTime) {
 		t.Fatal("the test server does not become ready")
 	}
 	return s
+}
+
+// started are the options of each server.
+var started sync.Map
+
+// Restart stops a server and starts another one in its place: at its address,
+// with what it has stored.
+func Restart(t testing.TB, s *server.Server) *server.Server {
+	t.Helper()
+	was, ok := started.Load(s)
+	if !ok {
+		t.Fatal("it was not started here")
+	}
+	o := was.(*server.Options).Clone()
+	o.Port = s.Addr().(*net.TCPAddr).Port
+	s.Shutdown()
+	s.WaitForShutdown()
+	return start(t, o)
 }
 
 // freePort is a port that was free a moment ago. Routes must be known before

@@ -3,13 +3,16 @@
 // rules a request must satisfy.
 //
 // Everything here is a value. The package reads no clock, opens no connection
-// and imports nothing of certmill; all other packages point at it.
+// and imports nothing of certmill but the leaf record; all other packages point
+// at it.
 package order
 
 import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/certmill/certmill/pkg/record"
 )
 
 // SchemaVersion is the version of the record that this program writes. A
@@ -105,9 +108,7 @@ type Order struct {
 	Original    []byte       `json:"original,omitempty"` // the message that could not be read
 	Timeline    []Event      `json:"timeline,omitempty"`
 
-	// extra holds the fields of a newer writer that this program does not
-	// know; they are written back as they came.
-	extra map[string]rawJSON
+	rest record.Rest // what another build wrote and this one does not know
 }
 
 // Key is the key pair of an order. The private half is only ever here as age
@@ -132,14 +133,14 @@ type Challenge struct {
 // Proof is what is known of a challenge that was placed: where, when, and what
 // was seen from outside.
 type Proof struct {
-	Challenge Challenge `json:"challenge"`           // as the cloud asked for it
-	At        string    `json:"at,omitempty"`        // the host where it lies, if CNAMEs led elsewhere
-	Placed    time.Time `json:"placed,omitzero"`     // for the last time
-	Found     bool      `json:"found,omitempty"`     // it was there already: it is left there
-	Inherited bool      `json:"inherited,omitempty"` // found, and an earlier life of the order may have placed it: it goes if the key proves that
-	Looked    time.Time `json:"looked,omitzero"`     // when it was looked for, the last time that was noted
-	Seen      time.Time `json:"seen,omitzero"`       // when it first showed everywhere
-	Missing   []string  `json:"missing,omitempty"`   // where it did not show then, and what was there
+	Challenge Challenge `json:"challenge" record:"key"` // as the cloud asked for it
+	At        string    `json:"at,omitempty"`           // the host where it lies, if CNAMEs led elsewhere
+	Placed    time.Time `json:"placed,omitzero"`        // for the last time
+	Found     bool      `json:"found,omitempty"`        // it was there already: it is left there
+	Inherited bool      `json:"inherited,omitempty"`    // found, and an earlier life of the order may have placed it: it goes if the key proves that
+	Looked    time.Time `json:"looked,omitzero"`        // when it was looked for, the last time that was noted
+	Seen      time.Time `json:"seen,omitzero"`          // when it first showed everywhere
+	Missing   []string  `json:"missing,omitempty"`      // where it did not show then, and what was there
 }
 
 // Place is the challenge where it lies: what a solver takes back.

@@ -141,12 +141,17 @@ func TestRecordRoundTrip(t *testing.T) {
 func TestUnknownFieldsAreKept(t *testing.T) {
 	o, err := order.Decode([]byte(`{"v":1,"state":"submit","STATE":"verify","future":{"a":1},
 		"request":{"id":"a","names":null,"new":"n","contact":{"fax":"1"}},
-		"key":{"fingerprint":"f","hsm":true},"failure":{"class":"c","reason":"r","new":1},"wait":{"new":2}}`))
+		"key":{"fingerprint":"f","hsm":true},"failure":{"class":"c","reason":"r","new":1},"wait":{"new":2},
+		"proofs":[{"challenge":{"host":"h","value":"1","new":3},"new":4},{"challenge":{"host":"h","value":"2"},"new":5}],
+		"timeline":[{"at":"2027-01-01T00:00:00Z","state":"submit","new":6}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	o.Failure = nil // overcome: its parts go with it
 	o.Attempt = 7
+	o.Proofs = o.Proofs[:1]
+	o.Proofs[0].At = "elsewhere"
+	o.Tell(order.Event{Note: "moved"})
 	body, err := o.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -158,14 +163,21 @@ func TestUnknownFieldsAreKept(t *testing.T) {
 	request, _ := got["request"].(map[string]any)
 	contact, _ := request["contact"].(map[string]any)
 	key, _ := got["key"].(map[string]any)
+	proofs, _ := got["proofs"].([]any)
+	proof, _ := proofs[0].(map[string]any)
+	challenge, _ := proof["challenge"].(map[string]any)
+	timeline, _ := got["timeline"].([]any)
+	event, _ := timeline[0].(map[string]any)
 	for what, ok := range map[string]bool{
-		"top level":               reflect.DeepEqual(got["future"], map[string]any{"a": 1.0}),
-		"in request":              request["new"] == "n" && request["id"] == "a",
-		"in key":                  key["hsm"] == true && key["fingerprint"] == "f",
-		"own change":              got["attempt"] == 7.0,
-		"no failure":              got["failure"] == nil,
-		"known in other case":     got["STATE"] == nil && got["state"] == "verify",
-		"part of what is omitted": contact == nil,
+		"top level":              reflect.DeepEqual(got["future"], map[string]any{"a": 1.0}),
+		"in request":             request["new"] == "n" && request["id"] == "a",
+		"in key":                 key["hsm"] == true && key["fingerprint"] == "f",
+		"own change":             got["attempt"] == 7.0,
+		"no failure":             got["failure"] == nil,
+		"known in other case":    got["STATE"] == nil && got["state"] == "verify",
+		"all there is of a part": reflect.DeepEqual(contact, map[string]any{"fax": "1"}),
+		"in a proof":             len(proofs) == 1 && proof["new"] == 4.0 && proof["at"] == "elsewhere" && challenge["new"] == 3.0,
+		"in the timeline":        len(timeline) == 2 && event["new"] == 6.0,
 	} {
 		if !ok {
 			t.Errorf("%s: %s", what, body)

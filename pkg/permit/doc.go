@@ -83,5 +83,6 @@
 // use the same Key.Account.
 //
 // The settings of a ring stand in its consumer's metadata. A process that has
-// other ones gets ErrSettings and no permits.
+// other ones gets ErrSettings and no permits. One that only joins (Options.Join)
+// takes those that stand there, and makes, fills and changes nothing.
 package permit

@@ -201,6 +201,8 @@ func (s *streamSource) open(ctx context.Context, l Limit, shards int, retune boo
 	for range 4 { // each time another process was quicker
 		c, err := s.store.js.Consumer(ctx, s.store.opt.Stream, s.name)
 		switch {
+		case s.store.opt.Join && (errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound)):
+			return opened{}, fmt.Errorf("join %s: %w", s.name, ErrNoRing)
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			err = s.makeStream(ctx)
 		case errors.Is(err, jetstream.ErrConsumerNotFound):
@@ -273,6 +275,11 @@ func (s *streamSource) join(ctx context.Context, info *jetstream.ConsumerInfo, l
 	if err != nil {
 		return opened{}, fmt.Errorf("%w: consumer %s of stream %s was not made by this program: %w", ErrSettings, s.name, s.store.opt.Stream, err)
 	}
+	life, _ := strings.CutPrefix(info.Config.FilterSubject, s.subject)
+	o := opened{life: strings.TrimSuffix(life, ".*"), shards: shards, limit: there}
+	if s.store.opt.Join {
+		return o, nil
+	}
 	if err := agree(there, l, retune); err != nil {
 		return opened{}, fmt.Errorf("%w; to change them, stop all processes that use it, wait %v, then remove consumer %s of stream %s",
 			err, there.quiet(), s.name, s.store.opt.Stream)
@@ -282,8 +289,7 @@ func (s *streamSource) join(ctx context.Context, info *jetstream.ConsumerInfo, l
 			return opened{}, s.failure("change the limit of", err)
 		}
 	}
-	life, _ := strings.CutPrefix(info.Config.FilterSubject, s.subject)
-	return opened{life: strings.TrimSuffix(life, ".*"), shards: shards}, nil
+	return o, nil
 }
 
 func (s *streamSource) retune(ctx context.Context, cfg jetstream.ConsumerConfig, l Limit) error {

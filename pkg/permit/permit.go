@@ -65,6 +65,9 @@ var (
 	// ErrSettings is returned, wrapped, when another process runs this ring with
 	// other settings. Nothing but a change of configuration mends it.
 	ErrSettings = errors.New("the ring's settings differ")
+	// ErrNoRing is returned, wrapped, with Options.Join, where nobody has made the
+	// ring or nobody has filled it: the processes whose work it is do not run.
+	ErrNoRing = errors.New("nobody has made this ring")
 	// ErrClosed is returned, wrapped, after Close, and when the connection to
 	// NATS was closed for good.
 	ErrClosed = errors.New("the permits are closed")

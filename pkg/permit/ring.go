@@ -307,7 +307,9 @@ func (r *ring) giveBack(s *shard, d delivery) {
 	for try := 0; ; try++ {
 		ctx, cancel := context.WithTimeout(r.set.ctx, 2*time.Second)
 		var err error
-		if d.slot < r.settings().Calls {
+		// Who has only joined does not hear of a raised limit: the slot may be one
+		// of those that it added.
+		if r.set.opt.Join || d.slot < r.settings().Calls {
 			err = s.src.put(ctx, d)
 		} else {
 			err = s.src.remove(ctx, d)
@@ -332,7 +334,7 @@ func (r *ring) failed(s *shard, err error, times int) {
 	if errors.Is(err, errGone) {
 		s.life = ""
 	}
-	lasting := errors.Is(err, ErrSettings) || errors.Is(err, ErrClosed)
+	lasting := isLasting(err)
 	if lasting {
 		r.dismiss(err)
 	}
@@ -365,6 +367,9 @@ func (r *ring) open(ctx context.Context, s *shard) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	o, err := s.src.open(ctx, l, want, retune)
+	if err == nil && r.set.opt.Join {
+		err = r.joined(ctx, s, o)
+	}
 	if err != nil {
 		return err
 	}
@@ -378,6 +383,30 @@ func (r *ring) open(ctx context.Context, s *shard) error {
 		r.fill(s, 0, l.Calls)
 	}
 	r.kick() // the new shards
+	return nil
+}
+
+// joined takes the settings that stand at a ring of others. Nothing is filled
+// here: if nothing has come for long, and nothing is there to come, nobody does.
+func (r *ring) joined(ctx context.Context, s *shard, o opened) error {
+	r.mu.Lock()
+	dry := s.full == o.life
+	r.mu.Unlock()
+	if dry {
+		have, err := s.src.filled(ctx, o.life)
+		if err != nil {
+			return err
+		}
+		if len(have) == 0 {
+			return fmt.Errorf("join %v, which has no slots: %w", r.key, ErrNoRing)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.full = o.life
+	r.limit = o.limit
+	r.fence.SetLimit(rate.Limit(r.limit.perSecond()))
+	r.fence.SetBurst(r.limit.Calls)
 	return nil
 }
 
@@ -397,7 +426,10 @@ func (r *ring) starving(s *shard, l Limit) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if time.Since(s.since) > r.set.opt.AckWait+2*l.quiet() {
-		s.life, s.full, s.since = "", "", time.Now()
+		s.life, s.since = "", time.Now()
+		if !r.set.opt.Join {
+			s.full = ""
+		}
 	}
 }
 
@@ -519,13 +551,18 @@ func (r *ring) setLimit(ctx context.Context, calls int) error {
 	return nil
 }
 
+// isLasting: asking again does not mend it.
+func isLasting(err error) bool {
+	return errors.Is(err, ErrSettings) || errors.Is(err, ErrClosed) || errors.Is(err, ErrNoRing)
+}
+
 // retry calls f until it succeeds or has told something lasting.
 func retry[T any](ctx context.Context, f func(context.Context) (T, error)) (T, error) {
 	for try := 0; ; try++ {
 		one, cancel := context.WithTimeout(ctx, 2*time.Second)
 		v, err := f(one)
 		cancel()
-		if err == nil || errors.Is(err, ErrSettings) || errors.Is(err, ErrClosed) {
+		if err == nil || isLasting(err) {
 			return v, err
 		}
 		if err := sleep(ctx, pauseAfter(try)); err != nil {

@@ -21,6 +21,12 @@ type Options struct {
 	AckWait  time.Duration // a dead holder's permit is handed out again after this; 4 s
 	Log      *slog.Logger  // hears when a ring has no permits for a while; none
 
+	// Join uses the rings that others have made and fill, by the settings that
+	// stand there, and makes, fills and changes none: ErrNoRing where there is
+	// none. It is for whoever makes a call now and then beside the processes
+	// whose work it is.
+	Join bool
+
 	// SkipWait fills a new ring at once instead of Q later. It is right only
 	// where no call of an earlier life of the ring can still be counted: where
 	// the provider is simulated in this very process.
@@ -148,8 +154,8 @@ func (s *Set) Open(ctx context.Context, keys ...Key) error {
 // transport would eat the SDK's timeout and age the signature. Keeping it
 // unused shortens what is left for the call.
 //
-// While NATS is away Wait waits. The error is ctx's, ErrSettings or ErrClosed,
-// wrapped.
+// While NATS is away Wait waits. The error is ctx's, ErrSettings, ErrClosed or,
+// with Options.Join, ErrNoRing, wrapped.
 func (s *Set) Wait(ctx context.Context, k Key) (context.Context, *Permit, error) {
 	r, err := s.ring(k)
 	var p *Permit
@@ -216,6 +222,9 @@ func (s *Set) pausedNow(account string) bool {
 func (s *Set) SetLimit(ctx context.Context, k Key, calls int) error {
 	if calls < 1 {
 		return fmt.Errorf("limit of %v: %d calls; use Pause for none", k, calls)
+	}
+	if s.opt.Join {
+		return fmt.Errorf("limit of %v: a ring that was only joined is not changed", k)
 	}
 	r, err := s.ring(k)
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 type source interface {
 	// open makes the shard unless it is there. ErrSettings, wrapped, if it is
 	// there with other settings; with retune, another number of calls is
-	// changed instead.
+	// changed instead. With Options.Join it makes and changes nothing: ErrNoRing,
+	// wrapped, if it is not there.
 	open(ctx context.Context, l Limit, shards int, retune bool) (opened, error)
 	// pull waits for one permit, somewhat shorter than E. errNothing: none came.
 	// errGone: the shard is not there, or not now; open it again.
@@ -32,6 +33,7 @@ type source interface {
 type opened struct {
 	life   string // changes when the consumer is made anew
 	shards int    // over how many consumers this ring is split
+	limit  Limit  // the settings that stand there, of a ring that is only joined
 }
 
 // delivery is a slot's message as it was handed out.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Message is one order message as somebody published it.
@@ -83,7 +83,13 @@ func (l *Line) acceptOne(ctx context.Context, m jetstream.Msg, urgent bool, acce
 		}
 		return struct{}{}, err
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrUnreadable), errors.Is(err, order.ErrNewer):
+		// What is in its way only another program can read.
+		stream.Unreadable{Subject: m.Subject(), Seq: msg.Seq, Err: err}.Tell(ctx, l.log)
+		_ = m.NakWithDelay(l.ackWait)
+		return
+	case err != nil:
 		l.log.WarnContext(ctx, "order message not taken yet", "seq", msg.Seq, "err", err)
 		_ = m.NakWithDelay(intakeRest)
 		return
@@ -120,143 +126,17 @@ func (l *Line) BadID(seq uint64) string {
 func (l *Line) Pending(ctx context.Context) (uint64, error) {
 	s, err := l.js.Stream(ctx, IntakeStream)
 	if err != nil {
-		return 0, wrapStream(IntakeStream, err)
+		return 0, fmt.Errorf("stream %s: %w", IntakeStream, err)
 	}
 	return s.CachedInfo().State.Msgs, nil
 }
 
-// Each reads the present orders of one state and lane ("*": all) and calls f
-// for each. The reads may be stale; act on them only through Move.
-func (l *Line) Each(ctx context.Context, state order.State, lane string, f func(Item) error) error {
-	return l.EachAfter(ctx, state, lane, 0, f)
-}
-
-// EachAfter is Each for the orders whose message came after a sequence of the
-// stream: those that a reader who remembers the rest has not seen yet.
-func (l *Line) EachAfter(ctx context.Context, state order.State, lane string, seq uint64, f func(Item) error) error {
-	return l.each(ctx, order.Subject(state, "*", lane), seq, f)
-}
-
-// EachOrder is Each for orders of all states.
-func (l *Line) EachOrder(ctx context.Context, f func(Item) error) error {
-	return l.each(ctx, order.Subject("*", "*", "*"), 0, f)
-}
-
-func (l *Line) each(ctx context.Context, filter string, after uint64, f func(Item) error) error {
-	r := reading{filter: filter, next: after + 1, left: math.MaxInt}
-	for r.left > 0 {
-		if err := l.readOn(ctx, &r, f); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// reading is how far Each has come.
-type reading struct {
-	filter string
-	next   uint64 // sequence of the stream to go on at
-	left   int    // at most so many orders are read, or what f moves would come for ever
-	barren int    // pages in a row that brought nothing
-}
-
-// Of a reading: orders per page, how long the server may take for one, how many
-// in a row may bring nothing, and how long the server keeps the consumer while f
-// works on a page.
-const (
-	pageSize  = 500
-	pageWait  = 2 * time.Second
-	maxBarren = 5
-	readIdle  = 30 * time.Second
-)
-
-// readOn reads with one throw-away consumer, until everything is read or the
-// server dropped the consumer because f took long.
-func (l *Line) readOn(ctx context.Context, r *reading, f func(Item) error) error {
-	cons, err := l.orders.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		FilterSubject: r.filter, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: readIdle,
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.next,
-	})
-	if err != nil {
-		return fmt.Errorf("read %s: %w", r.filter, err)
-	}
-	name := cons.CachedInfo().Name
-	defer func() { _ = l.orders.DeleteConsumer(context.WithoutCancel(ctx), name) }()
-	r.left = min(r.left, int(cons.CachedInfo().NumPending))
-	for r.left > 0 && ctx.Err() == nil {
-		got, err := r.page(cons, f)
-		if err != nil {
-			return err
-		}
-		if got > 0 {
-			r.barren = 0
-			continue
-		}
-		// The rest was removed, the consumer is gone, or a server that is just
-		// coming up delivers nothing yet (seen: it said 70 and sent none). Only
-		// another consumer's count tells.
-		if r.barren++; r.barren > maxBarren {
-			return fmt.Errorf("read %s: the server counts %d more orders and delivers none", r.filter, r.left)
-		}
-		return ctx.Err()
-	}
-	return ctx.Err()
-}
-
-// page reads one page and then visits it.
-func (r *reading) page(cons jetstream.Consumer, f func(Item) error) (got int, err error) {
-	batch, err := cons.Fetch(min(r.left, pageSize), jetstream.FetchMaxWait(pageWait))
-	if err != nil {
-		return 0, fmt.Errorf("read %s: %w", r.filter, err)
-	}
-	for m := range batch.Messages() {
-		md, err := m.Metadata()
-		if err != nil {
-			return got, fmt.Errorf("read %s: %w", m.Subject(), err)
-		}
-		got, r.next = got+1, md.Sequence.Stream+1
-		r.left--
-		if err := visit(m, f); err != nil {
-			return got, err
-		}
-		if md.NumPending == 0 { // the last one there is: do not wait for those that were removed
-			r.left = 0
-			break
-		}
-	}
-	return got, nil
-}
-
-func visit(m jetstream.Msg, f func(Item) error) error {
-	md, err := m.Metadata()
-	if err != nil {
-		return fmt.Errorf("read %s: %w", m.Subject(), err)
-	}
-	it, err := decodeItem(m.Subject(), m.Headers(), m.Data(), md.Sequence.Stream, md.Timestamp)
-	if err != nil {
-		return nil // a newer program's: not ours to judge
-	}
-	return f(it)
-}
-
-// Counts tells how many orders lie in each state, as a throw-away consumer
-// counts them: cheap also at a million orders.
-func (l *Line) Counts(ctx context.Context) (map[order.State]int, error) {
-	counts := map[order.State]int{}
-	for _, s := range order.States {
-		cons, err := l.orders.CreateConsumer(ctx, jetstream.ConsumerConfig{
-			FilterSubject: order.Subject(s, "*", "*"), AckPolicy: jetstream.AckNonePolicy,
-			MemoryStorage: true, InactiveThreshold: 10 * time.Second})
-		if err != nil {
-			return nil, fmt.Errorf("count %s: %w", s, err)
-		}
-		info := cons.CachedInfo()
-		if info.NumPending > 0 {
-			counts[s] = int(info.NumPending)
-		}
-		_ = l.orders.DeleteConsumer(ctx, info.Name)
-	}
-	return counts, nil
+// Tickets makes the stream of the tickets where it is missing, and else verifies
+// it. Ticket does so by itself; a worker that begins with it is told of a stream
+// that is not as it must be before it works. See stream.Ensure for the errors.
+func (l *Line) Tickets(ctx context.Context, replicas int) error {
+	_, err := stream.Ensure(ctx, l.js, ticketConfig(replicas))
+	return err
 }
 
 // ticketSilence is after how long without a ticket it is made again. A variable
@@ -294,7 +174,7 @@ func (l *Line) Ticket(ctx context.Context, name string, interval func() time.Dur
 			}
 		}
 		if !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, context.DeadlineExceeded) {
-			_ = sleep(ctx, time.Second)
+			_ = stream.Sleep(ctx, time.Second)
 		}
 	}
 	return nil
@@ -309,6 +189,9 @@ func nextTicket(ctx context.Context, cons jetstream.Consumer) (jetstream.Msg, er
 
 func (l *Line) ticketConsumer(ctx context.Context, name string) (jetstream.Consumer, error) {
 	subject := "ticket." + name
+	if err := l.Tickets(ctx, l.replicas); err != nil {
+		return nil, fmt.Errorf("ticket %s: %w", name, err)
+	}
 	_, err := l.js.Publish(ctx, subject, nil, jetstream.WithExpectLastSequencePerSubject(0))
 	if api, ok := errors.AsType[*jetstream.APIError](err); err != nil && (!ok || api.ErrorCode != codeWrongSequence) {
 		return nil, fmt.Errorf("ticket %s: %w", name, err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 var (
@@ -21,6 +22,9 @@ var (
 	ErrMoved = errors.New("the order has moved on")
 	// ErrNoOrder: no message of this order exists.
 	ErrNoOrder = errors.New("no such order")
+	// ErrUnreadable: the order is there, and its record is a newer program's, or
+	// none. It MUST be left alone.
+	ErrUnreadable = errors.New("the order's record cannot be read")
 )
 
 // Line is the way of orders through the states.
@@ -33,7 +37,8 @@ type Line struct {
 	log    *slog.Logger
 	lost   context.Context // ends with the connection, its cause is ErrLost
 
-	ackWait time.Duration
+	ackWait  time.Duration
+	replicas int // of the streams; 0: any
 }
 
 // Item is an order as it lies in the stream: Seq is what a transition is
@@ -51,21 +56,29 @@ type Option func(*Line)
 // out again. All workers of an installation should have the same. Default 60 s.
 func AckWait(d time.Duration) Option { return func(l *Line) { l.ackWait = d } }
 
-// Open binds to the streams of one incarnation. worker is the name that
-// appears in the orders' timelines.
+// Replicas is how many the streams must have, and TICKETS gets; 0, the default,
+// means any, for those who look.
+func Replicas(n int) Option { return func(l *Line) { l.replicas = n } }
+
+// Open binds to the streams of one incarnation, if they are as OrdersConfig and
+// IntakeConfig have them, and makes nothing. See stream.Open for the errors.
+// worker is the name that appears in the orders' timelines.
 func Open(ctx context.Context, js jetstream.JetStream, worker string, log *slog.Logger, options ...Option) (*Line, error) {
-	token, since, err := readIncarnation(ctx, js)
-	if err != nil {
-		return nil, err
-	}
-	orders, err := js.Stream(ctx, OrdersStream)
-	if err != nil {
-		return nil, wrapStream(OrdersStream, err)
-	}
-	l := &Line{js: js, orders: orders, worker: worker, token: token, since: since, log: log, lost: lostWith(js.Conn()), ackWait: standardAckWait}
+	l := &Line{js: js, worker: worker, log: log, ackWait: standardAckWait}
 	for _, o := range options {
 		o(l)
 	}
+	var err error
+	if l.orders, err = stream.Open(ctx, js, OrdersConfig(l.replicas)); err != nil {
+		return nil, err
+	}
+	if l.token, l.since, err = incarnationOf(l.orders.CachedInfo()); err != nil {
+		return nil, err
+	}
+	if _, err = stream.Open(ctx, js, IntakeConfig(l.replicas)); err != nil {
+		return nil, err
+	}
+	l.lost = lostWith(js.Conn())
 	return l, nil
 }
 
@@ -169,7 +182,7 @@ func (l *Line) publish(ctx context.Context, seq uint64, o order.Order) (Item, er
 		case permanent(err):
 			return Item{}, fmt.Errorf("move order %q to %s: %w", o.ID(), o.State, err)
 		}
-		if err := sleep(ctx, time.Duration(try+1)*100*time.Millisecond); err != nil {
+		if err := stream.Sleep(ctx, time.Duration(try+1)*100*time.Millisecond); err != nil {
 			return Item{}, err
 		}
 	}
@@ -196,13 +209,18 @@ const (
 )
 
 // Last returns the present state of an order. The read may be stale: act on it
-// only through Move. The error wraps ErrNoOrder if the order does not exist.
+// only through Move. The error wraps ErrNoOrder if the order does not exist, and
+// ErrUnreadable if it does and cannot be read: then the item has its sequence.
 func (l *Line) Last(ctx context.Context, id string) (Item, error) {
 	raw, err := l.lastRaw(ctx, id)
 	if err != nil {
 		return Item{}, fmt.Errorf("read order %q: %w", id, err)
 	}
-	return decodeItem(raw.Subject, raw.Header, raw.Data, raw.Sequence, raw.Time)
+	it, err := decodeItem(raw.Subject, raw.Header, raw.Data, raw.Sequence, raw.Time)
+	if err != nil {
+		stream.Unreadable{Subject: raw.Subject, Seq: raw.Sequence, Err: err}.Tell(ctx, l.log)
+	}
+	return it, err
 }
 
 func (l *Line) lastRaw(ctx context.Context, id string) (*jetstream.RawStreamMsg, error) {
@@ -225,10 +243,10 @@ func decodeItem(subject string, header nats.Header, data []byte, seq uint64, sto
 	}
 	o, err := order.Decode(data)
 	if err != nil {
-		return Item{Seq: seq, Stored: stored}, fmt.Errorf("order at %s: %w", subject, err)
+		return Item{Seq: seq, Stored: stored}, fmt.Errorf("order at %s: %w: %w", subject, ErrUnreadable, err)
 	}
 	if !strings.HasPrefix(subject, order.Subject(o.State, o.ID(), "")) {
-		return Item{Seq: seq, Stored: stored}, fmt.Errorf("order at %s: the record is of order %q in state %s", subject, o.ID(), o.State)
+		return Item{Seq: seq, Stored: stored}, fmt.Errorf("order at %s: %w: it is of order %q in state %s", subject, ErrUnreadable, o.ID(), o.State)
 	}
 	return Item{Order: o, Seq: seq, Stored: stored}, nil
 }
@@ -310,17 +328,6 @@ func (l *Line) purgeBelow(ctx context.Context, id string, seq uint64) {
 	err := l.orders.Purge(ctx, jetstream.WithPurgeSubject(order.AllOf(id)), jetstream.WithPurgeSequence(seq))
 	if err != nil {
 		l.log.WarnContext(ctx, "could not purge older states", "order", id, "err", err)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

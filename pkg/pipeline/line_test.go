@@ -18,6 +18,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // patience is how long a test waits for an event that must come.
@@ -29,10 +30,20 @@ func openLine(t testing.TB) *Line {
 	return lineOn(t, natstest.Server(t))
 }
 
+// provision makes the streams as certmill init does.
+func provision(ctx context.Context, js jetstream.JetStream, replicas int) error {
+	for _, c := range []jetstream.StreamConfig{OrdersConfig(replicas), IntakeConfig(replicas)} {
+		if _, err := stream.Ensure(ctx, js, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func lineOn(t testing.TB, s *server.Server) *Line {
 	t.Helper()
 	js := natstest.Connect(t, s)
-	if err := Provision(t.Context(), js, 1); err != nil {
+	if err := provision(t.Context(), js, 1); err != nil {
 		t.Fatal(err)
 	}
 	l, err := Open(t.Context(), js, "worker-1", slog.New(slog.DiscardHandler))
@@ -127,7 +138,7 @@ func running(t testing.TB, f func(context.Context) error) (stop func()) {
 
 func TestStreamsAreAsTheDesignNeedsThem(t *testing.T) {
 	l := openLine(t)
-	if err := Provision(t.Context(), l.js, 1); err != nil {
+	if err := provision(t.Context(), l.js, 1); err != nil {
 		t.Fatalf("provisioning again: %v", err)
 	}
 	again, err := Incarnation(t.Context(), l.js)
@@ -157,7 +168,7 @@ func TestProvisionByRivals(t *testing.T) {
 	for i := range tokens {
 		js := natstest.Connect(t, s)
 		wg.Go(func() {
-			if err := Provision(t.Context(), js, 1); err != nil {
+			if err := provision(t.Context(), js, 1); err != nil {
 				t.Errorf("rival %d: %v", i, err)
 				return
 			}
@@ -174,14 +185,37 @@ func TestProvisionByRivals(t *testing.T) {
 
 func TestOpenRefusesForeignStreams(t *testing.T) {
 	js := natstest.Connect(t, natstest.Server(t))
-	if _, err := Open(t.Context(), js, "w", slog.Default()); !errors.Is(err, jetstream.ErrStreamNotFound) {
+	if _, err := Open(t.Context(), js, "w", slog.Default()); !errors.Is(err, stream.ErrMissing) {
 		t.Errorf("without streams: %v", err)
+	}
+	for name := range js.StreamNames(t.Context()).Name() {
+		t.Errorf("%s was made", name)
 	}
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: OrdersStream, Subjects: []string{"order.*.*.*"}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(t.Context(), js, "w", slog.Default()); err == nil || !strings.Contains(err.Error(), "not made by certmill") {
+	if _, err := Open(t.Context(), js, "w", slog.Default()); err == nil || !errors.As(err, new(*stream.OtherFormat)) {
 		t.Errorf("with a foreign stream: %v", err)
+	}
+	if err := js.DeleteStream(t.Context(), OrdersStream); err != nil {
+		t.Fatal(err)
+	}
+	unborn := OrdersConfig(1)
+	unborn.Metadata = nil
+	if _, err := stream.Ensure(t.Context(), js, unborn); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), js, "w", slog.Default()); err == nil || !strings.Contains(err.Error(), "not made by certmill") {
+		t.Errorf("with a stream that has no incarnation: %v", err)
+	}
+	if err := js.DeleteStream(t.Context(), OrdersStream); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Ensure(t.Context(), js, OrdersConfig(1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), js, "w", slog.Default()); !errors.Is(err, stream.ErrMissing) {
+		t.Errorf("without the inbox: %v", err)
 	}
 }
 
@@ -287,16 +321,19 @@ func TestCluster(t *testing.T) {
 	var rivals []*Line
 	for i, s := range servers {
 		js := natstest.Connect(t, s)
-		if err := Provision(t.Context(), js, 3); err != nil {
+		if err := provision(t.Context(), js, 3); err != nil {
 			t.Fatal(err)
 		}
-		l, err := Open(t.Context(), js, fmt.Sprintf("worker-%d", i), slog.New(slog.DiscardHandler))
+		l, err := Open(t.Context(), js, fmt.Sprintf("worker-%d", i), slog.New(slog.DiscardHandler), Replicas(3))
 		if err != nil {
 			t.Fatal(err)
 		}
 		rivals = append(rivals, l)
 	}
 	race(t, rivals, 12)
+	if _, err := rivals[0].ticketConsumer(t.Context(), "sweep"); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{OrdersStream, IntakeStream, TicketStream} {
 		st, err := rivals[0].js.Stream(t.Context(), name)
 		if err != nil {
@@ -437,6 +474,12 @@ func TestEachAndCounts(t *testing.T) {
 		if err != nil || n != c.want {
 			t.Errorf("lane %s: %d orders, want %d (%v)", c.lane, n, c.want, err)
 		}
+	}
+	listed := map[string]Unread{}
+	n := 0
+	err = l.List(t.Context(), "*", func(Item) error { n++; return nil }, func(u Unread) error { listed[u.ID] = u; return nil })
+	if u := listed["broken"]; err != nil || n != 32 || len(listed) != 1 || u.State != order.Submit || u.Lane != "acme" || u.Seq == 0 || u.Stored.IsZero() || u.Newer || u.Why == "" {
+		t.Errorf("listed %d orders, and %+v: %v", n, listed, err)
 	}
 	all := 0
 	if err := l.EachOrder(t.Context(), func(Item) error { all++; return nil }); err != nil || all != 32 {

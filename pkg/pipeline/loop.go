@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Handler is one stage's work on one order. It MUST be a function of the
@@ -50,12 +51,12 @@ func (l *Line) Work(ctx context.Context, state order.State, lane string, paralle
 // pull is the loop that all workers share: it takes messages, hands at most
 // parallel of them to work at a time, and when ctx ends gives back what was not
 // begun and waits for what was. A consumer that is lost is made again.
-func (l *Line) pull(ctx context.Context, stream string, cfg jetstream.ConsumerConfig, parallel int, work func(jetstream.Msg)) error {
+func (l *Line) pull(ctx context.Context, from string, cfg jetstream.ConsumerConfig, parallel int, work func(jetstream.Msg)) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	hands := make(chan struct{}, parallel)
 	for begun := false; ctx.Err() == nil; {
-		cons, err := l.js.CreateOrUpdateConsumer(ctx, stream, cfg)
+		cons, err := l.js.CreateOrUpdateConsumer(ctx, from, cfg)
 		if err == nil {
 			begun = true
 			err = l.pullFrom(ctx, cons, hands, &running, work)
@@ -70,7 +71,7 @@ func (l *Line) pull(ctx context.Context, stream string, cfg jetstream.ConsumerCo
 		}
 		l.log.WarnContext(ctx, "consumer lost; it is made again", "consumer", cfg.Durable, "err", err)
 		if !errors.Is(err, jetstream.ErrConsumerDeleted) {
-			_ = sleep(ctx, time.Second)
+			_ = stream.Sleep(ctx, time.Second)
 		}
 	}
 	return nil
@@ -140,7 +141,7 @@ func (l *Line) one(ctx context.Context, m jetstream.Msg, h Handler) {
 	if err != nil {
 		// A record of a newer program is left to newer workers; a broken one can
 		// only come from a foreign publisher on our own subject.
-		log.ErrorContext(ctx, "cannot read an order's record", "err", err)
+		stream.Unreadable{Subject: m.Subject(), Seq: md.Sequence.Stream, Err: err}.Tell(ctx, l.log)
 		_ = m.NakWithDelay(l.ackWait)
 		return
 	}
@@ -274,7 +275,7 @@ func underHeartbeat[T any](ctx context.Context, m jetstream.Msg, heartbeat time.
 	beat, stop := context.WithCancel(ctx)
 	var done sync.WaitGroup
 	done.Go(func() {
-		for sleep(beat, heartbeat) == nil {
+		for stream.Sleep(beat, heartbeat) == nil {
 			_ = m.InProgress()
 		}
 	})

@@ -1,10 +1,13 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -287,6 +290,36 @@ func TestLostConnection(t *testing.T) {
 	}
 }
 
+// lines is a log that may be written and read at the same time.
+type lines struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
+
+// of counts the lines that name something.
+func (l *lines) of(what string) (n int) {
+	for line := range strings.Lines(l.String()) {
+		if strings.Contains(line, what) {
+			n++
+		}
+	}
+	return n
+}
+
+// A record that cannot be read is told of once, however often it is met, can be
+// listed, and stays as it is.
 func TestRecordsThatCannotBeReadStay(t *testing.T) {
 	l := openLine(t)
 	newer := fmt.Sprintf(`{"v":%d,"request":{"id":"newer"},"state":"submit","account":"acme"}`, order.SchemaVersion+1)
@@ -296,6 +329,8 @@ func TestRecordsThatCannotBeReadStay(t *testing.T) {
 		}
 	}
 	create(t, l, anOrder("good"))
+	var told lines
+	l.log, l.ackWait = slog.New(slog.NewTextHandler(&told, nil)), 50*time.Millisecond // handed out again soon
 	work(t, l, order.Submit, func(_ context.Context, o order.Order) (order.Order, error) {
 		if o.ID() != "good" {
 			t.Errorf("order %q was handled", o.ID())
@@ -303,6 +338,31 @@ func TestRecordsThatCannotBeReadStay(t *testing.T) {
 		return to(o, order.Verify), nil
 	})
 	inState(t, l, "good", order.Verify)
+	await(t, "several deliveries", func() bool {
+		return consumerInfo(t, l, "submit-acme").Delivered.Consumer > 10
+	})
+	for range 2 { // sweeps meet them, too
+		if err := l.Each(t.Context(), order.Submit, "acme", func(it Item) error { t.Errorf("a sweep was given %q", it.ID()); return nil }); err != nil {
+			t.Error(err)
+		}
+	}
+	unread, err := l.Unreadable(t.Context(), order.Submit)
+	if err != nil || len(unread) != 3 {
+		t.Errorf("listed: %+v, %v", unread, err)
+	}
+	for _, u := range unread {
+		if u.Newer != (u.ID == "newer") || u.State != order.Submit || u.Lane != "acme" || u.Seq == 0 || u.Why == "" {
+			t.Errorf("listed as %+v", u)
+		}
+	}
+	for _, id := range []string{"newer", "broken", "mine"} {
+		if n := told.of("order.submit." + id + ".acme"); n != 1 {
+			t.Errorf("%s: logged %d times\n%s", id, n, told.String())
+		}
+		if it, err := l.Last(t.Context(), id); !errors.Is(err, ErrUnreadable) || errors.Is(err, ErrNoOrder) || it.Seq == 0 || errors.Is(err, order.ErrNewer) != (id == "newer") {
+			t.Errorf("%s: %+v, %v", id, it, err)
+		}
+	}
 	for _, id := range []string{"newer", "broken", "mine"} {
 		if got := stored(t, l, id); len(got) != 1 {
 			t.Errorf("%s: %q", id, got)

@@ -12,12 +12,13 @@ package pipeline
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Names of the streams, and of the metadata key that holds their incarnation.
@@ -35,43 +36,13 @@ const (
 	intakeMaxBytes  = 4 << 30
 )
 
-// Provision makes the streams that are missing and leaves existing ones alone.
-// replicas is 1 for a single server and 3 in a cluster. Safe to repeat and to
-// run from several processes at once.
-func Provision(ctx context.Context, js jetstream.JetStream, replicas int) error {
-	for _, cfg := range []jetstream.StreamConfig{ordersConfig(replicas), intakeConfig(replicas), ticketConfig(replicas)} {
-		if err := EnsureStream(ctx, js, cfg); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// EnsureStream makes a stream unless it exists.
-func EnsureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig) error {
-	_, err := js.Stream(ctx, cfg.Name)
-	if !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return wrapStream(cfg.Name, err)
-	}
-	_, err = js.CreateStream(ctx, cfg)
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return nil // another process was first; its incarnation counts
-	}
-	return wrapStream(cfg.Name, err)
-}
-
-func wrapStream(name string, err error) error {
-	if err != nil {
-		return fmt.Errorf("stream %s: %w", name, err)
-	}
-	return nil
-}
-
-// ordersConfig: nothing but a transition may ever remove a message. A limit by
-// count, bytes or age on the newest message of an order would bring an older
-// state back to life (measured). Direct get is off, because a follower that
-// lags would answer with an older state.
-func ordersConfig(replicas int) jetstream.StreamConfig {
+// OrdersConfig is the stream of the orders: nothing but a transition may ever
+// remove a message. A limit by count, bytes or age on the newest message of an
+// order would bring an older state back to life (measured). Direct get is off,
+// because a follower that lags would answer with an older state. replicas is 1
+// for a single server and 3 in a cluster; 0 means any, for those who look. A
+// stream that is made by it begins a new incarnation.
+func OrdersConfig(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              OrdersStream,
 		Description:       "one message per order: its present state",
@@ -80,12 +51,13 @@ func ordersConfig(replicas int) jetstream.StreamConfig {
 		Storage:           jetstream.FileStorage,
 		Replicas:          replicas,
 		MaxMsgsPerSubject: 1,
-		FirstSeq:          FirstSeq(),
 		Metadata:          incarnation(),
 	}
 }
 
-func intakeConfig(replicas int) jetstream.StreamConfig {
+// IntakeConfig is the stream of the inbox: full, it refuses messages and loses
+// none. replicas is as for OrdersConfig.
+func IntakeConfig(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        IntakeStream,
 		Description: "order messages, published by anybody",
@@ -98,7 +70,6 @@ func intakeConfig(replicas int) jetstream.StreamConfig {
 		MaxMsgSize:  MaxRequestBytes,
 		DenyDelete:  true,
 		DenyPurge:   true,
-		FirstSeq:    FirstSeq(),
 	}
 }
 
@@ -115,10 +86,6 @@ func ticketConfig(replicas int) jetstream.StreamConfig {
 	}
 }
 
-// FirstSeq is where a new stream's sequences begin: now, in microseconds, so
-// that no sequence of an earlier life of the stream is ever valid again.
-func FirstSeq() uint64 { return uint64(time.Now().UnixMicro()) }
-
 // incarnation is the metadata of a new life of the streams.
 func incarnation() map[string]string {
 	return map[string]string{incarnationIn: rand.Text(), sinceIn: time.Now().UTC().Format(time.RFC3339)}
@@ -127,18 +94,17 @@ func incarnation() map[string]string {
 // Incarnation returns the token of this life of the streams. A worker belongs
 // to one incarnation and stops when it finds another.
 func Incarnation(ctx context.Context, js jetstream.JetStream) (string, error) {
-	token, _, err := readIncarnation(ctx, js)
+	s, err := stream.Open(ctx, js, OrdersConfig(0))
+	if err != nil {
+		return "", err
+	}
+	token, _, err := incarnationOf(s.CachedInfo())
 	return token, err
 }
 
-// readIncarnation also returns when it began. That of a restored stream is
-// older than its restoration: Renew.
-func readIncarnation(ctx context.Context, js jetstream.JetStream) (token string, since time.Time, err error) {
-	s, err := js.Stream(ctx, OrdersStream)
-	if err != nil {
-		return "", time.Time{}, wrapStream(OrdersStream, err)
-	}
-	info := s.CachedInfo()
+// incarnationOf also returns when it began. That of a restored stream is older
+// than its restoration: Renew.
+func incarnationOf(info *jetstream.StreamInfo) (token string, since time.Time, err error) {
 	if token = info.Config.Metadata[incarnationIn]; token == "" {
 		return "", time.Time{}, fmt.Errorf("stream %s was not made by certmill: its metadata lacks %s", OrdersStream, incarnationIn)
 	}
@@ -155,12 +121,14 @@ func readIncarnation(ctx context.Context, js jetstream.JetStream) (token string,
 // may still land. Workers must be stopped before a restore; those that were not
 // stop themselves. Safe to repeat.
 func Renew(ctx context.Context, js jetstream.JetStream) error {
-	s, err := js.Stream(ctx, OrdersStream)
+	s, err := stream.Open(ctx, js, OrdersConfig(0))
 	if err != nil {
-		return wrapStream(OrdersStream, err)
+		return err
 	}
 	cfg := s.CachedInfo().Config
 	maps.Copy(cfg.Metadata, incarnation())
-	_, err = js.UpdateStream(ctx, cfg)
-	return wrapStream(OrdersStream, err)
+	if _, err = js.UpdateStream(ctx, cfg); err != nil {
+		return fmt.Errorf("stream %s: %w", OrdersStream, err)
+	}
+	return nil
 }

@@ -90,6 +90,7 @@ const (
 	maxInPlace    = 20 * time.Second
 	firstBackoff  = time.Second
 	longestWait   = 15 * time.Minute
+	newerRest     = time.Minute // of an order whose ledger entry, say, a newer program wrote
 )
 
 // Backoff is how long the n-th retry waits (n from 0), doubled each time with
@@ -212,6 +213,11 @@ func held(before, after order.Order, h order.Hold) outcome {
 func retried(before, after order.Order, v *verb, now time.Time) outcome {
 	after.State = before.State
 	after.Retries = before.Retries + 1
+	if errors.Is(v.err, order.ErrNewer) {
+		// What is in its way is a newer program's to judge. Nothing was tried, so
+		// it must not end in a hold.
+		after.Retries, v = before.Retries, &verb{kind: retry, after: max(v.after, newerRest), err: v.err}
+	}
 	if after.Retries > maxRetries {
 		return held(before, after, order.Hold{
 			Reason:   fmt.Sprintf("tried %d times; the last error was: %v", maxRetries, v.err),

@@ -94,6 +94,8 @@ func TestDecide(t *testing.T) {
 		"a waiting order stays waiting":             {order.Waiting, 0, nil, cause, 0, want{state: order.Waiting, retries: 1, then: order.Submit}},
 		"the last retry":                            {order.Verify, maxRetries - 1, nil, cause, 1, want{state: order.Waiting, retries: maxRetries, then: order.Verify}},
 		"one too many":                              {order.Verify, maxRetries, nil, cause, 1, want{state: order.Held, retries: maxRetries + 1}},
+		"behind a newer program":                    {order.Verify, maxRetries, nil, fmt.Errorf("the ledger: %w", order.ErrNewer), 1, want{state: order.Waiting, retries: maxRetries, then: order.Verify}},
+		"behind a newer program, for a sweep":       {order.Unsure, maxRetries, nil, Retry(order.ErrNewer, 0), 0, want{state: order.Unsure, retries: maxRetries}},
 		"a retry goes nowhere else":                 {order.Submit, 0, func(o *order.Order) { o.State = order.Verify }, cause, 1, want{state: order.Submit, retries: 1}},
 		"wait":                                      {order.Submit, 0, nil, Wait(order.Wait{For: order.WaitForQuota}), 1, want{state: order.Waiting, then: order.Submit}},
 		"wait for another stage":                    {order.Submit, 0, nil, Wait(order.Wait{Then: order.Unsure}), 1, want{state: order.Waiting, then: order.Unsure}},

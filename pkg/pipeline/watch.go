@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Any tells whether at least one order lies in a state and lane. It costs one
@@ -26,29 +27,13 @@ func (l *Line) Any(ctx context.Context, state order.State, lane string) (bool, e
 // Watch calls f for the present state of every order, and then for each
 // transition, in the order of the stream, until ctx ends or f returns an error.
 // Of several quick transitions of one order some may be left out, never the
-// last.
+// last. What cannot be read is told of and left out.
 func (l *Line) Watch(ctx context.Context, f func(Item) error) error {
-	cons, err := l.orders.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{order.Subject("*", "*", "*")}})
-	if err != nil {
-		return fmt.Errorf("watch orders: %w", err)
-	}
-	msgs, err := cons.Messages()
-	if err != nil {
-		return fmt.Errorf("watch orders: %w", err)
-	}
-	stop := context.AfterFunc(ctx, msgs.Stop)
-	defer stop()
-	defer msgs.Stop()
-	for {
-		m, err := msgs.Next()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("watch orders: %w", err)
-		}
-		if err := visit(m, f); err != nil {
-			return err
-		}
-	}
+	return stream.Follow(ctx, l.orders, order.Subject("*", "*", "*"), 0, func(m stream.Message) error { return l.visit(ctx, m, f) })
+}
+
+// WatchAll is Watch that calls unread for what cannot be read: for those who
+// wait for the orders' end, which they would not see.
+func (l *Line) WatchAll(ctx context.Context, f func(Item) error, unread func(Unread) error) error {
+	return stream.Follow(ctx, l.orders, order.Subject("*", "*", "*"), 0, func(m stream.Message) error { return either(m, f, unread) })
 }

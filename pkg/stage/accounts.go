@@ -175,6 +175,9 @@ func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request
 	}
 	for _, a := range fit {
 		e, err := l.Read(ctx, a.Main, r.Names)
+		if errors.Is(err, order.ErrNewer) {
+			return a, nil // the names are known there, whatever the entry says
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -231,7 +234,7 @@ func (t Trouble) Verb(ctx context.Context, a *Account, err error) error {
 // pause rests the label whose credentials do not work, with one clear message.
 func (t Trouble) pause(ctx context.Context, a *Account, e *issuer.Error) {
 	now := time.Now().UTC()
-	if p, ok := t.States.State(a.Main).Paused[a.Label]; ok && !p.Over(now) {
+	if _, rests := t.States.State(a.Main).Rest(a.Label, now); rests {
 		return
 	}
 	t.Log.ErrorContext(ctx, "account paused: its credentials were refused", "account", a.Label, "code", e.Code, "until", now.Add(credentialsRest))
@@ -244,8 +247,8 @@ func (t Trouble) pause(ctx context.Context, a *Account, e *issuer.Error) {
 // paused parks the orders of a resting label.
 func (t Trouble) paused(a *Account) error {
 	now := time.Now().UTC()
-	p, ok := t.States.State(a.Main).Paused[a.Label]
-	if !ok || p.Over(now) {
+	p, rests := t.States.State(a.Main).Rest(a.Label, now)
+	if !rests {
 		return nil
 	}
 	till := now.Add(30 * time.Second)

@@ -39,6 +39,7 @@ import (
 	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // The accounts of every world.
@@ -202,19 +203,27 @@ func (w *world) openStreams() {
 	w.t.Helper()
 	ctx := w.t.Context()
 	w.js = natstest.Connect(w.t, natstest.Server(w.t))
-	w.must(pipeline.Provision(ctx, w.js, 1))
-	w.must(pipeline.EnsureStream(ctx, w.js, ledger.Config(1, pipeline.FirstSeq())))
-	w.must(pipeline.EnsureStream(ctx, w.js, ledger.PlacedConfig(1, pipeline.FirstSeq())))
+	w.must(provision(ctx, w.js))
 	var err error
 	w.line, err = pipeline.Open(ctx, w.js, "test", slog.New(slog.DiscardHandler))
 	w.must(err)
-	w.ledger, err = ledger.New(ctx, w.js)
+	w.ledger, err = ledger.New(ctx, w.js, 1)
 	w.must(err)
-	book, err := ledger.OpenPlaced(ctx, w.js)
+	book, err := ledger.OpenPlaced(ctx, w.js, 1)
 	w.must(err)
 	w.placed = book.Copied(w.copy)
-	w.states, err = account.Open(ctx, w.js, 1)
+	w.states, err = account.Open(ctx, w.js, 1, slog.New(slog.DiscardHandler))
 	w.must(err)
+}
+
+// provision makes the streams as certmill init does.
+func provision(ctx context.Context, js jetstream.JetStream) error {
+	for _, c := range []jetstream.StreamConfig{pipeline.OrdersConfig(1), pipeline.IntakeConfig(1), ledger.Config(1), ledger.PlacedConfig(1), account.Config(1)} {
+		if _, err := stream.Ensure(ctx, js, c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // afterWipe is the same world after its JetStream was lost: clouds and key
@@ -287,7 +296,7 @@ func (w *world) worker() *worker {
 			Sealer: w.recipients, Opener: w.identities, Trouble: trouble},
 		unsure: &stage.Reconciler{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Line: w.line, Log: log,
 			Now: func() time.Time { return time.Now().Add(time.Duration(w.late.Load())) }},
-		waiter: &stage.Waiter{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Line: w.line,
+		waiter: &stage.Waiter{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Line: w.line, Log: log,
 			Now: func() time.Time { return time.Now().Add(time.Hour) }},
 		issuing: &stage.IssuingSweep{Accounts: w.accounts, Line: w.line, Trouble: trouble, Log: log,
 			Now: func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * time.Hour) }},

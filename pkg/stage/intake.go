@@ -97,7 +97,7 @@ func (in Intake) first(m pipeline.Message, r order.Request, a *Account, way issu
 func (in Intake) known(ctx context.Context, m pipeline.Message, r order.Request) error {
 	was, err := in.Line.Last(ctx, r.ID)
 	if err != nil {
-		return err // also a newer program's record, and an order that is gone meanwhile: the message comes again
+		return err // also a record that cannot be read, and an order that is gone meanwhile: the message comes again
 	}
 	if was.Hash == r.Hash() {
 		in.Log.DebugContext(ctx, "order is known", "order", r.ID)

@@ -10,10 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // shelf is a cloud's lists as they might be: pages of fifty in an order that no
@@ -254,7 +257,10 @@ func TestNoticedHoweverListsAreSorted(t *testing.T) {
 // issuingSweep is a sweep of an account whose only flow is the shelf.
 func issuingSweep(t *testing.T, s *shelf) (*IssuingSweep, *Account) {
 	js := natstest.Connect(t, natstest.Server(t))
-	must(t, pipeline.Provision(t.Context(), js, 1))
+	for _, c := range []jetstream.StreamConfig{pipeline.OrdersConfig(1), pipeline.IntakeConfig(1)} {
+		_, err := stream.Ensure(t.Context(), js, c)
+		must(t, err)
+	}
 	line, err := pipeline.Open(t.Context(), js, "test", slog.New(slog.NewTextHandler(t.Output(), nil)))
 	must(t, err)
 	return &IssuingSweep{Line: line, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, &Account{Label: "a", Cloud: shop{flow: s}}

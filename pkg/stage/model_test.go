@@ -94,15 +94,14 @@ func newFloor(t *testing.T) *floor {
 	w := &world{t: t}
 	ctx := t.Context()
 	js := natstest.Connect(t, natstest.Server(t))
-	w.must(pipeline.Provision(ctx, js, 1))
-	w.must(pipeline.EnsureStream(ctx, js, ledger.Config(1, pipeline.FirstSeq())))
+	w.must(provision(ctx, js))
 	f := &floor{ca: newAuthority(t)}
 	var err error
 	f.line, err = pipeline.Open(ctx, js, "model", slog.New(slog.DiscardHandler))
 	w.must(err)
-	f.ledger, err = ledger.New(ctx, js)
+	f.ledger, err = ledger.New(ctx, js, 1)
 	w.must(err)
-	f.states, err = account.Open(ctx, js, 1)
+	f.states, err = account.Open(ctx, js, 1, slog.New(slog.DiscardHandler))
 	w.must(err)
 	w.must(f.states.Change(ctx, modelMain, func(s *account.State) {
 		s.Mark = account.Mark{Incarnation: f.line.Incarnation(), At: time.Now()}
@@ -173,7 +172,7 @@ func (m *model) handler(t *rapid.T, s order.State) pipeline.Handler {
 	case order.Collect:
 		return &stage.Collector{Accounts: all, Ledger: m.ledger, Trouble: trouble}
 	case order.Waiting:
-		return pipeline.HandlerFunc((&stage.Waiter{Accounts: all, Ledger: m.ledger, States: m.states, Line: m.line,
+		return pipeline.HandlerFunc((&stage.Waiter{Accounts: all, Ledger: m.ledger, States: m.states, Line: m.line, Log: slog.New(slog.DiscardHandler),
 			Now: func() time.Time { return time.Now().Add(time.Hour) }}).Handle)
 	case order.Unsure:
 		ahead := time.Duration(0)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
@@ -17,12 +18,15 @@ import (
 // Operator carries out a person's verbs. Each ends in a state that a worker
 // handles, by one conditional transition.
 type Operator struct {
+	Ledger *ledger.Ledger
+	States *account.Accounts
+	Line   *pipeline.Line
+	Who    string // stands in the record
+
+	// Cancel and NotBought need these two besides: they may ask a cloud, and go by
+	// the attempts' numbers.
 	Accounts Accounts
-	Ledger   *ledger.Ledger
-	States   *account.Accounts
 	Keys     KeyStore
-	Line     *pipeline.Line
-	Who      string // stands in the record
 }
 
 // ErrNotNow is wrapped by the errors of verbs that the order's state does not
@@ -42,16 +46,11 @@ func (p *Operator) move(ctx context.Context, it pipeline.Item, o order.Order, to
 }
 
 // entry reads the ledger for an order that has an account.
-func (p *Operator) entry(ctx context.Context, o order.Order) (*Account, ledger.Entry, error) {
+func (p *Operator) entry(ctx context.Context, o order.Order) (ledger.Entry, error) {
 	if o.Account == "" {
-		return nil, ledger.Entry{}, refuse("order %s never became one: mend the message and publish it again", o.ID())
+		return ledger.Entry{}, refuse("order %s never became one: mend the message and publish it again", o.ID())
 	}
-	a, err := p.Accounts.Find(o.Account)
-	if err != nil {
-		return nil, ledger.Entry{}, err
-	}
-	e, err := p.Ledger.Read(ctx, o.Main, o.Request.Names)
-	return a, e, err
+	return p.Ledger.Read(ctx, o.Main, o.Request.Names)
 }
 
 func resting(s order.State) bool { return s == order.Held || s == order.Failed }
@@ -66,7 +65,7 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 	if !resting(it.State) {
 		return refuse("order %s is in state %s; only held and failed orders are retried", id, it.State)
 	}
-	_, e, err := p.entry(ctx, it.Order)
+	e, err := p.entry(ctx, it.Order)
 	if err != nil {
 		return err
 	}
@@ -128,7 +127,11 @@ func (p *Operator) Cancel(ctx context.Context, id string) error {
 // before the first sweep, with an unclaimed row, or while the key store has a
 // number above the ledger's last attempt.
 func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
-	a, e, err := p.entry(ctx, *o)
+	e, err := p.entry(ctx, *o)
+	if err != nil {
+		return err
+	}
+	a, err := p.Accounts.Find(o.Account)
 	if err != nil {
 		return err
 	}
@@ -200,7 +203,7 @@ func (p *Operator) Adopt(ctx context.Context, id, cloudID string) error {
 	if !resting(it.State) && it.State != order.Unsure {
 		return refuse("order %s is in state %s", id, it.State)
 	}
-	if _, _, err := p.entry(ctx, it.Order); err != nil {
+	if _, err := p.entry(ctx, it.Order); err != nil {
 		return err
 	}
 	err = p.Ledger.Assign(ctx, it.Main, it.Request.Names, ledger.Claim{CloudID: cloudID, Order: id, Purchase: it.Purchase,
@@ -225,7 +228,11 @@ func (p *Operator) NotBought(ctx context.Context, id string) error {
 	if it.State != order.Held {
 		return refuse("order %s is in state %s; only held orders are decided by hand", id, it.State)
 	}
-	a, e, err := p.entry(ctx, it.Order)
+	e, err := p.entry(ctx, it.Order)
+	if err != nil {
+		return err
+	}
+	a, err := p.Accounts.Find(it.Account)
 	if err != nil {
 		return err
 	}
@@ -257,7 +264,7 @@ func (p *Operator) surelyNot(ctx context.Context, a *Account, o order.Order, ope
 	if !ok || open.Used == nil {
 		return nil
 	}
-	r := Reconciler{Accounts: p.Accounts, Ledger: p.Ledger, States: p.States, Line: p.Line, Now: time.Now}
+	r := Reconciler{Accounts: p.Accounts, Ledger: p.Ledger, States: p.States, Line: p.Line, Log: slog.New(slog.DiscardHandler), Now: time.Now}
 	n, err := r.unexplained(ctx, a, flow, c, open)
 	if err != nil {
 		return err
@@ -278,7 +285,7 @@ func (p *Operator) BuyAgain(ctx context.Context, id string) error {
 	if !resting(it.State) {
 		return refuse("order %s is in state %s; only held and failed orders are bought again", id, it.State)
 	}
-	_, e, err := p.entry(ctx, it.Order)
+	e, err := p.entry(ctx, it.Order)
 	if err != nil {
 		return err
 	}

@@ -334,13 +334,16 @@ const zoneTries = 15
 // for another's.
 func (s *PlacedSweep) Sweep(ctx context.Context) error {
 	var all, old []ledger.Placement
-	err := s.Placed.Each(ctx, func(pl ledger.Placement) error {
+	unread, err := s.Placed.Each(ctx, func(pl ledger.Placement) error {
 		all = append(all, pl)
 		if s.Now().Sub(pl.At) >= s.Older && !s.Now().Before(pl.Next) {
 			old = append(old, pl)
 		}
 		return nil
 	})
+	for _, u := range unread {
+		u.Tell(ctx, s.Log)
+	}
 	whole := err == nil
 	err = errors.Join(err, s.apart(ctx, old))
 	if ctx.Err() != nil {
@@ -362,13 +365,8 @@ func (s *PlacedSweep) apart(ctx context.Context, all []ledger.Placement) error {
 	}
 	errs := make([]error, len(own))
 	var wg sync.WaitGroup
-	defer wg.Wait()
 	for i, labels := range slices.Sorted(maps.Keys(own)) {
-		if i < len(own)-1 {
-			wg.Go(func() { errs[i] = s.each(ctx, own[labels]) })
-			continue
-		}
-		errs[i] = s.each(ctx, own[labels]) // the last ones here
+		wg.Go(func() { errs[i] = s.each(ctx, own[labels]) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
@@ -417,7 +415,10 @@ func registrable(host string) string {
 }
 
 func (s *PlacedSweep) recall(ctx context.Context, known []ledger.Placement) error {
-	n, err := s.Placed.Recall(ctx, known)
+	n, unread, err := s.Placed.Recall(ctx, known)
+	for _, u := range unread {
+		u.Tell(ctx, s.Log)
+	}
 	if n > 0 {
 		s.Log.WarnContext(ctx, "the copy of what was placed has more than the book, as after a loss of JetStream: entered", "entries", n)
 	}
@@ -432,8 +433,11 @@ func (s *PlacedSweep) look(ctx context.Context, pl ledger.Placement) error {
 		it, err := s.Line.Last(ctx, id)
 		switch {
 		case errors.Is(err, pipeline.ErrNoOrder):
+		case errors.Is(err, pipeline.ErrUnreadable): // not ours to judge: it may
+			needed = true
+			continue
 		case err != nil:
-			return err // also a newer program's record: not ours to judge
+			return err
 		case needs(it.Order, pl.Challenge):
 			needed = true
 			continue

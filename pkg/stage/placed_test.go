@@ -23,7 +23,10 @@ import (
 func (w *world) booked() []ledger.Placement {
 	w.t.Helper()
 	var all []ledger.Placement
-	w.must(w.placed.Each(w.t.Context(), func(pl ledger.Placement) error { all = append(all, pl); return nil }))
+	unread, err := w.placed.Each(w.t.Context(), func(pl ledger.Placement) error { all = append(all, pl); return nil })
+	if w.must(err); len(unread) > 0 {
+		w.t.Fatal(unread)
+	}
 	return all
 }
 

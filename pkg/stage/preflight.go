@@ -140,10 +140,14 @@ func (p Preflight) Look(ctx context.Context, all []Planned) []preflight.Finding 
 // MarkKnown notes which orders were handed in before, and finds those whose ids
 // are other orders'.
 func (p Preflight) MarkKnown(ctx context.Context, all []Planned) ([]preflight.Finding, error) {
-	taken := make([]bool, len(all))
+	taken, hidden := make([]bool, len(all)), make([]error, len(all))
 	err := atOnce(len(all), func(i int) error {
 		was, err := p.Line.Last(ctx, all[i].Request.ID)
 		if errors.Is(err, pipeline.ErrNoOrder) {
+			return nil
+		}
+		if errors.Is(err, pipeline.ErrUnreadable) {
+			hidden[i] = err
 			return nil
 		}
 		all[i].Known = err == nil && was.Hash == all[i].Request.Hash()
@@ -152,6 +156,10 @@ func (p Preflight) MarkKnown(ctx context.Context, all []Planned) ([]preflight.Fi
 	})
 	var found []preflight.Finding
 	for i, x := range all {
+		if hidden[i] != nil {
+			found = append(found, preflight.Finding{Level: preflight.Error, Kind: preflight.Duplicate, Orders: []string{x.Request.ID}, Example: hidden[i].Error(),
+				What: "the ids are of orders that this certmill cannot read", Do: "plan them with the certmill that wrote them, or give these ids of their own"})
+		}
 		if taken[i] {
 			found = append(found, preflight.Finding{Level: preflight.Error, Kind: preflight.Duplicate, Orders: []string{x.Request.ID}, Example: strings.Join(x.Request.Names, " "),
 				What: "the ids are taken by other orders", Do: "give each order an id of its own; handed in, these are refused"})
@@ -236,11 +244,16 @@ func duplicate(r order.Request, what string) preflight.Finding {
 const (
 	valid    = "a valid certificate for exactly these names exists, and is not due for renewal"
 	underWay = "an order for exactly these names is under way"
+
+	newerEntry = "a newer certmill bought, or tried to buy, for exactly these names; what came of it this one cannot read"
 )
 
 // bought is what the ledger knows of the names: nothing, or a sentence.
 func (p Preflight) bought(ctx context.Context, x Planned) (string, error) {
 	e, err := p.Ledger.Read(ctx, x.Account.Main, x.Request.Names)
+	if errors.Is(err, order.ErrNewer) {
+		return newerEntry, nil
+	}
 	if err != nil {
 		return "", err
 	}
@@ -252,6 +265,8 @@ func (p Preflight) bought(ctx context.Context, x Planned) (string, error) {
 		switch {
 		case errors.Is(err, pipeline.ErrNoOrder):
 			continue
+		case errors.Is(err, pipeline.ErrUnreadable):
+			return underWay, nil // as far as this program can tell
 		case err != nil:
 			return "", err
 		case it.State == order.Issued && it.Certificate != nil && it.Certificate.NotAfter.Sub(p.Now()) >= renewalDue:

@@ -244,7 +244,7 @@ func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Fl
 	}
 	// The ledger is read after the count, so that it knows what the count has.
 	known := map[string]bool{}
-	err = r.Ledger.Each(ctx, a.Main, func(e ledger.Entry) error {
+	unread, err := r.Ledger.Each(ctx, a.Main, func(e ledger.Entry) error {
 		for _, c := range e.Claims {
 			known[c.CloudID] = true
 		}
@@ -258,6 +258,15 @@ func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Fl
 	})
 	if err != nil || growth <= 0 {
 		return growth, err
+	}
+	for _, u := range unread {
+		u.Tell(ctx, r.Log)
+	}
+	if len(unread) > 0 {
+		// Rows that nobody seems to claim may be theirs, also without proof, and
+		// such a row explains nothing (explains): better a hold than a second
+		// purchase.
+		return growth, nil
 	}
 	strangers, err := strangers(ctx, flow, known, open)
 	return growth - strangers, err

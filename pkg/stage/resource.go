@@ -157,6 +157,9 @@ func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.
 		// Rivals begin at different places, so that few of them meet.
 		row := rows[(i+spread(o.ID()))%len(rows)]
 		h, err := s.Ledger.Holder(ctx, o.Main, row.CloudID)
+		if errors.Is(err, order.ErrNewer) {
+			continue // taken, as far as this program can tell
+		}
 		if err != nil {
 			return o, err
 		}

@@ -2,6 +2,7 @@ package stage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -17,15 +18,29 @@ import (
 // twice by an accident that was thought impossible. They stop further purchases
 // for these names, and a person sees them (certmill surplus).
 func (w *Waiter) Surplus(ctx context.Context, a *Account) error {
+	_, err := w.surplus(ctx, a)
+	return err
+}
+
+// surplus also tells how many rows it left alone, because their names' entry
+// cannot be read by this program: who can reports them, and who cannot buys
+// nothing for these names.
+func (w *Waiter) surplus(ctx context.Context, a *Account) (left int, err error) {
 	claimed := map[string]bool{}
-	err := w.Ledger.Each(ctx, a.Main, func(e ledger.Entry) error {
+	unread, err := w.Ledger.Each(ctx, a.Main, func(e ledger.Entry) error {
 		for _, c := range e.Claims {
 			claimed[c.CloudID] = true
 		}
 		return nil
 	})
 	if err != nil {
-		return err
+		return 0, err
+	}
+	for _, u := range unread {
+		u.Tell(ctx, w.Log)
+		for _, id := range u.Claims { // by the look of it: reported, it would stop purchases for nothing
+			claimed[id] = true
+		}
 	}
 	for _, flow := range a.Cloud.Flows() {
 		all, ok := flow.(issuer.AllLister)
@@ -33,14 +48,20 @@ func (w *Waiter) Surplus(ctx context.Context, a *Account) error {
 			continue
 		}
 		// The flows of one main account share one list.
-		return eachRow(ctx, all.All, func(row issuer.Row) error {
+		err := eachRow(ctx, all.All, func(row issuer.Row) error {
 			if claimed[row.CloudID] {
 				return nil
 			}
-			return w.report(ctx, a, row)
+			err := w.report(ctx, a, row)
+			if err != nil && slices.ContainsFunc(unread, func(u ledger.Unread) bool { return u.Of(a.Main, row.Names) }) {
+				left++
+				return nil
+			}
+			return err
 		})
+		return left, err
 	}
-	return nil
+	return left, nil
 }
 
 // renewalDue is how long before its end an issued certificate no longer stands
@@ -78,11 +99,12 @@ type Left struct {
 	Command string   `json:"command,omitempty"`
 }
 
-// Lefts lists them for one main account.
+// Lefts lists them for one main account. Ended orders are looked at only with
+// Keys.
 func (p *Operator) Lefts(ctx context.Context, a *Account) ([]Left, error) {
 	var all []Left
 	claimed := map[string]bool{}
-	err := p.Ledger.Each(ctx, a.Main, func(e ledger.Entry) error {
+	unread, err := p.Ledger.Each(ctx, a.Main, func(e ledger.Entry) error {
 		for _, c := range e.Claims {
 			claimed[c.CloudID] = true
 		}
@@ -95,9 +117,18 @@ func (p *Operator) Lefts(ctx context.Context, a *Account) ([]Left, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, u := range unread {
+		all = append(all, Left{Account: a.Label, Why: "a ledger entry cannot be read by this certmill; it is left alone: " + u.Error()})
+		for _, id := range u.Claims {
+			claimed[id] = true
+		}
+	}
 	// A cloud may list an order under more names than were ordered: it is then
 	// claimed under others.
 	all = slices.DeleteFunc(all, func(l Left) bool { return claimed[l.CloudID] })
+	if p.Keys == nil {
+		return all, nil
+	}
 	err = p.Line.Each(ctx, order.Failed, "*", func(it pipeline.Item) error {
 		if it.Main != a.Main {
 			return nil
@@ -123,6 +154,9 @@ func (p *Operator) unknownAttempt(ctx context.Context, a *Account, o order.Order
 		return Left{}, false, err
 	}
 	e, err := p.Ledger.Read(ctx, o.Main, o.Request.Names)
+	if errors.Is(err, order.ErrNewer) {
+		return Left{}, false, nil // told of as an entry that cannot be read
+	}
 	if err != nil {
 		return Left{}, false, err
 	}

@@ -164,7 +164,7 @@ func (s *IssuingSweep) collect(ctx context.Context, a *Account, f *fleet, l *lis
 func (s *IssuingSweep) visit(ctx context.Context, f *fleet, o *flying, h pipeline.HandlerFunc) error {
 	it, err := s.Line.Last(ctx, o.id)
 	switch {
-	case errors.Is(err, pipeline.ErrNoOrder):
+	case errors.Is(err, pipeline.ErrNoOrder), errors.Is(err, pipeline.ErrUnreadable): // gone, or not ours to judge any more
 		f.forget(o)
 		return nil
 	case err != nil:

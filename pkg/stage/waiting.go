@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
@@ -20,6 +21,7 @@ type Waiter struct {
 	Ledger   *ledger.Ledger
 	States   *account.Accounts
 	Line     *pipeline.Line
+	Log      *slog.Logger
 	Now      func() time.Time
 }
 
@@ -72,7 +74,12 @@ func (w *Waiter) names(ctx context.Context, o order.Order) error {
 		return nil
 	}
 	other, err := w.Line.Last(ctx, open.Order)
-	if err != nil && !errors.Is(err, pipeline.ErrNoOrder) && other.Seq == 0 {
+	switch {
+	case errors.Is(err, pipeline.ErrUnreadable):
+		// It is there, for others to move: whatever became of it, its entry is
+		// closed by them, and it must not be handed in again.
+		return pipeline.Snooze(time.Second)
+	case err != nil && !errors.Is(err, pipeline.ErrNoOrder):
 		return err
 	}
 	return w.blocked(ctx, o, open, other)
@@ -146,8 +153,12 @@ func (w *Waiter) FirstSweep(ctx context.Context, a *Account) (time.Duration, err
 			return left, nil
 		}
 	}
-	if err := w.Surplus(ctx, a); err != nil {
+	left, err := w.surplus(ctx, a)
+	if err != nil {
 		return 0, fmt.Errorf("first sweep of %s: %w", a.Main, err)
+	}
+	if left > 0 {
+		return 0, fmt.Errorf("first sweep of %s: %d cloud orders that nobody claims belong to ledger entries which this certmill cannot read; the mark is left to one that can", a.Main, left)
 	}
 	return 0, w.States.Change(ctx, a.Main, func(s *account.State) {
 		s.Mark = account.Mark{Incarnation: incarnation, At: w.Now().UTC()}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"gocloud.dev/blob"
@@ -22,6 +23,7 @@ import (
 	"github.com/certmill/certmill/pkg/dcv/file/shared"
 	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // place is where files are put, as two workers have it.
@@ -65,6 +67,8 @@ func inNATS(t *testing.T) place {
 	server := natstest.Server(t)
 	open := func() (*shared.Solver, jetstream.JetStream) {
 		js := natstest.Connect(t, server)
+		_, err := stream.Ensure(t.Context(), js, shared.Config(1))
+		must(t, err)
 		s, err := shared.Open(t.Context(), js, 1)
 		must(t, err)
 		return s, js
@@ -72,9 +76,9 @@ func inNATS(t *testing.T) place {
 	a, js := open()
 	b, _ := open()
 	return place{a: a, b: b, shown: served(b.Handler()), exclusive: true, left: func() int {
-		stream, err := js.Stream(t.Context(), "KV_"+shared.Bucket)
+		bucket, err := js.Stream(t.Context(), "KV_"+shared.Bucket)
 		must(t, err)
-		return int(stream.CachedInfo().State.Msgs)
+		return int(bucket.CachedInfo().State.Msgs)
 	}}
 }
 
@@ -340,10 +344,32 @@ func TestContractRivals(t *testing.T) {
 	})
 }
 
+// Nobody but init makes the bucket; one that could forget a file, or would show
+// an old one, is refused.
+func TestBucketIsVerified(t *testing.T) {
+	js := natstest.Connect(t, natstest.Server(t))
+	if _, err := shared.Open(t.Context(), js, 1); !errors.Is(err, stream.ErrMissing) {
+		t.Errorf("with no bucket: %v", err)
+	}
+	for name := range js.StreamNames(t.Context()).Name() {
+		t.Errorf("%s was made", name)
+	}
+	short := shared.Config(1)
+	short.MaxAge, short.AllowDirect = time.Hour, true
+	_, err := stream.Ensure(t.Context(), js, short)
+	must(t, err)
+	if _, err := shared.Open(t.Context(), js, 1); err == nil || !errors.As(err, new(*stream.Differs)) {
+		t.Errorf("of one that forgets: %v", err)
+	}
+}
+
 // A request for what strangers may not see learns nothing.
 func TestContractHandler(t *testing.T) {
 	server := natstest.Server(t)
-	s, err := shared.Open(t.Context(), natstest.Connect(t, server), 1)
+	js := natstest.Connect(t, server)
+	_, err := stream.Ensure(t.Context(), js, shared.Config(1))
+	must(t, err)
+	s, err := shared.Open(t.Context(), js, 1)
 	must(t, err)
 	must(t, s.Present(t.Context(), challenge("www.example.com", "value")))
 	for _, r := range []struct {

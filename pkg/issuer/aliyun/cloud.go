@@ -51,6 +51,10 @@ func (c *Client) Route(r order.Request) (issuer.Route, error) {
 	case r.CSR != "" && len(r.Names) > 1 && !c.csrSANs:
 		return issuer.Route{}, errors.New("the documents of CAS bind only the CN of a CSR, so a CSR for several names needs " +
 			"csr_sans: true in the account's config; or order without a CSR, or one order per name")
+	case r.CSR != "" && c.Product(named).Organisation:
+		// CreateCertificateWithCsrRequest is for DV alone, and has no field for
+		// the company; its page sends all others by the package's call, with Csr.
+		return issuer.Route{Flow: c.Package(), Product: named}, nil
 	case r.CSR != "":
 		return issuer.Route{Flow: c.CSR(), Product: inForce, Needs: []string{"email", "name", "phone"}}, nil
 	}

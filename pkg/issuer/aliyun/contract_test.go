@@ -223,6 +223,8 @@ var routed = []issuertest.Routed{
 	{Name: "product of the account", Request: one, Account: func(a *issuer.Access) { a.Product = "cfca-ev-w-advanced" },
 		Action: "CreateCertificateForPackageRequest", CSR: issuer.FirstNameCSR, Product: "cfca-ev-w-advanced"},
 	{Name: "CSR", Request: with(one, csr), Action: "CreateCertificateWithCsrRequest", CSR: issuer.GivenCSR, Product: usual, Needs: applicant},
+	{Name: "CSR, and the CA validates an organisation", Request: with(one, func(r *order.Request) { csr(r); r.Product = "globalsign-ov-1-personal" }),
+		Action: "CreateCertificateForPackageRequest", CSR: issuer.GivenCSR, Product: "globalsign-ov-1-personal"},
 	{Name: "CSR for several names", Request: with(several, csr), Refused: []string{"CN", "csr_sans: true", "one order per name"}},
 	{Name: "CSR for several names, SANs proved", Request: with(several, csr), Account: proved,
 		Action: "CreateCertificateWithCsrRequest", CSR: issuer.GivenCSR, Product: usual, Needs: applicant},

@@ -74,6 +74,7 @@ var batteries = []battery{
 	{"wipe", "JetStream lost, or put back to an earlier copy, in mid run", Size{Orders: 20, For: 12 * time.Second, Runs: 2}, Size{Orders: 100, For: 20 * time.Second, Runs: 20}, loseStreams, siteOptions{}},
 	{"zombie", "submitters frozen at the gaps of a purchase for longer than ack_wait", Size{Orders: 60, For: 32 * time.Second}, Size{Orders: 1000, For: 4 * time.Minute}, freezeAtGaps, siteOptions{submitters: 4}},
 	{"same", "two and three orders for the same names at once", Size{Orders: 40, For: 8 * time.Second}, Size{Orders: 500, For: 60 * time.Second}, sameNames, siteOptions{}},
+	{"builds", "two builds of one format side by side, each worker rolled forth and back", Size{Orders: 60, For: 40 * time.Second}, Size{Orders: 1000, For: 4 * time.Minute}, twoBuilds, siteOptions{budget: true}},
 	{"poison", "bad messages among good ones", Size{Orders: 40, For: 2 * time.Second}, Size{Orders: 4000, For: 2 * time.Second}, poisonInbox, siteOptions{}},
 }
 

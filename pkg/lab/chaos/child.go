@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -153,16 +155,24 @@ func (c child) serve(ctx context.Context) error {
 // process is a child that is started again whenever it ends without having
 // been told to, as any supervisor would.
 type process struct {
-	name string
-	what child
-	log  string            // file that stderr is appended to
-	line func(line string) // hears stdout, if not nil
+	name    string
+	what    child
+	program string            // executable; empty: this program's own
+	log     string            // file that stderr is appended to
+	line    func(line string) // hears stdout, if not nil
 
 	mu     sync.Mutex // guards all below
 	cmd    *exec.Cmd
 	ended  chan struct{} // closed when cmd has ended
 	wanted bool
 	exits  int // unexpected ends
+	lives  []life
+}
+
+// life is one run of a process.
+type life struct {
+	pid     int
+	program string
 }
 
 // start starts the process, and again if it ends by itself.
@@ -179,6 +189,7 @@ func (p *process) spawn() error {
 	if err != nil {
 		return err
 	}
+	self = cmp.Or(p.program, self)
 	v, err := json.Marshal(p.what)
 	if err != nil {
 		return err
@@ -202,7 +213,7 @@ func (p *process) spawn() error {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
 	ended := make(chan struct{})
-	p.cmd, p.ended = cmd, ended
+	p.cmd, p.ended, p.lives = cmd, ended, append(p.lives, life{cmd.Process.Pid, p.program})
 	go func() {
 		defer stdin.Close()
 		_ = cmd.Wait()
@@ -236,6 +247,13 @@ func (p *process) ends() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.exits
+}
+
+// past are all its runs.
+func (p *process) past() []life {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.lives)
 }
 
 // end takes the process down with a signal and waits until it is gone, killing

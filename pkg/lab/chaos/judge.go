@@ -109,7 +109,7 @@ func (s *site) judge(ctx context.Context) (Report, error) {
 	v.double()
 	v.money()
 	v.left()
-	return v.report, errors.Join(v.panics(), v.file())
+	return v.report, errors.Join(v.kept(ctx), v.panics(), v.file())
 }
 
 func (v *verdict) read(ctx context.Context) error {
@@ -118,13 +118,16 @@ func (v *verdict) read(ctx context.Context) error {
 		return err
 	}
 	states := map[string]int{}
-	err = line.EachOrder(ctx, func(it pipeline.Item) error {
+	err = line.List(ctx, "*", func(it pipeline.Item) error {
 		if was, twice := v.orders[it.ID()]; twice && rests(was.State) && rests(it.State) {
 			v.problem("order %s rests in two states, %s and %s", []string{it.ID()}, it.ID(), was.State, it.State)
 		}
 		if it.Seq > v.orders[it.ID()].Seq {
 			v.orders[it.ID()] = it
 		}
+		return nil
+	}, func(u pipeline.Unread) error {
+		v.problem("the record of order %s (%s) cannot be read: %s", []string{u.ID}, u.ID, u.State, u.Why)
 		return nil
 	})
 	if err != nil {
@@ -161,7 +164,7 @@ func (v *verdict) read(ctx context.Context) error {
 // readLedger reads what is known of all names that were ordered or paid, entry
 // by entry.
 func (v *verdict) readLedger(ctx context.Context) error {
-	l, err := ledger.New(ctx, v.js)
+	l, err := ledger.New(ctx, v.js, 0)
 	if err != nil {
 		return err
 	}

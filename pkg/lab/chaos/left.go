@@ -48,11 +48,15 @@ func (s *site) swept(ctx context.Context) {
 }
 
 func (s *site) booked(ctx context.Context, f func(ledger.Placement) error) error {
-	book, err := ledger.OpenPlaced(ctx, s.js)
+	book, err := ledger.OpenPlaced(ctx, s.js, 0)
 	if err != nil {
 		return err
 	}
-	return book.Each(ctx, f)
+	unread, err := book.Each(ctx, f)
+	if err == nil && len(unread) > 0 {
+		err = unread[0]
+	}
+	return err
 }
 
 // lie is where a challenge lies, and what.

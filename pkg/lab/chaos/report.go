@@ -23,6 +23,7 @@ type Report struct {
 	Wipes         int            `json:"wipes,omitempty"`        // JetStream lost
 	Restores      int            `json:"restores,omitempty"`     // JetStream put back to an earlier copy
 	Exits         int            `json:"exits,omitempty"`        // of workers, by themselves
+	Rolls         int            `json:"rolls,omitempty"`        // of workers, to the other of two builds
 	Gaps          map[string]int `json:"gaps,omitempty"`         // where workers were frozen
 
 	// What was found.
@@ -57,6 +58,7 @@ func (r *Report) merge(o Report) {
 	r.Lost, r.Double, r.Difference, r.OverLimit = r.Lost+o.Lost, r.Double+o.Double, r.Difference+o.Difference, r.OverLimit+o.OverLimit
 	r.QuotaCloud, r.QuotaOurs, r.Unresolved = r.QuotaCloud+o.QuotaCloud, r.QuotaOurs+o.QuotaOurs, r.Unresolved+o.Unresolved
 	r.Exits += o.Exits
+	r.Rolls += o.Rolls
 	r.Left += o.Left
 	r.Problems = append(r.Problems, o.Problems...)
 	if o.Ratio > 0 {
@@ -130,6 +132,7 @@ func (r Report) more() string {
 	tell(r.Wipes, "times JetStream was lost")
 	tell(r.Restores, "times it was put back to a copy")
 	tell(r.Unresolved, "paid orders are known to the ledger and left to a person")
+	tell(r.Rolls, "times a worker was rolled to the other of two builds")
 	tell(r.Exits, "times a worker ended by itself and was started again")
 	tell(r.OverLimit, "calls above the limit of 10 a second")
 	if r.Ratio > 0 {

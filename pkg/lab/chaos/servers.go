@@ -194,6 +194,9 @@ func (s *site) begin(ctx context.Context, restored bool) error {
 	}
 	if !restored {
 		s.count(func(r *Report) { r.Wipes++ })
+		if err := s.setUp(ctx); err != nil {
+			return err
+		}
 		return s.startWorkers()
 	}
 	s.count(func(r *Report) { r.Restores++ })

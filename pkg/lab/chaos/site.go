@@ -44,7 +44,8 @@ const (
 // two workers of each kind.
 type siteOptions struct {
 	cluster    bool
-	submitters int // 0: 2
+	submitters int  // 0: 2
+	budget     bool // purchases are counted towards one, so that account state is written all the time
 }
 
 // site is one installation: servers and workers as processes, both clouds in
@@ -91,10 +92,13 @@ func newSite(ctx context.Context, b battery, size Size, dir string, seed uint64,
 	if err := s.startServers(b.site.cluster); err != nil {
 		return nil, err
 	}
-	if err := s.configure(b.site.cluster); err != nil {
+	if err := s.configure(b.site); err != nil {
 		return nil, err
 	}
 	if err := s.connect(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.setUp(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.firstUse(ctx); err != nil {
@@ -223,11 +227,14 @@ func (s *site) url() string {
 }
 
 // configure makes the workers' config.
-func (s *site) configure(cluster bool) error {
+func (s *site) configure(o siteOptions) error {
 	c := app.Defaults()
 	c.NATS.URL, c.Log, c.AckWait = s.url(), "info", ackWait
-	if cluster {
+	if o.cluster {
 		c.NATS.Replicas = 3
+	}
+	if o.budget {
+		c.Batches = map[string]int{"chaos": 1_000_000}
 	}
 	c.State = filepath.Join(s.dir, "state")
 	c.Keys = app.Keys{Store: filepath.Join(s.dir, "keys"), Identity: filepath.Join(s.dir, "identity.age")}
@@ -309,6 +316,14 @@ func (s *site) await(ctx context.Context, limit time.Duration, what string, f fu
 			return fmt.Errorf("waited %v until %s: %w", limit, what, err)
 		}
 	}
+}
+
+// setUp makes the streams, as an operator does once before the workers start.
+func (s *site) setUp(ctx context.Context) error {
+	return s.await(ctx, time.Minute, "the streams are made", func(ctx context.Context) error {
+		_, err := app.Init(ctx, s.cfg, slog.New(slog.DiscardHandler))
+		return err
+	})
 }
 
 // firstUse says for every account that nothing was bought there: it was not.

@@ -51,6 +51,9 @@ func openSite(ctx context.Context, with setup) (s *site, err error) {
 	if err := s.configure(); err != nil {
 		return s, err
 	}
+	if _, err := app.Init(ctx, s.cfg, with.log); err != nil {
+		return s, err
+	}
 	p, err := app.NewProcess(s.cfg, "bench", true, with.log, order.Roles...)
 	if err != nil {
 		return s, err
@@ -114,7 +117,6 @@ func (s *site) limits() map[string]int {
 	return all
 }
 
-// connect waits until the workers have set the streams up.
 func (s *site) connect(ctx context.Context) (err error) {
 	if s.nc, err = nats.Connect(s.server.URL(), nats.Name("bench publisher")); err != nil {
 		return err
@@ -124,19 +126,8 @@ func (s *site) connect(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	for {
-		s.line, err = pipeline.Open(ctx, s.js, "bench", slog.New(slog.DiscardHandler))
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-s.alive.Done():
-			return context.Cause(s.alive)
-		case <-ctx.Done():
-			return err
-		}
-	}
+	s.line, err = pipeline.Open(ctx, s.js, "bench", slog.New(slog.DiscardHandler))
+	return err
 }
 
 func (s *site) close() (err error) {

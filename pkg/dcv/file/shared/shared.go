@@ -19,12 +19,14 @@ import (
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/file"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Bucket is the key-value bucket of the files.
 const Bucket = "CHALLENGES"
 
-const streamName = "KV_" + Bucket // as every client names it (NATS ADR-8)
+// StreamName is the bucket's stream, as every client names it (NATS ADR-8).
+const StreamName = "KV_" + Bucket
 
 // Solver keeps the files. It is safe for concurrent use.
 type Solver struct {
@@ -44,36 +46,30 @@ type entry struct {
 	Content string `json:"content"`
 }
 
-// Open binds to the bucket, making it if it is missing. replicas is 1 for a
-// single server and 3 in a cluster. Safe to repeat and to run from several
-// processes at once.
+// Open binds to the bucket, if it is as Config has it, and makes nothing. See
+// stream.Open for the errors.
 func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Solver, error) {
 	s := &Solver{slots: make(chan struct{}, maxAnswers)}
 	var err error
-	s.stream, err = js.Stream(ctx, streamName)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		s.stream, err = js.CreateStream(ctx, config(replicas))
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was first
-			s.stream, err = js.Stream(ctx, streamName)
-		}
+	if s.stream, err = stream.Open(ctx, js, Config(replicas)); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		s.kv, err = js.KeyValue(ctx, Bucket)
-	}
-	if err != nil {
+	if s.kv, err = js.KeyValue(ctx, Bucket); err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", Bucket, err)
 	}
 	return s, nil
 }
 
-// config is the bucket's stream. It differs from the client's own in two points:
+// Config is the bucket's stream. It differs from the client's own in two points:
 // no direct reads, which any replica would answer, however far behind; and
 // messages may be deleted, so that a removed file leaves no marker behind.
-func config(replicas int) jetstream.StreamConfig {
+// replicas is 1 for a single server and 3 in a cluster; 0 means any, for those
+// who look.
+func Config(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
-		Name: streamName, Description: "FILE challenges, served by the verifiers", Subjects: []string{"$KV." + Bucket + ".>"},
-		MaxMsgsPerSubject: 1, MaxMsgSize: 128 << 10, MaxMsgs: -1, MaxBytes: -1, MaxConsumers: -1,
-		Storage: jetstream.FileStorage, Replicas: replicas, Discard: jetstream.DiscardNew, AllowRollup: true,
+		Name: StreamName, Description: "FILE challenges, served by the verifiers", Subjects: []string{"$KV." + Bucket + ".>"},
+		MaxMsgsPerSubject: 1, MaxMsgSize: 128 << 10, Storage: jetstream.FileStorage, Replicas: replicas,
+		Discard: jetstream.DiscardNew, AllowRollup: true,
 	}
 }
 

@@ -1,0 +1,20 @@
+package account
+
+import (
+	"slices"
+	"strings"
+)
+
+// Mains are the main accounts of which something is known, sorted.
+func (a *Accounts) Mains() []string {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	var all []string
+	for key := range a.states {
+		if !strings.Contains(key, ".") { // else a batch's budget
+			all = append(all, key)
+		}
+	}
+	slices.Sort(all)
+	return all
+}

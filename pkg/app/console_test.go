@@ -1,0 +1,219 @@
+package app
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/natstest"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/permit"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// openConsole opens one that is closed with the test.
+func openConsole(t *testing.T, c Config) *Console {
+	t.Helper()
+	console, err := OpenConsole(t.Context(), c, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(console.Close)
+	return console
+}
+
+// initialised is an installation without workers, and a config of its workers.
+func initialised(t *testing.T) (jetstream.JetStream, Config) {
+	t.Helper()
+	js := natstest.Connect(t, natstest.Server(t))
+	c := withClouds(t, js.Conn().ConnectedUrl(), 1)
+	if _, err := Init(t.Context(), c, quiet); err != nil {
+		t.Fatal(err)
+	}
+	return js, c
+}
+
+// lay puts an order of the account aliyun-1 where it is.
+func lay(t *testing.T, js jetstream.JetStream, c Config, o order.Order) order.Order {
+	t.Helper()
+	o.Account, o.Main, o.Purchase, o.Attempt = "aliyun-1", c.Accounts["aliyun-1"].Main, 1, 1
+	body, err := o.Encode()
+	if err == nil {
+		_, err = js.Publish(t.Context(), order.Subject(o.State, o.ID(), o.Lane()), body)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func named(o order.Order, id string) order.Order {
+	o.Request = order.Request{ID: id, Names: []string{"www." + id + ".example"}}
+	return o
+}
+
+// TestVerbsWithoutWorkers: what a verb needs and is not there is said, and made
+// by nobody.
+func TestVerbsWithoutWorkers(t *testing.T) {
+	t.Parallel()
+	js, c := initialised(t)
+	atCA := lay(t, js, c, named(orderIn(order.Issuing), "at-ca"))
+	early := named(orderIn(order.Submit), "early")
+	early.CloudID = ""
+	lay(t, js, c, early)
+	l, err := ledger.New(t.Context(), js, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Report(t.Context(), atCA.Main, early.Request.Names, ledger.Unclaimed{CloudID: "77", Status: "ISSUED", Seen: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	console := openConsole(t, c)
+	refused := func(what string, err error, words string) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v, want %q", what, err, words)
+		}
+	}
+	before := natstest.Take(t, js)
+	const noStore = "no key store is there; it is looked for where keys.store of the config says"
+	refused("cancel", console.Cancel(t.Context(), "eve", "early"), noStore)
+	refused("not-bought", console.NotBought(t.Context(), "eve", "early"), noStore)
+	if _, err := os.Stat(c.Keys.Store); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a console made a key store: %v", err)
+	}
+	if _, err := certstore.OpenKeyStore(c.Keys.Store); err != nil { // as a submitter does
+		t.Fatal(err)
+	}
+	const none = "no worker of that account is running"
+	refused("cancel", console.Cancel(t.Context(), "eve", "early"), none)
+	_, err = console.Now(t.Context(), atCA)
+	refused("now", err, none)
+	before.Same(t, js)
+}
+
+// TestVerbsWithoutConfig: what goes by the books alone needs neither accounts nor
+// secrets nor a key store.
+func TestVerbsWithoutConfig(t *testing.T) {
+	t.Parallel()
+	js, c := initialised(t)
+	held := orderIn(order.Held)
+	held.CloudID, held.Hold = "", &order.Hold{Reason: "for the test", From: order.Submit}
+	for _, id := range []string{"retried", "approved", "adopted", "again"} {
+		lay(t, js, c, named(held, id))
+	}
+	main := c.Accounts["aliyun-1"].Main
+	if _, err := js.CreateConsumer(t.Context(), pipeline.OrdersStream, jetstream.ConsumerConfig{Durable: "submit-aliyun-1"}); err != nil {
+		t.Fatal(err)
+	}
+	console := openConsole(t, at(c.NATS.URL, 1))
+	for want, err := range map[string]error{
+		"retried submit":  console.Retry(t.Context(), "eve", "retried"),
+		"approved submit": console.Approve(t.Context(), "eve", "approved"),
+		"adopted verify":  console.Adopt(t.Context(), "eve", "adopted", "42"),
+		"again submit":    console.BuyAgain(t.Context(), "eve", "again"),
+	} {
+		id, state, _ := strings.Cut(want, " ")
+		if it, ferr := console.Find(t.Context(), id); err != nil || ferr != nil || string(it.State) != state {
+			t.Errorf("%s: now %s (%v, %v)", want, it.State, err, ferr)
+		}
+	}
+	for _, err := range []error{console.Pause(t.Context(), "aliyun-1", "for the test"), console.FirstUse(t.Context(), "aliyun-1"), console.Limit(t.Context(), "aliyun-1", "A", 3)} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	states, err := account.Look(t.Context(), js, 1, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := states.State(main); s.Paused["aliyun-1"].Why != "for the test" || s.FirstUse != console.line.Incarnation() || s.Limits["A"] != 3 {
+		t.Errorf("state %+v", s)
+	}
+	if err := console.Pause(t.Context(), "nobody", ""); err == nil || !strings.Contains(err.Error(), "there are: aliyun-1") {
+		t.Errorf("an account that nobody knows: %v", err)
+	}
+	if _, err := js.Stream(t.Context(), "PERMITS"); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Errorf("PERMITS: %v", err)
+	}
+}
+
+// TestNowWithWorkersPermits: a console asks a cloud with the permits of the
+// workers' rings, and goes by their settings.
+func TestNowWithWorkersPermits(t *testing.T) {
+	t.Parallel()
+	js := natstest.Connect(t, natstest.Server(t))
+	w, c := openClouded(t, js.Conn().ConnectedUrl(), 1)
+	if err := w.sim.SetConfig(func(c *cloudsim.Config) { c.IssueDelay = cloudsim.Exactly(time.Hour) }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Init(t.Context(), c, quiet); err != nil {
+		t.Fatal(err)
+	}
+	startWorkers(t, c).work(t)
+	other := c
+	other.Accounts = map[string]Account{}
+	for label, a := range c.Accounts {
+		a.Deadline, a.SpendDeadline = 7*time.Second, 70*time.Second // the workers' are others
+		other.Accounts[label] = a
+	}
+	console := openConsole(t, other)
+	if _, err := console.handIn(t.Context(), []order.Request{{ID: "slow", Names: []string{"www.slow.example"}, Account: "aliyun-1"}}, false); err != nil {
+		t.Fatal(err)
+	}
+	var it pipeline.Item
+	await(t, "the order is at the CA", func() (is bool) {
+		it, _ = console.Find(t.Context(), "slow")
+		return it.State == order.Issuing
+	})
+	said, err := console.Now(t.Context(), it.Order)
+	if err != nil || !slices.ContainsFunc(said, func(s string) bool { return strings.HasPrefix(s, "now: the cloud says ") }) {
+		t.Errorf("it says %q, %v", said, err)
+	}
+	if console.hands == nil || len(console.hands.permits.Stats()) != 1 || console.hands.permits.Stats()[0].Granted != 1 {
+		t.Errorf("the console has used other permits than one: %+v", console.hands)
+	}
+	if _, _, err := console.hands.permits.Wait(t.Context(), permit.Key{Account: it.Main, Action: "NobodyMakesThis"}); !errors.Is(err, permit.ErrNoRing) {
+		t.Errorf("a ring that no worker has: %v", err)
+	}
+}
+
+// TestOrderWithoutConfig: handing in needs the streams alone, also to follow what
+// the workers refuse.
+func TestOrderWithoutConfig(t *testing.T) {
+	t.Parallel()
+	_, c := initialised(t)
+	startWorkers(t, c).work(t)
+	console := openConsole(t, at(c.NATS.URL, 1))
+	batch := Batch{Requests: []order.Request{
+		{ID: "good", Names: []string{"www.good.example"}, Account: "aliyun-1"},
+		{ID: "refused", Names: []string{"www.refused.example"}, Account: "nobody"},
+	}}
+	v := &seen{}
+	sum, err := console.Order(t.Context(), batch, v, true, false)
+	if err != nil || sum.Issued != 1 || sum.Failed["invalid"] != 1 || sum.Unfinished != 0 || len(v.steps) != 0 {
+		t.Fatalf("%+v, %v, planned %v", sum, err, v.steps)
+	}
+	if p := sum.Problems; len(p) != 1 || p[0].ID != "refused" || !strings.Contains(p[0].Reason, `no account "nobody"`) {
+		t.Errorf("problems %+v", p)
+	}
+	taken := Batch{Requests: []order.Request{{ID: "good", Names: []string{"www.another.example"}, Account: "aliyun-1"}}}
+	sum, err = console.Order(t.Context(), taken, v, true, false)
+	if err != nil || sum.Failed["invalid"] != 1 || sum.Issued != 0 {
+		t.Errorf("an id that is taken: %+v, %v", sum, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(at("", 1).State, "*")); len(left) > 0 {
+		t.Errorf("files were made: %v", left)
+	}
+}

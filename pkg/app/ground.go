@@ -1,0 +1,98 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/stream"
+)
+
+// ground is what a process stands on: each of its lasting streams and buckets,
+// by name, with what tells it from another one of that name.
+type ground map[string]string
+
+// stand verifies the lasting streams, as whoever works on them needs them. The
+// error wraps stream.ErrMissing, or is a *stream.Differs or *stream.OtherFormat.
+func stand(ctx context.Context, js jetstream.JetStream, replicas int) (ground, error) {
+	g := ground{}
+	for _, want := range lasting(replicas) {
+		s, err := stream.Open(ctx, js, want)
+		if err != nil {
+			return nil, err
+		}
+		g[want.Name] = life(s.CachedInfo())
+	}
+	return g, nil
+}
+
+// life tells one life of a stream from another: when it was made, and what
+// certmill wrote into its metadata then, or when it was restored.
+func life(info *jetstream.StreamInfo) string {
+	parts := []string{info.Created.UTC().Format(time.RFC3339Nano)}
+	for _, k := range slices.Sorted(maps.Keys(info.Config.Metadata)) {
+		if strings.HasPrefix(k, "certmill-") {
+			parts = append(parts, k+"="+info.Config.Metadata[k])
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
+// errOtherStreams: what this process knows belongs to another life of them.
+var errOtherStreams = errors.New("the streams are not those that this process began with: they were restored or made anew; start the workers again")
+
+// same compares what is there now, as far as it was seen, with what the process
+// began with.
+func (g ground) same(now ground) error {
+	var others []string
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		if g[name] != now[name] {
+			others = append(others, name)
+		}
+	}
+	if len(others) > 0 {
+		return fmt.Errorf("%s: %w", strings.Join(others, ", "), errOtherStreams)
+	}
+	return nil
+}
+
+// groundEvery is how often a worker looks whether it still stands on the streams
+// that it began with: one small question for each of them.
+const groundEvery = 2 * time.Second
+
+// watchGround looks until ctx ends, or until a stream is missing or is another
+// one; then it drops the connection, so that every handler stops where it is, as
+// if the server were lost.
+func (s *session) watchGround(ctx context.Context) error {
+	for stream.Sleep(ctx, groundEvery) == nil {
+		if err := s.feelGround(ctx); err != nil {
+			s.end(err)
+			return err
+		}
+	}
+	return nil
+}
+
+// feelGround looks once. A server that does not answer, or has no leader, says
+// nothing about its streams.
+func (s *session) feelGround(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, groundEvery)
+	defer cancel()
+	now := ground{}
+	for name := range s.ground {
+		st, err := s.js.Stream(ctx, name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return fmt.Errorf("stream %s: %w", name, stream.ErrMissing)
+		case err == nil:
+			now[name] = life(st.CachedInfo())
+		}
+	}
+	return s.ground.same(now)
+}

@@ -1,0 +1,147 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/dcv/file/shared"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stream"
+)
+
+// lasting are the streams and buckets that must never be lost. Init makes them,
+// and certmill run on its own server; everybody else verifies that they are as
+// they must be, and stops where they are not. The ledger comes first and the
+// orders last, so that orders without a ledger mean that it was lost.
+func lasting(replicas int) []jetstream.StreamConfig {
+	return []jetstream.StreamConfig{
+		ledger.Config(replicas), ledger.PlacedConfig(replicas), account.Config(replicas), shared.Config(replicas),
+		pipeline.IntakeConfig(replicas), pipeline.OrdersConfig(replicas),
+	}
+}
+
+// forgotten says what is lost with each of them, and what becomes of it.
+var forgotten = map[string]string{
+	ledger.StreamName: "what was bought is found by the key store's numbers and the accounts' lists; a new incarnation began, " +
+		"in which nothing is bought before each account's list was swept again",
+	ledger.PlacedStream:           "records that were placed are taken back by dcv.copy alone",
+	account.Config(0).Name:        "pauses, limits and counted budgets are forgotten, and each account's list is swept again before anything is bought",
+	shared.Config(0).Name:         "files of challenges are placed again as their orders are looked at",
+	pipeline.IntakeConfig(0).Name: "orders that nobody had taken yet are gone: hand the order files in again",
+	pipeline.OrdersStream:         "the orders are gone: hand the order files in again; what was bought is found by the key store and the ledger",
+}
+
+// Made is what Init did about one stream or bucket.
+type Made struct {
+	Name string `json:"name"`
+	Made bool   `json:"made"`           // it was missing
+	Lost string `json:"lost,omitempty"` // it was missing beside others that have seen use: what that means
+}
+
+// Init makes what must never be lost where it is missing, as the config says, and
+// changes nothing that is there. It waits for a server that is starting. The
+// error is a *stream.Differs or *stream.OtherFormat if something there is not as
+// it must be; then nothing was made. Safe to repeat, and to run from several
+// processes at once.
+func Init(ctx context.Context, c Config, log *slog.Logger) ([]Made, error) {
+	if c.NATS.URL == "" {
+		return nil, errNoServer
+	}
+	nc, err := dial(c.NATS, hostName("init"), log, again()...)
+	if err != nil {
+		return nil, err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("JetStream: %w", err)
+	}
+	for end := time.Now().Add(initTime); ; {
+		made, err := provision(ctx, js, c.NATS.Replicas)
+		if err == nil || decided(err) || ctx.Err() != nil || time.Now().After(end) {
+			return made, err
+		}
+		log.InfoContext(ctx, "the server does not answer yet", "err", err)
+		_ = stream.Sleep(ctx, time.Second)
+	}
+}
+
+// initTime is how long Init waits for a server that is starting, or has no
+// leader.
+const initTime = time.Minute
+
+// decided tells whether asking the server again is useless.
+func decided(err error) bool {
+	_, differs := errors.AsType[*stream.Differs](err)
+	_, other := errors.AsType[*stream.OtherFormat](err)
+	return differs || other
+}
+
+// provision looks at everything first, so that nothing is made beside what is
+// refused.
+func provision(ctx context.Context, js jetstream.JetStream, replicas int) ([]Made, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	there, err := lookAt(ctx, js, lasting(replicas))
+	if err != nil {
+		return nil, err
+	}
+	var all []Made
+	for _, want := range lasting(replicas) {
+		made, err := stream.Ensure(ctx, js, want)
+		if err != nil {
+			return all, err
+		}
+		m := Made{Name: want.Name, Made: made}
+		if there.lost(want.Name) {
+			m.Lost = forgotten[want.Name]
+		}
+		all = append(all, m)
+	}
+	if !there.lost(ledger.StreamName) {
+		return all, nil
+	}
+	// A crash here leaves a ledger that is younger than its incarnation: Began
+	// tells, and FirstSweep goes by the later of the two.
+	return all, pipeline.Renew(ctx, js)
+}
+
+// present are the streams that were there when they were looked at, and how many
+// messages each had.
+type present map[string]uint64
+
+// lookAt verifies what is there of the wanted streams. What is missing is no
+// error.
+func lookAt(ctx context.Context, js jetstream.JetStream, wanted []jetstream.StreamConfig) (present, error) {
+	there := present{}
+	for _, want := range wanted {
+		s, err := stream.Open(ctx, js, want)
+		switch {
+		case errors.Is(err, stream.ErrMissing):
+		case err != nil:
+			return nil, err
+		default:
+			there[want.Name] = s.CachedInfo().State.Msgs
+		}
+	}
+	return there, nil
+}
+
+// lost tells whether a stream is missing that was there: the orders, which come
+// last, are there; or the orders are missing, and the others have seen use.
+func (p present) lost(name string) bool {
+	if _, there := p[name]; there {
+		return false
+	}
+	if _, orders := p[pipeline.OrdersStream]; orders {
+		return true
+	}
+	return name == pipeline.OrdersStream && p[ledger.StreamName]+p[account.Config(0).Name] > 0
+}

@@ -1,0 +1,195 @@
+package app
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/natstest"
+	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stream"
+)
+
+var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+// at is a config that knows a server and nothing else.
+func at(url string, replicas int) Config {
+	c := Defaults()
+	c.NATS.URL, c.NATS.Replicas = url, replicas
+	c.fill()
+	return c
+}
+
+// made says which streams Init made, and which of them were lost.
+func made(all []Made) (made, lost string) {
+	for _, m := range all {
+		if m.Made {
+			made += m.Name + " "
+		}
+		if m.Lost != "" {
+			lost += m.Name + " "
+		}
+	}
+	return made, lost
+}
+
+const everything = "LEDGER PLACED KV_ACCOUNTS KV_CHALLENGES INTAKE ORDERS "
+
+// TestInit: what must never be lost is made once, with the replicas of the
+// config, and left alone from then on.
+func TestInit(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Cluster(t)
+	js := natstest.Connect(t, servers[0])
+	c := at(servers[0].ClientURL(), 3)
+	all, err := Init(t.Context(), c, quiet)
+	if m, lost := made(all); err != nil || m != everything || lost != "" {
+		t.Fatalf("made %q, lost %q, %v", m, lost, err)
+	}
+	before := natstest.Take(t, js)
+	for name, is := range before {
+		if strings.HasPrefix(name, "stream ") && !strings.Contains(is, `"num_replicas":3`) {
+			t.Errorf("%s: %s", name, is)
+		}
+	}
+	if len(before) != 6 {
+		t.Errorf("there are %d things: %v", len(before), before)
+	}
+	all, err = Init(t.Context(), c, quiet)
+	if m, lost := made(all); err != nil || m+lost != "" || len(all) != 6 {
+		t.Errorf("again: made %q, lost %q, %v", m, lost, err)
+	}
+	_, err = Init(t.Context(), at(servers[0].ClientURL(), 1), quiet)
+	if d, differs := errors.AsType[*stream.Differs](err); !differs || d.Stream != ledger.StreamName {
+		t.Errorf("asked for one replica: %v", err)
+	}
+	before.Same(t, js)
+}
+
+// TestInitAtOnce: of several, each stream is made by one.
+func TestInitAtOnce(t *testing.T) {
+	t.Parallel()
+	c := at(natstest.Server(t).ClientURL(), 1)
+	var mu sync.Mutex
+	count := map[string]int{}
+	var g sync.WaitGroup
+	for range 4 {
+		g.Go(func() {
+			all, err := Init(t.Context(), c, quiet)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				t.Error(err)
+			}
+			for _, m := range all {
+				if m.Made {
+					count[m.Name]++
+				}
+			}
+		})
+	}
+	g.Wait()
+	for _, want := range lasting(1) {
+		if count[want.Name] != 1 {
+			t.Errorf("%s was made %d times", want.Name, count[want.Name])
+		}
+	}
+}
+
+// TestInitRefuses: beside something that is not as it must be, nothing is made.
+func TestInitRefuses(t *testing.T) {
+	t.Parallel()
+	js := natstest.Connect(t, natstest.Server(t))
+	url := js.Conn().ConnectedUrl()
+	for name, off := range map[string]func(*jetstream.StreamConfig){
+		"forgets":        func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 },
+		"another format": func(c *jetstream.StreamConfig) { c.Metadata = map[string]string{stream.FormatKey: "2"} },
+		"no format":      func(c *jetstream.StreamConfig) { c.Metadata = nil },
+	} {
+		cfg := pipeline.OrdersConfig(1) // the last one
+		cfg.Metadata = map[string]string{stream.FormatKey: "1"}
+		off(&cfg)
+		if _, err := js.CreateStream(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		before := natstest.Take(t, js)
+		all, err := Init(t.Context(), at(url, 1), quiet)
+		if !decided(err) || len(all) > 0 || !strings.Contains(err.Error(), "nothing was changed") {
+			t.Errorf("%s: made %v, %v", name, all, err)
+		}
+		before.Same(t, js)
+		if err := js.DeleteStream(t.Context(), cfg.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestInitAfterALoss: what is missing beside the others was lost, and it is said;
+// a lost ledger begins a new incarnation.
+func TestInitAfterALoss(t *testing.T) {
+	t.Parallel()
+	js := natstest.Connect(t, natstest.Server(t))
+	c := at(js.Conn().ConnectedUrl(), 1)
+	if _, err := Init(t.Context(), c, quiet); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range lasting(1) {
+		if _, err := js.Publish(t.Context(), "claim.100.c1", nil); err != nil && want.Name != ledger.StreamName { // the ledger has seen use
+			t.Fatal(err)
+		}
+		before, err := pipeline.Incarnation(t.Context(), js)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := js.DeleteStream(t.Context(), want.Name); err != nil {
+			t.Fatal(err)
+		}
+		all, err := Init(t.Context(), c, quiet)
+		if m, lost := made(all); err != nil || m != want.Name+" " || lost != want.Name+" " {
+			t.Errorf("%s: made %q, lost %q, %v", want.Name, m, lost, err)
+		}
+		after, err := pipeline.Incarnation(t.Context(), js)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if begins := want.Name == ledger.StreamName || want.Name == pipeline.OrdersStream; (before != after) != begins {
+			t.Errorf("%s: a new incarnation began: %v", want.Name, before != after)
+		}
+	}
+	for name, meaning := range forgotten {
+		if meaning == "" || name == "" {
+			t.Errorf("nothing is said of a lost %q", name)
+		}
+	}
+}
+
+// TestInitGoesOn: an init that was killed is no loss.
+func TestInitGoesOn(t *testing.T) {
+	t.Parallel()
+	for n := range len(lasting(1)) {
+		js := natstest.Connect(t, natstest.Server(t))
+		for _, want := range lasting(1)[:n] {
+			if _, err := stream.Ensure(t.Context(), js, want); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all, err := Init(t.Context(), at(js.Conn().ConnectedUrl(), 1), quiet)
+		if m, lost := made(all); err != nil || !strings.HasSuffix(everything, m) || lost != "" {
+			t.Errorf("after %d: made %q, lost %q, %v", n, m, lost, err)
+		}
+	}
+}
+
+// TestFormatsAreOne: streams and folders carry the same number.
+func TestFormatsAreOne(t *testing.T) {
+	if stream.Format != certstore.Format {
+		t.Errorf("streams are of format %d, folders of %d", stream.Format, certstore.Format)
+	}
+}

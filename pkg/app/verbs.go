@@ -1,0 +1,196 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// Order hands a batch in; with follow it waits for the orders to end. It needs the
+// streams and nothing else: what the config's accounts would do with the orders is
+// shown where it has some.
+func (c *Console) Order(ctx context.Context, b Batch, view View, follow, urgent bool) (Summary, error) {
+	began := time.Now()
+	steps, err := c.plan(ctx, b.Requests)
+	if err != nil {
+		return Summary{}, err
+	}
+	view.Planned(steps, b)
+	in, err := c.handIn(ctx, b.Requests, urgent)
+	if err != nil {
+		return Summary{}, err
+	}
+	view.HandedIn(in.known, in.fresh)
+	if !follow {
+		return Summary{Orders: len(b.Requests), Known: in.known, New: in.fresh, Bad: b.Bad}, nil
+	}
+	ended, err := c.follow(ctx, in.wanted, view.Moved)
+	sum := summarise(b, in, ended, time.Since(began))
+	sum.Certificates = c.cfg.Deliver.Directory
+	view.Ended(sum)
+	return sum, err
+}
+
+// operator carries out a person's verbs that need the books alone.
+func (c *Console) operator(who string) *stage.Operator {
+	return &stage.Operator{Ledger: c.ledger, States: c.states, Line: c.line, Who: who}
+}
+
+// Retry sends a held or failed order where its record says. See
+// stage.Operator.Retry.
+func (c *Console) Retry(ctx context.Context, who, id string) error {
+	return c.operator(who).Retry(ctx, id)
+}
+
+// Approve lets an order that was held before it was bought go on.
+func (c *Console) Approve(ctx context.Context, who, id string) error {
+	return c.operator(who).Approve(ctx, id)
+}
+
+// Adopt says that a cloud order is this order's purchase.
+func (c *Console) Adopt(ctx context.Context, who, id, cloudID string) error {
+	return c.operator(who).Adopt(ctx, id, cloudID)
+}
+
+// BuyAgain authorises spending once more for a held or failed order.
+func (c *Console) BuyAgain(ctx context.Context, who, id string) error {
+	return c.operator(who).BuyAgain(ctx, id)
+}
+
+// Cancel gives an order up. It may ask the cloud, and needs the key store.
+func (c *Console) Cancel(ctx context.Context, who, id string) error {
+	return c.decide(who, func(p *stage.Operator) error { return p.Cancel(ctx, id) })
+}
+
+// NotBought says that an open attempt bought nothing. It may ask the cloud, and
+// needs the key store.
+func (c *Console) NotBought(ctx context.Context, who, id string) error {
+	return c.decide(who, func(p *stage.Operator) error { return p.NotBought(ctx, id) })
+}
+
+// decide carries out a verb that goes by more than the books.
+func (c *Console) decide(who string, verb func(*stage.Operator) error) error {
+	keys, err := c.keyStore()
+	if err != nil {
+		return err
+	}
+	h, err := c.reach()
+	if err != nil {
+		return err
+	}
+	p := c.operator(who)
+	p.Accounts, p.Keys = h.accounts, keys
+	return noWorker(verb(p))
+}
+
+// Archive writes the orders that ended longer ago than age to w, one JSON
+// document a line, and then replaces each by an empty message. What was written
+// twice, because it stopped in between, is the same. flush MUST make what was
+// written durable.
+func (c *Console) Archive(ctx context.Context, age time.Duration, w io.Writer, flush func() error) (n int, err error) {
+	var page []pipeline.Item
+	end := func() error {
+		if err := flush(); err != nil {
+			return err
+		}
+		for _, it := range page {
+			if err := c.line.Archive(ctx, it); err != nil && !errors.Is(err, pipeline.ErrMoved) {
+				return err
+			}
+			n++
+		}
+		page = page[:0]
+		return nil
+	}
+	for _, s := range []order.State{order.Issued, order.Failed} {
+		err := c.line.Each(ctx, s, "*", func(it pipeline.Item) error {
+			if time.Since(it.Stored) < age {
+				return nil
+			}
+			body, err := it.Order.Encode()
+			if err != nil {
+				return err
+			}
+			if _, err := w.Write(append(body, '\n')); err != nil {
+				return fmt.Errorf("write archive: %w", err)
+			}
+			if page = append(page, it); len(page) == 500 {
+				return end()
+			}
+			return nil
+		})
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, end()
+}
+
+// Pause rests a label until it is resumed.
+func (c *Console) Pause(ctx context.Context, label, why string) error {
+	main, err := c.main(ctx, label)
+	if err != nil {
+		return err
+	}
+	return c.states.Pause(ctx, main, label, account.Pause{Why: why, Since: time.Now().UTC()})
+}
+
+// Resume ends the rest of a label, or of one exhausted product.
+func (c *Console) Resume(ctx context.Context, label, product string) error {
+	main, err := c.main(ctx, label)
+	if err != nil {
+		return err
+	}
+	if product != "" {
+		return c.states.Replenish(ctx, main, product)
+	}
+	return c.states.Resume(ctx, main, label)
+}
+
+// Limit changes how many calls a second a main account may make to an API
+// action; 0 means what the config says. A lower one holds at once, a higher one
+// a few seconds later.
+func (c *Console) Limit(ctx context.Context, label, action string, calls int) error {
+	main, err := c.main(ctx, label)
+	if err != nil {
+		return err
+	}
+	if calls < 0 {
+		return fmt.Errorf("%d calls a second cannot be; certmill pause %s stops the account", calls, label)
+	}
+	return c.states.Change(ctx, main, func(s *account.State) {
+		if s.Limits == nil {
+			s.Limits = map[string]int{}
+		}
+		s.Limits[action] = calls
+	})
+}
+
+// FirstUse says, for this incarnation of the streams, that nothing can have
+// been bought on the account by an earlier installation.
+func (c *Console) FirstUse(ctx context.Context, label string) error {
+	main, err := c.main(ctx, label)
+	if err != nil {
+		return err
+	}
+	return c.states.Change(ctx, main, func(s *account.State) { s.FirstUse = c.line.Incarnation() })
+}
+
+// Restored begins a new incarnation of the streams, after they were put back
+// from a copy. See pipeline.Renew.
+func Restored(ctx context.Context, c Config, log *slog.Logger) error {
+	console, err := OpenConsole(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	return pipeline.Renew(ctx, console.js)
+}
