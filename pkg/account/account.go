@@ -135,7 +135,10 @@ func Open(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.L
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		err := stream.Follow(ctx, a.stream, subjects+">", last, func(m stream.Message) error { a.took(ctx, m); return nil })
+		err := stream.Follow(ctx, a.stream, subjects+">", last, func(m stream.Message) error {
+			a.took(ctx, m)
+			return nil
+		})
 		if err != nil && !errors.Is(err, nats.ErrConnectionClosed) { // that ends the session anyway
 			a.log.ErrorContext(ctx, "the states of accounts are not followed any more", "err", err)
 		}
@@ -157,9 +160,13 @@ func look(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.L
 	if err != nil {
 		return nil, 0, err
 	}
-	a = &Accounts{js: js, stream: s, log: log, stop: func() {}, states: map[string]known{}, unread: map[string]stream.Unreadable{}}
+	a = &Accounts{js: js, stream: s, log: log, stop: func() {},
+		states: map[string]known{}, unread: map[string]stream.Unreadable{}}
 	// Without all of them a paused account would look like a free one.
-	last, err = stream.ReadAll(ctx, s, subjects+">", 0, func(m stream.Message) error { a.took(ctx, m); return nil })
+	last, err = stream.ReadAll(ctx, s, subjects+">", 0, func(m stream.Message) error {
+		a.took(ctx, m)
+		return nil
+	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("bucket %s: %w", Bucket, err)
 	}
@@ -228,7 +235,9 @@ func (a *Accounts) State(main string) State {
 func (a *Accounts) Unreadable() []stream.Unreadable {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	return slices.SortedFunc(maps.Values(a.unread), func(x, y stream.Unreadable) int { return strings.Compare(x.Subject, y.Subject) })
+	return slices.SortedFunc(maps.Values(a.unread), func(x, y stream.Unreadable) int {
+		return strings.Compare(x.Subject, y.Subject)
+	})
 }
 
 // Change applies f to a main account's present state and stores it, on

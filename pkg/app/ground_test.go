@@ -89,7 +89,7 @@ func (w *workers) end(t *testing.T) error {
 	select {
 	case <-w.ended:
 		return w.err
-	case <-time.After(time.Minute):
+	case <-time.After(30 * time.Second):
 		t.Fatal("the workers go on")
 		return nil
 	}

@@ -93,6 +93,14 @@ func provision(ctx context.Context, js jetstream.JetStream, replicas int) ([]Mad
 	if err != nil {
 		return nil, err
 	}
+	if there.lost(ledger.StreamName) {
+		// The new incarnation comes first. A crash here leaves no ledger, and the
+		// next Init begins another incarnation; the other way round it would leave
+		// an empty ledger under marks that say that everything was swept.
+		if err := pipeline.Renew(ctx, js); err != nil {
+			return nil, err
+		}
+	}
 	var all []Made
 	for _, want := range lasting(replicas) {
 		made, err := stream.Ensure(ctx, js, want)
@@ -105,12 +113,7 @@ func provision(ctx context.Context, js jetstream.JetStream, replicas int) ([]Mad
 		}
 		all = append(all, m)
 	}
-	if !there.lost(ledger.StreamName) {
-		return all, nil
-	}
-	// A crash here leaves a ledger that is younger than its incarnation: Began
-	// tells, and FirstSweep goes by the later of the two.
-	return all, pipeline.Renew(ctx, js)
+	return all, nil
 }
 
 // present are the streams that were there when they were looked at, and how many

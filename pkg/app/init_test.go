@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -106,13 +107,12 @@ func TestInitAtOnce(t *testing.T) {
 // TestInitRefuses: beside something that is not as it must be, nothing is made.
 func TestInitRefuses(t *testing.T) {
 	t.Parallel()
-	js := natstest.Connect(t, natstest.Server(t))
-	url := js.Conn().ConnectedUrl()
 	for name, off := range map[string]func(*jetstream.StreamConfig){
 		"forgets":        func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 },
 		"another format": func(c *jetstream.StreamConfig) { c.Metadata = map[string]string{stream.FormatKey: "2"} },
 		"no format":      func(c *jetstream.StreamConfig) { c.Metadata = nil },
 	} {
+		js := natstest.Connect(t, natstest.Server(t))
 		cfg := pipeline.OrdersConfig(1) // the last one
 		cfg.Metadata = map[string]string{stream.FormatKey: "1"}
 		off(&cfg)
@@ -120,14 +120,11 @@ func TestInitRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := natstest.Take(t, js)
-		all, err := Init(t.Context(), at(url, 1), quiet)
+		all, err := Init(t.Context(), at(js.Conn().ConnectedUrl(), 1), quiet)
 		if !decided(err) || len(all) > 0 || !strings.Contains(err.Error(), "nothing was changed") {
 			t.Errorf("%s: made %v, %v", name, all, err)
 		}
 		before.Same(t, js)
-		if err := js.DeleteStream(t.Context(), cfg.Name); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
@@ -166,6 +163,59 @@ func TestInitAfterALoss(t *testing.T) {
 	for name, meaning := range forgotten {
 		if meaning == "" || name == "" {
 			t.Errorf("nothing is said of a lost %q", name)
+		}
+	}
+}
+
+// dying does not make or change the stream of one name: as if the process died
+// there.
+type dying struct {
+	jetstream.JetStream
+	at string
+}
+
+func (d dying) CreateStream(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
+	if c.Name == d.at {
+		return nil, errors.New("died")
+	}
+	return d.JetStream.CreateStream(ctx, c)
+}
+
+func (d dying) UpdateStream(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
+	if c.Name == d.at {
+		return nil, errors.New("died")
+	}
+	return d.JetStream.UpdateStream(ctx, c)
+}
+
+// TestInitDiesOverALostLedger: whenever it dies, no empty ledger is left under
+// the incarnation whose marks say that everything was swept.
+func TestInitDiesOverALostLedger(t *testing.T) {
+	t.Parallel()
+	js := natstest.Connect(t, natstest.Server(t))
+	if _, err := provision(t.Context(), js, 1); err != nil {
+		t.Fatal(err)
+	}
+	marked, err := pipeline.Incarnation(t.Context(), js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), ledger.StreamName); err != nil {
+		t.Fatal(err)
+	}
+	for _, dies := range []string{pipeline.OrdersStream, ledger.StreamName, ""} {
+		if dies != "" {
+			_, err = provision(t.Context(), dying{js, dies}, 1)
+		} else { // a server may need a moment to make a stream that it has just removed
+			_, err = Init(t.Context(), at(js.Conn().ConnectedUrl(), 1), quiet)
+		}
+		if (err != nil) != (dies != "") {
+			t.Errorf("it dies at %q: %v", dies, err)
+		}
+		now, err := pipeline.Incarnation(t.Context(), js)
+		_, lerr := js.Stream(t.Context(), ledger.StreamName)
+		if err != nil || now == marked && lerr == nil {
+			t.Errorf("it died at %q: a new ledger (%v) under the old incarnation (%v)", dies, lerr, err)
 		}
 	}
 }

@@ -197,9 +197,7 @@ func TestOpenRefusesForeignStreams(t *testing.T) {
 	if _, err := Open(t.Context(), js, "w", slog.Default()); err == nil || !errors.As(err, new(*stream.OtherFormat)) {
 		t.Errorf("with a foreign stream: %v", err)
 	}
-	if err := js.DeleteStream(t.Context(), OrdersStream); err != nil {
-		t.Fatal(err)
-	}
+	js = natstest.Connect(t, natstest.Server(t))
 	unborn := OrdersConfig(1)
 	unborn.Metadata = nil
 	if _, err := stream.Ensure(t.Context(), js, unborn); err != nil {
@@ -208,9 +206,7 @@ func TestOpenRefusesForeignStreams(t *testing.T) {
 	if _, err := Open(t.Context(), js, "w", slog.Default()); err == nil || !strings.Contains(err.Error(), "not made by certmill") {
 		t.Errorf("with a stream that has no incarnation: %v", err)
 	}
-	if err := js.DeleteStream(t.Context(), OrdersStream); err != nil {
-		t.Fatal(err)
-	}
+	js = natstest.Connect(t, natstest.Server(t))
 	if _, err := stream.Ensure(t.Context(), js, OrdersConfig(1)); err != nil {
 		t.Fatal(err)
 	}

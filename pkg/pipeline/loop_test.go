@@ -64,7 +64,7 @@ func TestVerbsThroughTheLoop(t *testing.T) {
 	for id := range cases {
 		create(t, l, anOrder(id))
 	}
-	work(t, l, order.Submit, func(_ context.Context, o order.Order) (order.Order, error) {
+	stop := work(t, l, order.Submit, func(_ context.Context, o order.Order) (order.Order, error) {
 		if o.Retries > 0 {
 			return o, Snooze(time.Second) // the first answer is what the test looks at
 		}
@@ -82,6 +82,9 @@ func TestVerbsThroughTheLoop(t *testing.T) {
 			}
 			return true
 		})
+	}
+	stop() // a transition removes the old state only after it stored the new one
+	for id := range cases {
 		if got := stored(t, l, id); len(got) != 1 {
 			t.Errorf("%s leaves %q", id, got)
 		}

@@ -20,7 +20,9 @@ func (l *Line) Each(ctx context.Context, state order.State, lane string, f func(
 // EachAfter is Each for the orders whose message came after a sequence of the
 // stream: those that a reader who remembers the rest has not seen yet.
 func (l *Line) EachAfter(ctx context.Context, state order.State, lane string, seq uint64, f func(Item) error) error {
-	return stream.Read(ctx, l.orders, order.Subject(state, "*", lane), seq, func(m stream.Message) error { return l.visit(ctx, m, f) })
+	return stream.Read(ctx, l.orders, order.Subject(state, "*", lane), seq, func(m stream.Message) error {
+		return l.visit(ctx, m, f)
+	})
 }
 
 // EachOrder is Each for orders of all states.
@@ -54,7 +56,9 @@ type Unread struct {
 // look: it calls f for each that can be read, and unread for each that cannot.
 // Both end it with an error.
 func (l *Line) List(ctx context.Context, state order.State, f func(Item) error, unread func(Unread) error) error {
-	return stream.Read(ctx, l.orders, order.Subject(state, "*", "*"), 0, func(m stream.Message) error { return either(m, f, unread) })
+	return stream.Read(ctx, l.orders, order.Subject(state, "*", "*"), 0, func(m stream.Message) error {
+		return either(m, f, unread)
+	})
 }
 
 func either(m stream.Message, f func(Item) error, unread func(Unread) error) error {

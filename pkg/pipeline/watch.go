@@ -29,11 +29,15 @@ func (l *Line) Any(ctx context.Context, state order.State, lane string) (bool, e
 // Of several quick transitions of one order some may be left out, never the
 // last. What cannot be read is told of and left out.
 func (l *Line) Watch(ctx context.Context, f func(Item) error) error {
-	return stream.Follow(ctx, l.orders, order.Subject("*", "*", "*"), 0, func(m stream.Message) error { return l.visit(ctx, m, f) })
+	return stream.Follow(ctx, l.orders, order.Subject("*", "*", "*"), 0, func(m stream.Message) error {
+		return l.visit(ctx, m, f)
+	})
 }
 
 // WatchAll is Watch that calls unread for what cannot be read: for those who
 // wait for the orders' end, which they would not see.
 func (l *Line) WatchAll(ctx context.Context, f func(Item) error, unread func(Unread) error) error {
-	return stream.Follow(ctx, l.orders, order.Subject("*", "*", "*"), 0, func(m stream.Message) error { return either(m, f, unread) })
+	return stream.Follow(ctx, l.orders, order.Subject("*", "*", "*"), 0, func(m stream.Message) error {
+		return either(m, f, unread)
+	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/certmill/certmill/pkg/certstore"
@@ -210,7 +209,7 @@ func (c *Collector) end(ctx context.Context, a *Account, o order.Order, s order.
 // beginning.
 func (c *Collector) cleanUp(ctx context.Context, a *Account, o *order.Order, proved bool) error {
 	p := places{c.Placed, c.Solvers}
-	for _, pr := range c.owed(*o) {
+	for _, pr := range o.Prove() {
 		err := p.takeBack(ctx, a.Label, o.ID(), pr, proved)
 		switch {
 		case err == nil:
@@ -226,17 +225,4 @@ func (c *Collector) cleanUp(ctx context.Context, a *Account, o *order.Order, pro
 		o.Tell(order.Event{At: time.Now().UTC(), State: order.Collect, Note: fmt.Sprintf("left behind at %s %s: %v", pr.Place().Host, pr.Challenge.Path, err)})
 	}
 	return nil
-}
-
-// owed are the challenges to take back. Where an older program placed them,
-// which kept no book, all that went on to the CA were.
-func (c *Collector) owed(o order.Order) []order.Proof {
-	all := o.Prove()
-	unbooked := len(o.Proofs) == 0 && slices.ContainsFunc(o.Timeline, func(e order.Event) bool { return e.State == order.Issuing })
-	for i := range all {
-		if unbooked {
-			all[i].Placed = o.Received
-		}
-	}
-	return all
 }

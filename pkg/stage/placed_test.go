@@ -580,27 +580,6 @@ func TestForgottenChallengeStaysUntilTheEnd(t *testing.T) {
 	}
 }
 
-// An order of an older program, which kept no book, is cleaned up as it was.
-func TestPlacedByAnOlderProgram(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, setup{cloud: slowCA})
-	w.order("a", "a.example.com")
-	p := w.worker()
-	c := p.drive("a", order.Issuing).Challenges[0]
-	it, err := w.line.Last(t.Context(), "a")
-	w.must(err)
-	o := it.Order
-	o.Proofs = nil
-	_, err = w.line.Move(t.Context(), it, o)
-	w.must(err)
-	w.must(w.placed.Remove(t.Context(), w.booked()[0]))
-	w.must(p.by.Cancel(t.Context(), "a"))
-	p.drive("a", order.Failed)
-	if w.shows(c) {
-		t.Error("it is left")
-	}
-}
-
 // Servers that are down say nothing about a record: its order stays at the CA.
 func TestRecheckWhileServersAreDown(t *testing.T) {
 	t.Parallel()

@@ -158,7 +158,8 @@ func (w *Waiter) FirstSweep(ctx context.Context, a *Account) (time.Duration, err
 		return 0, fmt.Errorf("first sweep of %s: %w", a.Main, err)
 	}
 	if left > 0 {
-		return 0, fmt.Errorf("first sweep of %s: %d cloud orders that nobody claims belong to ledger entries which this certmill cannot read; the mark is left to one that can", a.Main, left)
+		return 0, fmt.Errorf("first sweep of %s: %d cloud orders that nobody claims belong to ledger entries "+
+			"which this certmill cannot read; the mark is left to one that can", a.Main, left)
 	}
 	return 0, w.States.Change(ctx, a.Main, func(s *account.State) {
 		s.Mark = account.Mark{Incarnation: incarnation, At: w.Now().UTC()}

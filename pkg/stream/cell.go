@@ -86,7 +86,9 @@ func noAnswer(err error) bool {
 // one that got no answer may have been stored. Change returns what lies there
 // now. An error of f is returned as it is.
 func (c Cell) Change(ctx context.Context, f func(Value) ([]byte, error)) (Value, error) {
-	return c.change(ctx, f, func(err error) bool { return errors.Is(err, ErrConflict) || errors.Is(err, ErrNoAnswer) })
+	return c.change(ctx, f, func(err error) bool {
+		return errors.Is(err, ErrConflict) || errors.Is(err, ErrNoAnswer)
+	})
 }
 
 // ChangeOnce is Change for an f whose change, made twice, is another one, such

@@ -39,7 +39,8 @@ func Read(ctx context.Context, s jetstream.Stream, filter string, after uint64, 
 // nothing itself: whatever was there when it began is seen, also what was
 // written anew meanwhile, in one of its versions. last is the sequence of the
 // last message, or after.
-func ReadAll(ctx context.Context, s jetstream.Stream, filter string, after uint64, f func(Message) error) (last uint64, err error) {
+func ReadAll(ctx context.Context, s jetstream.Stream, filter string, after uint64,
+	f func(Message) error) (last uint64, err error) {
 	for last = after; ; after = last {
 		err := Read(ctx, s, filter, after, func(m Message) error { last = m.Seq; return f(m) })
 		if err != nil || last == after {
@@ -223,5 +224,6 @@ func (o *ordered) next(m jetstream.Msg) (*jetstream.MsgMetadata, error) {
 }
 
 func message(m jetstream.Msg, md *jetstream.MsgMetadata) Message {
-	return Message{Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Seq: md.Sequence.Stream, Stored: md.Timestamp}
+	return Message{Subject: m.Subject(), Header: m.Headers(), Data: m.Data(),
+		Seq: md.Sequence.Stream, Stored: md.Timestamp}
 }

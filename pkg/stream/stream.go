@@ -39,13 +39,15 @@ type OtherFormat struct {
 
 func (e *OtherFormat) Error() string {
 	if e.Is == "" {
-		return fmt.Sprintf("stream %s has no number of a format (metadata %s): it was made by a certmill before format %d, or by another program; "+
-			"nothing was changed. Work its orders off with the program that made it, or give this one a NATS account (or a state folder) of its own",
-			e.Stream, FormatKey, Format)
+		return fmt.Sprintf("stream %s has no number of a format (metadata %s): it was made by a certmill before format %d, "+
+			"or by another program; nothing was changed. Work its orders off with the program that made it, %s",
+			e.Stream, FormatKey, Format, ofItsOwn)
 	}
-	return fmt.Sprintf("stream %s is of format %s, this certmill knows format %d; nothing was changed. Use the certmill that knows format %s, "+
-		"or give this one a NATS account (or a state folder) of its own", e.Stream, e.Is, Format, e.Is)
+	return fmt.Sprintf("stream %s is of format %s, this certmill knows format %d; nothing was changed. "+
+		"Use the certmill that knows format %s, %s", e.Stream, e.Is, Format, e.Is, ofItsOwn)
 }
+
+const ofItsOwn = "or give this one a NATS account (or a state folder) of its own"
 
 // Ensure makes a stream that is missing, and else verifies it as Open does; it
 // never updates one. A new stream gets the format's number, and sequences that
@@ -133,6 +135,6 @@ func (d *Differs) Error() string {
 	for i, f := range d.Fields {
 		parts[i] = fmt.Sprintf("%s is %s and must be %s", f.Field, f.Is, f.Want)
 	}
-	return fmt.Sprintf("stream %s is not as it must be: %s; nothing was changed (nats stream info %s shows it, nats stream edit %s changes it)",
-		d.Stream, strings.Join(parts, ", "), d.Stream, d.Stream)
+	return fmt.Sprintf("stream %[1]s is not as it must be: %[2]s; nothing was changed "+
+		"(nats stream info %[1]s shows it, nats stream edit %[1]s changes it)", d.Stream, strings.Join(parts, ", "))
 }

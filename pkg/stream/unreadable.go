@@ -31,9 +31,11 @@ func (u Unreadable) Unwrap() error { return u.Err }
 func (u Unreadable) Tell(ctx context.Context, log *slog.Logger) {
 	switch told.note(u) {
 	case first:
-		log.WarnContext(ctx, "a record cannot be read; it is left alone", "subject", u.Subject, "seq", u.Seq, "newer", u.Newer(), "err", u.Err)
+		log.WarnContext(ctx, "a record cannot be read; it is left alone",
+			"subject", u.Subject, "seq", u.Seq, "newer", u.Newer(), "err", u.Err)
 	case full:
-		log.WarnContext(ctx, "more records cannot be read; they are left alone, too, and not logged any more", "logged", mostTold)
+		log.WarnContext(ctx, "more records cannot be read; they are left alone, too, and not logged any more",
+			"logged", mostTold)
 	}
 }
 

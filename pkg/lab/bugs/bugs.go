@@ -17,18 +17,25 @@ const (
 	bookGo    = "pkg/ledger/placed.go"
 	cellGo    = "pkg/stream/cell.go"
 	placed    = "pkg/stage/placed.go"
+	waiting   = "pkg/stage/waiting.go"
 	recheck   = "pkg/stage/recheck.go"
 	verify    = "pkg/stage/verify.go"
 	line      = "pkg/pipeline/line.go"
 	loop      = "pkg/pipeline/loop.go"
 	transport = "pkg/issuer/transport.go"
 	ring      = "pkg/permit/ring.go"
+	initGo    = "pkg/app/init.go"
+	ground    = "pkg/app/ground.go"
+	keyStore  = "pkg/certstore/keystore.go"
+	format    = "pkg/certstore/format.go"
 
 	stage    = "pkg/stage"
 	ledger   = "pkg/ledger"
 	pipeline = "pkg/pipeline"
 	issuer   = "pkg/issuer"
 	permit   = "pkg/permit"
+	app      = "pkg/app"
+	store    = "pkg/certstore"
 )
 
 // bugs are in the order of the design's section 4. The texts are exact.
@@ -134,11 +141,17 @@ var bugs = []bug{
 	{"the second witness is not heard", reconcile,
 		"if unexplained > 0 {", "if false {",
 		stage, "TestUsedCountStopsNotBought"},
+	{"the row of an entry that cannot be read explains a use", reconcile,
+		"if len(unread) > 0 {", "if false {",
+		stage, "TestNotBoughtBesideAnEntryThatCannotBeRead"},
 
 	// An empty or older ledger.
 	{"the mark of the first sweep is ignored", submit,
 		"if !st.Marked(s.Line.Incarnation()) {", "if false {",
 		stage, "TestNothingIsBoughtBeforeTheFirstSweep"},
+	{"an account is marked although rows were left alone", waiting,
+		"if left > 0 {\n\t\treturn 0, fmt.Errorf(", "if false {\n\t\treturn 0, fmt.Errorf(",
+		stage, "TestSurplusBesideEntriesThatCannotBeRead"},
 	{"an unclaimed row does not stop a purchase", submit,
 		"if len(e.Unclaimed) == 0 {", "if true {",
 		stage, "TestUnclaimedRowStopsThePurchase"},
@@ -183,6 +196,10 @@ var bugs = []bug{
 		"if k.misses < surelyHidden {\n\t\treturn nil", "if k.misses < 1 {\n\t\treturn nil",
 		stage, "TestRecheck"},
 
+	{"the sweep takes what an order may need that cannot be read", placed,
+		"case errors.Is(err, pipeline.ErrUnreadable): // not ours to judge: it may", "case errors.Is(err, pipeline.ErrUnreadable) && false:",
+		stage, "TestPlacedSweepPastWhatCannotBeRead"},
+
 	// Transitions.
 	{"the old state is deleted before the new one is published", line,
 		"next, err := l.publish(ctx, from.Seq, to)", "_ = l.remove(ctx, from.Seq)\n\tnext, err := l.publish(ctx, from.Seq, to)",
@@ -210,4 +227,24 @@ var bugs = []bug{
 	{"the permit of a call of unknown outcome is put back at once", ring,
 		"back = began.Add(l.quiet())\n", "back = now\n",
 		permit, "TestBack"},
+	{"who has only joined takes away a slot that came since then", ring,
+		"if r.set.opt.Join || d.slot < r.settings().Calls {", "if d.slot < r.settings().Calls {",
+		permit, "TestJoinBeforeARaise"},
+
+	// Who makes what, and whose it is.
+	{"a lost ledger begins no new incarnation", initGo,
+		"return all, pipeline.Renew(ctx, js)", "return all, nil",
+		app, "TestInitAfterALoss"},
+	{"init makes streams beside one that it refuses", initGo,
+		"\t\tcase err != nil:\n\t\t\treturn nil, err\n", "\t\tcase err != nil:\n",
+		app, "TestInitRefuses"},
+	{"workers go on although their streams were made anew", ground,
+		"if g[name] != now[name] {", "if false {",
+		app, "TestWorkersNotice"},
+	{"who looks for a key store takes an empty folder for one", keyStore,
+		"err = ErrNoStore", `is, err = "1", nil`,
+		store, "TestFormatOfAStore"},
+	{"what an earlier format has left is opened", format,
+		"if ours(e.Name()) {", "if ours(e.Name()) && false {",
+		app, "TestStateOfAnEarlierFormat"},
 }
