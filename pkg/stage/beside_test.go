@@ -133,9 +133,9 @@ func TestPlacedSweepBesideASilentAccount(t *testing.T) {
 	w := newWorld(t, setup{uncopied: true})
 	silent := newDark(nil)
 	w.solvers = map[string]dcv.Solver{"ali": silent, "ten": silent}
-	for i := range 4 { // in turn, so that one of the silent account is the first
-		w.leftovers("ten", fmt.Sprintf("_dnsauth.%d.dark.example", i))
-		w.leftovers("ali", fmt.Sprintf("_dnsauth.%d.clear.example", i))
+	for i := range 4 { // in turn; the silent account is the first in every order
+		w.leftovers("ali", fmt.Sprintf("_dnsauth.%d.dark.example", i))
+		w.leftovers("ten", fmt.Sprintf("_dnsauth.%d.clear.example", i))
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var sweep sync.WaitGroup
@@ -144,7 +144,7 @@ func TestPlacedSweepBesideASilentAccount(t *testing.T) {
 	sweep.Go(func() { _ = w.worker().placing.Sweep(ctx) })
 	soon(t, "taken back beside another account's silent DNS", func() bool { return len(w.booked()) == 4 })
 	for _, pl := range w.booked() {
-		if pl.Labels[0] != "ten" {
+		if pl.Labels[0] != "ali" {
 			t.Errorf("left: %+v", pl)
 		}
 	}
