@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/dcv/preflight"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stage"
 )
 
 // dark are name servers, or a DNS API, that say nothing of names below
@@ -130,9 +133,9 @@ func TestPlacedSweepBesideASilentAccount(t *testing.T) {
 	w := newWorld(t, setup{uncopied: true})
 	silent := newDark(nil)
 	w.solvers = map[string]dcv.Solver{"ali": silent, "ten": silent}
-	for i := range 4 { // in turn, so that one of the silent account is the first
-		w.leftovers("ten", fmt.Sprintf("_dnsauth.%d.dark.example", i))
-		w.leftovers("ali", fmt.Sprintf("_dnsauth.%d.clear.example", i))
+	for i := range 4 { // in turn; the silent account is the first in every order
+		w.leftovers("ali", fmt.Sprintf("_dnsauth.%d.dark.example", i))
+		w.leftovers("ten", fmt.Sprintf("_dnsauth.%d.clear.example", i))
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var sweep sync.WaitGroup
@@ -141,7 +144,7 @@ func TestPlacedSweepBesideASilentAccount(t *testing.T) {
 	sweep.Go(func() { _ = w.worker().placing.Sweep(ctx) })
 	soon(t, "taken back beside another account's silent DNS", func() bool { return len(w.booked()) == 4 })
 	for _, pl := range w.booked() {
-		if pl.Labels[0] != "ten" {
+		if pl.Labels[0] != "ali" {
 			t.Errorf("left: %+v", pl)
 		}
 	}
@@ -177,5 +180,70 @@ func TestPlacedSweepBesideASilentZone(t *testing.T) {
 	}
 	if tried[1] != 3 {
 		t.Errorf("records of the silent zone by how often they were tried: %v", tried)
+	}
+}
+
+// counting is a cloud whose product has nothing left. It counts who asks, or
+// hangs until ctx ends.
+type counting struct {
+	issuer.Cloud
+	issuer.Flow
+	hangs bool
+	asked *atomic.Int32
+}
+
+func (c counting) About() issuer.About           { return issuer.About{Name: "a cloud"} }
+func (c counting) Flows() []issuer.Flow          { return []issuer.Flow{c} }
+func (c counting) Action() string                { return "Order" }
+func (c counting) Spends() bool                  { return true }
+func (c counting) Product(string) issuer.Product { return issuer.Product{} }
+
+func (c counting) Usage(ctx context.Context, _ string) (issuer.Usage, error) {
+	if c.hangs {
+		<-ctx.Done()
+		return issuer.Usage{}, ctx.Err()
+	}
+	c.asked.Add(1)
+	return issuer.Usage{}, nil
+}
+
+func (c counting) Find(ctx context.Context, _ []string) ([]issuer.Row, error) {
+	_, err := c.Usage(ctx, "")
+	return nil, err
+}
+
+// With one account's cloud hanging, a plan tells what the others have.
+func TestPlanBesideASilentCloud(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	const others = 6
+	var asked atomic.Int32
+	var all []stage.Planned
+	for n := range 1 + others {
+		a := &stage.Account{Label: fmt.Sprint("a", n), Main: fmt.Sprint("main", n), Cloud: counting{hangs: n == 0, asked: &asked}}
+		for i := range 3 {
+			all = append(all, stage.Planned{Account: a, Operation: "Order", Product: fmt.Sprint("product", i),
+				Request: order.Request{ID: fmt.Sprintf("o%d-%d", n, i), Names: []string{fmt.Sprintf("h%d-%d.example.com", n, i)}}})
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	found := make(chan []preflight.Finding, 1)
+	go func() { found <- stage.Preflight{Ledger: w.ledger, Line: w.line, Now: time.Now}.Look(ctx, all) }()
+	soon(t, "asked for quota and lists of all but the silent account", func() bool { return asked.Load() == others*(3+3) })
+	stop()
+	short, unseen := 0, 0
+	for _, f := range <-found {
+		switch {
+		case f.Kind == preflight.Quota:
+			short++
+		case f.Kind == preflight.Unseen && strings.HasPrefix(f.Orders[0], "o0-"):
+			unseen++
+		default:
+			t.Errorf("found %+v", f)
+		}
+	}
+	if short != others*3 || unseen == 0 {
+		t.Errorf("%d products without quota were found, want %d; %d findings of the silent account", short, others*3, unseen)
 	}
 }

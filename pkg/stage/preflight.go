@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -118,14 +119,19 @@ func Words(all []Planned) []preflight.Finding {
 }
 
 // Look returns what was found, not grouped. What could not be asked is a
-// finding, too.
+// finding, too. All is asked at the same time, main account by main account:
+// each has permits of its own, and one that does not answer says nothing of the
+// others.
 func (p Preflight) Look(ctx context.Context, all []Planned) []preflight.Finding {
 	all = slices.DeleteFunc(slices.Clone(all), func(x Planned) bool { return x.Account == nil || x.Known })
 	looks := []func(context.Context, []Planned) []preflight.Finding{p.duplicates, p.quota, p.pools}
-	found := make([][]preflight.Finding, len(looks))
+	own := byMain(all)
+	found := make([][]preflight.Finding, len(looks)*len(own))
 	var wg sync.WaitGroup
-	for i, look := range looks { // at once: each waits for permits of its own
-		wg.Go(func() { found[i] = look(ctx, all) })
+	for m, main := range slices.Sorted(maps.Keys(own)) {
+		for i, look := range looks {
+			wg.Go(func() { found[i*len(own)+m] = look(ctx, own[main]) })
+		}
 	}
 	wg.Wait()
 	return slices.Concat(found...)
@@ -272,35 +278,33 @@ func (p Preflight) bought(ctx context.Context, x Planned) (string, error) {
 	return "", nil
 }
 
-// listed reads the list of each main account once, and fills in what the ledger
-// did not know. It returns what could not be read.
+// listed reads the main account's list once, and fills in what the ledger did
+// not know. It returns what could not be read.
 func (p Preflight) listed(ctx context.Context, all []Planned, found []preflight.Finding) (unseen []preflight.Finding) {
-	for main, mine := range byMain(all) {
-		wanted := map[string][]int{}
-		for _, i := range mine {
-			h := order.NamesHash(all[i].Request.Names)
-			wanted[h] = append(wanted[h], i)
-		}
-		see := func(row issuer.Row) error {
-			if len(row.Names) == 0 || !inTheWay(row, p.Now()) {
-				return nil
-			}
-			what := underWay
-			if row.Phase == issuer.IssuedPhase {
-				what = valid
-			}
-			for _, i := range wanted[order.NamesHash(row.Names)] {
-				if found[i].What == "" {
-					found[i] = duplicate(all[i].Request, what)
-				}
-			}
+	wanted := map[string][]int{}
+	for i, x := range all {
+		h := order.NamesHash(x.Request.Names)
+		wanted[h] = append(wanted[h], i)
+	}
+	see := func(row issuer.Row) error {
+		if len(row.Names) == 0 || !inTheWay(row, p.Now()) {
 			return nil
 		}
-		if err := rowsOf(ctx, all, mine, see); err != nil {
-			unseen = append(unseen, unread("the list of account "+main, idsAt(all, mine), err))
+		what := underWay
+		if row.Phase == issuer.IssuedPhase {
+			what = valid
 		}
+		for _, i := range wanted[order.NamesHash(row.Names)] {
+			if found[i].What == "" {
+				found[i] = duplicate(all[i].Request, what)
+			}
+		}
+		return nil
 	}
-	return unseen
+	if err := rowsOf(ctx, all, see); err != nil {
+		return []preflight.Finding{unread("the list of account "+all[0].Account.Main, orderIDs(all), err)}
+	}
+	return nil
 }
 
 // few is up to how many orders the list is asked for each one's names; for more,
@@ -309,23 +313,23 @@ const few = 20
 
 // rowsOf calls see for the rows of a main account's list: all, or those for the
 // orders' names. The flows of one main account share one list.
-func rowsOf(ctx context.Context, all []Planned, mine []int, see func(issuer.Row) error) error {
-	for _, flow := range all[mine[0]].Account.Cloud.Flows() {
+func rowsOf(ctx context.Context, all []Planned, see func(issuer.Row) error) error {
+	for _, flow := range all[0].Account.Cloud.Flows() {
 		f, ok := flow.(issuer.Finder)
 		if !ok {
 			continue // what is not found by names is listed without them
 		}
-		if l, ok := flow.(issuer.AllLister); ok && len(mine) > few {
+		if l, ok := flow.(issuer.AllLister); ok && len(all) > few {
 			return eachRow(ctx, l.All, see)
 		}
-		return eachFound(ctx, f, all, mine, see)
+		return eachFound(ctx, f, all, see)
 	}
 	return nil
 }
 
-func eachFound(ctx context.Context, f issuer.Finder, all []Planned, mine []int, see func(issuer.Row) error) error {
-	for _, i := range mine {
-		rows, err := f.Find(ctx, all[i].Request.Names)
+func eachFound(ctx context.Context, f issuer.Finder, all []Planned, see func(issuer.Row) error) error {
+	for _, x := range all {
+		rows, err := f.Find(ctx, x.Request.Names)
 		if err != nil {
 			return err
 		}
@@ -338,12 +342,12 @@ func eachFound(ctx context.Context, f issuer.Finder, all []Planned, mine []int, 
 	return nil
 }
 
-func byMain(all []Planned) map[string][]int {
-	out := map[string][]int{}
-	for i, p := range all {
-		out[p.Account.Main] = append(out[p.Account.Main], i)
+func byMain(all []Planned) map[string][]Planned {
+	own := map[string][]Planned{}
+	for _, p := range all {
+		own[p.Account.Main] = append(own[p.Account.Main], p)
 	}
-	return out
+	return own
 }
 
 // quota compares what is ordered of each product with what is left of it.

@@ -20,6 +20,7 @@ const (
 	waiting   = "pkg/stage/waiting.go"
 	recheck   = "pkg/stage/recheck.go"
 	verify    = "pkg/stage/verify.go"
+	memoGo    = "pkg/memo/memo.go"
 	line      = "pkg/pipeline/line.go"
 	loop      = "pkg/pipeline/loop.go"
 	transport = "pkg/issuer/transport.go"
@@ -199,6 +200,32 @@ var bugs = []bug{
 	{"the sweep takes what an order may need that cannot be read", placed,
 		"case errors.Is(err, pipeline.ErrUnreadable): // not ours to judge: it may", "case errors.Is(err, pipeline.ErrUnreadable) && false:",
 		stage, "TestPlacedSweepPastWhatCannotBeRead"},
+
+	// One account's trouble is its own.
+	{"all questions to the clouds are one", memoGo,
+		"a := m.join(ctx, key, keep, ask)", "key = \"\"\n\ta := m.join(ctx, key, keep, ask)",
+		"pkg/memo", "TestQuestionsDoNotWaitForEachOther"},
+	{"that nobody answers is not remembered", memoGo,
+		"return k.Failure\n", "return 0\n",
+		"pkg/memo", "TestAHundredAskOnce"},
+	{"an asking ends with who began it", memoGo,
+		"context.WithCancel(context.WithoutCancel(ctx))", "context.WithCancel(ctx)",
+		"pkg/memo", "TestWhoLeaves"},
+	{"rounds of all accounts are one", recheck,
+		"f := r.of(a.Label)", "f := r.of(\"\")",
+		stage, "TestRecheckBesideASilentZone"},
+	{"what is left is looked at one account after the other", placed,
+		"wg.Go(func() { errs[i] = s.each(ctx, own[labels]) })", "errs[i] = s.each(ctx, own[labels])",
+		stage, "TestPlacedSweepBesideASilentAccount"},
+	{"a silent zone costs a time-out for each record", placed,
+		"silent[zone] = errors.Is(looked, errSilent)", "silent[zone] = errors.Is(looked, errSilent) && false",
+		stage, "TestPlacedSweepBesideASilentZone"},
+	{"whoever comes first takes all places", "pkg/dcv/places.go",
+		"if p.has[s.who] >= p.free {", "if p.free == 0 {",
+		"pkg/dcv", "TestPlaces"},
+	{"a main account is swept by its first label alone", "pkg/app/worker.go",
+		"if err == nil || ctx.Err() != nil {\n\t\t\treturn err", "if true {\n\t\t\treturn err",
+		"pkg/app", "TestAKeyThatIsRefused"},
 
 	// Transitions.
 	{"the old state is deleted before the new one is published", line,

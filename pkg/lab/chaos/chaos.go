@@ -54,7 +54,7 @@ type Size struct {
 	Orders   int           // of each run
 	For      time.Duration // orders come, and things happen to them, for this long
 	Runs     int           // each on a site of its own; 0: one
-	Accounts int           // half of them at each cloud; 0: 8
+	Accounts int           // of both vendors, half of them at each; 0: 8
 }
 
 // battery is one way of trying to break the system.
@@ -93,7 +93,10 @@ type Options struct {
 	Size      Size     // what is not zero replaces the battery's own
 	Seed      uint64   // 0 draws one
 	Parallel  int      // batteries at a time; 2. Most of their time they wait
-	Dir       string   // folder for the sites; empty: a temporary one, kept only when something was found
+	// Clouds are opened for each site; nil: both vendors, simulated. Whoever
+	// brings others MUST have told package app of them before Child, too.
+	Clouds func(Setting) (Clouds, error)
+	Dir    string // folder for the sites; empty: a temporary one, kept only when something was found
 	// Progress, if not nil, is told what happens. It may be called from several
 	// goroutines at a time.
 	Progress func(battery, what string)
@@ -109,6 +112,9 @@ func Run(ctx context.Context, opt Options) (Report, error) {
 	opt.Parallel = cmp.Or(opt.Parallel, 2)
 	if opt.Progress == nil {
 		opt.Progress = func(string, string) {}
+	}
+	if opt.Clouds == nil {
+		opt.Clouds = openSimulated
 	}
 	chosen, err := choose(opt.Batteries)
 	if err != nil {
@@ -198,7 +204,7 @@ func (b battery) report(ctx context.Context, opt Options, dir string) (Report, e
 }
 
 func (b battery) once(ctx context.Context, opt Options, size Size, dir string, n int) (Report, error) {
-	s, err := newSite(ctx, b, size, dir, seedOf(opt.Seed, b.name, n), func(what string) { opt.Progress(b.name, what) })
+	s, err := newSite(ctx, b, size, opt.Clouds, dir, seedOf(opt.Seed, b.name, n), func(what string) { opt.Progress(b.name, what) })
 	if err != nil {
 		return Report{}, err
 	}

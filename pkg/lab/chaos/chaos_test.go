@@ -60,17 +60,18 @@ func TestJudge(t *testing.T) {
 	good := func() *verdict {
 		s := &site{dir: t.TempDir(), books: newBooks()}
 		s.cfg.Deliver.Directory = t.TempDir()
-		var err error
-		if s.sim, err = cloudsim.Start(t.Context(), cloudsim.Config{}); err != nil {
+		sim, err := cloudsim.Start(t.Context(), cloudsim.Config{})
+		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = s.sim.Close() })
+		t.Cleanup(func() { _ = sim.Close() })
+		s.clouds = simulated{sim}
 		v := &verdict{site: s, orders: map[string]pipeline.Item{}, entries: map[string]ledger.Entry{},
-			paid: map[string]cloudsim.OrderReport{}, ours: map[string]string{}}
+			paid: map[string]Bought{}, ours: map[string]string{}}
 		o := order.Order{Request: order.Request{ID: "a", Names: []string{"a.example.com"}}, Account: "ali", Main: "1", State: order.Issued, Purchase: 1}
 		s.books.ack(o.Request)
 		v.orders["a"] = pipeline.Item{Order: o, Seq: 1}
-		v.paid["1/c1"] = cloudsim.OrderReport{Cloud: "aliyun", UID: "1", ID: "c1", Names: []string{"a.example.com"}, Spent: true}
+		v.paid["1/c1"] = Bought{Main: "1", ID: "c1", Names: []string{"a.example.com"}, Paid: true}
 		v.entries["1/a.example.com"] = ledger.Entry{Main: "1", Names: o.Request.Names, Claims: []ledger.Claim{{CloudID: "c1", Order: "a", Purchase: 1}}}
 		if err := os.MkdirAll(s.cfg.Deliver.Directory+"/a", 0o700); err != nil {
 			t.Fatal(err)
@@ -80,7 +81,7 @@ func TestJudge(t *testing.T) {
 		}
 		return v
 	}
-	ours := cloudsim.RecordReport{Name: "_dnsauth.a.example.com", Type: "TXT", Value: "v", By: "LTAIchaos0000"}
+	ours := Record{Name: "_dnsauth.a.example.com", Type: "TXT", Value: "v", By: "LTAIchaos0000"}
 	challenge := order.Challenge{Type: "TXT", Host: ours.Name, Value: "v"}
 	entry := []ledger.Placement{{Challenge: challenge, Orders: []string{"a"}}}
 	for _, c := range []struct {
@@ -95,17 +96,17 @@ func TestJudge(t *testing.T) {
 		{"not delivered", func(v *verdict) { v.cfg.Deliver.Directory += "/elsewhere" }, 1, 0, 0, 0},
 		{"a bad message without its failed order", func(v *verdict) { v.books.refuse() }, 1, 0, 0, 0},
 		{"paid twice, and the ledger knows", func(v *verdict) {
-			v.paid["1/c2"] = cloudsim.OrderReport{Cloud: "aliyun", UID: "1", ID: "c2", Names: []string{"A.example.com"}, Spent: true}
+			v.paid["1/c2"] = Bought{Main: "1", ID: "c2", Names: []string{"A.example.com"}, Paid: true}
 			e := v.entries["1/a.example.com"]
 			e.Claims = append(e.Claims, ledger.Claim{CloudID: "c2", Order: "a", Purchase: 1})
 			v.entries["1/a.example.com"] = e
 		}, 0, 1, 0, 0},
 		{"paid twice at another account", func(v *verdict) {
-			v.paid["2/c2"] = cloudsim.OrderReport{Cloud: "tencent", UID: "2", ID: "c2", Names: []string{"a.example.com"}, Spent: true}
+			v.paid["2/c2"] = Bought{Main: "2", ID: "c2", Names: []string{"a.example.com"}, Paid: true}
 			v.ours["2/c2"] = "claimed by a"
 		}, 0, 1, 0, 0},
 		{"bought again by a person's word", func(v *verdict) {
-			v.paid["1/c2"] = cloudsim.OrderReport{Cloud: "aliyun", UID: "1", ID: "c2", Names: []string{"a.example.com"}, Spent: true}
+			v.paid["1/c2"] = Bought{Main: "1", ID: "c2", Names: []string{"a.example.com"}, Paid: true}
 			v.ours["1/c2"] = "claimed by a"
 			it := v.orders["a"]
 			it.Purchase = 2
@@ -113,22 +114,22 @@ func TestJudge(t *testing.T) {
 		}, 0, 0, 0, 0},
 		{"paid and unknown to the ledger", func(v *verdict) { v.entries = nil }, 0, 0, 1, 0},
 		{"claimed and never paid", func(v *verdict) { v.ours["1/c9"] = "claimed by z" }, 0, 0, 1, 0},
-		{"a record that nobody needs", func(v *verdict) { v.records = []cloudsim.RecordReport{ours} }, 0, 0, 0, 1},
+		{"a record that nobody needs", func(v *verdict) { v.records = []Record{ours} }, 0, 0, 0, 1},
 		{"records of others", func(v *verdict) {
-			v.records = []cloudsim.RecordReport{{Name: ours.Name, Type: ours.Type, Value: ours.Value, By: "console"}, {Name: ours.Name, Type: ours.Type}}
+			v.records = []Record{{Name: ours.Name, Type: ours.Type, Value: ours.Value, By: "console"}, {Name: ours.Name, Type: ours.Type}}
 		}, 0, 0, 0, 0},
-		{"a held order's record", func(v *verdict) { v.hold(challenge); v.records, v.book = []cloudsim.RecordReport{ours}, entry }, 0, 0, 0, 0},
-		{"a held order's record that is not booked", func(v *verdict) { v.hold(challenge); v.records = []cloudsim.RecordReport{ours} }, 0, 0, 0, 1},
+		{"a held order's record", func(v *verdict) { v.hold(challenge); v.records, v.book = []Record{ours}, entry }, 0, 0, 0, 0},
+		{"a held order's record that is not booked", func(v *verdict) { v.hold(challenge); v.records = []Record{ours} }, 0, 0, 0, 1},
 		{"another record than the held order's", func(v *verdict) {
 			v.hold(order.Challenge{Type: "TXT", Host: ours.Name, Value: "another"})
-			v.records = []cloudsim.RecordReport{ours}
+			v.records = []Record{ours}
 		}, 0, 0, 0, 1},
 		{"a file that nobody needs", func(v *verdict) { v.files = []string{"www.example.com/.well-known/pki-validation/fileauth.txt"} }, 0, 0, 0, 1},
 		{"a held order's file", func(v *verdict) {
 			v.hold(order.Challenge{Type: "FILE", Host: "www.example.com", Path: "/.well-known/pki-validation/fileauth.txt", Value: "v"})
 			v.files = []string{"www.example.com/.well-known/pki-validation/fileauth.txt"}
 		}, 0, 0, 0, 0},
-		{"a record of a life that was lost", func(v *verdict) { v.did.Wipes, v.records = 1, []cloudsim.RecordReport{ours} }, 0, 0, 0, 1},
+		{"a record of a life that was lost", func(v *verdict) { v.did.Wipes, v.records = 1, []Record{ours} }, 0, 0, 0, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := good()

@@ -3,26 +3,11 @@ package chaos
 import (
 	"context"
 	"time"
-
-	"github.com/certmill/certmill/pkg/cloudsim"
 )
-
-// faultKinds are what goes wrong, in equal shares.
-var faultKinds = []cloudsim.Fault{
-	{Kind: "http_500"}, {Kind: "http_502_html"}, {Kind: "throttle"}, {Kind: "reset_before_commit"}, {Kind: "reset_after_commit"},
-	{Kind: "empty_200"}, {Kind: "wrong_type"}, {Kind: "stall", Seconds: 2.5 * deadline.Seconds()}, {Kind: "nonce_used"},
-}
-
-// oddLists leaves of the lists only what the documents promise: pages that shift,
-// now and then states that no document knows, and DNSPod's records late.
-func oddLists(c *cloudsim.Config) {
-	c.ListOrder, c.ListShift, c.OddStates = "oldest", 0.2, 0.05
-	c.RecordListLag = cloudsim.Between(0, 3*time.Second)
-}
 
 // faultyClouds makes 5 % of all calls go wrong, then 20 %.
 func faultyClouds(ctx context.Context, s *site, _ int) error {
-	if err := s.sim.SetConfig(oddLists); err != nil {
+	if err := s.clouds.Odd(); err != nil {
 		return err
 	}
 	all, err := s.requests(s.size.Orders, "faults")
@@ -44,27 +29,15 @@ func faultyClouds(ctx context.Context, s *site, _ int) error {
 	})
 }
 
-// endFaults removes the rules and keeps count of what they hit.
-func (s *site) endFaults() {
-	for _, f := range s.sim.Faults() {
-		s.count(func(r *Report) { r.Faults += f.Hits })
-	}
-	s.sim.ClearFaults()
-}
+// endFaults lets all calls go well again.
+func (s *site) endFaults() { _ = s.setFaults(0) } // which cannot fail
 
-// setFaults replaces the rules.
+// setFaults makes another share of the calls go wrong, and keeps count of what
+// went wrong before.
 func (s *site) setFaults(share float64) error {
-	s.endFaults()
-	each := share / float64(len(faultKinds))
-	left := 1.0
-	for _, f := range faultKinds {
-		f.Probability = each / left // the rules are drawn one after another
-		left -= each
-		if err := s.sim.AddFault(f); err != nil {
-			return err
-		}
-	}
-	return nil
+	hits, err := s.clouds.Fail(share)
+	s.count(func(r *Report) { r.Faults += hits })
+	return err
 }
 
 // sameNames hands in pairs and triples of orders for the same names, at once.

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -79,20 +78,20 @@ type verdict struct {
 	report  Report
 	orders  map[string]pipeline.Item // last state by id
 	entries map[string]ledger.Entry  // by account and names
-	paid    map[string]cloudsim.OrderReport
+	paid    map[string]Bought
 	ours    map[string]string // paid orders that the ledger knows: what it says of them
 	book    []ledger.Placement
-	records []cloudsim.RecordReport
+	records []Record
 	files   []string // FILE challenges, as host and path
 	cases   []dossier
 }
 
 // dossier is all that is known about one problem.
 type dossier struct {
-	Problem string                 `json:"problem"`
-	Orders  []order.Order          `json:"orders,omitempty"`
-	Ledger  []ledger.Entry         `json:"ledger,omitempty"`
-	Cloud   []cloudsim.OrderReport `json:"cloud,omitempty"`
+	Problem string         `json:"problem"`
+	Orders  []order.Order  `json:"orders,omitempty"`
+	Ledger  []ledger.Entry `json:"ledger,omitempty"`
+	Cloud   []Bought       `json:"cloud,omitempty"`
 }
 
 // judge compares what was acknowledged, what lies in the streams and what the
@@ -101,7 +100,7 @@ func (s *site) judge(ctx context.Context) (Report, error) {
 	s.swept(ctx)
 	s.tell("judging")
 	v := &verdict{site: s, report: s.tally(), orders: map[string]pipeline.Item{}, entries: map[string]ledger.Entry{},
-		paid: map[string]cloudsim.OrderReport{}, ours: map[string]string{}}
+		paid: map[string]Bought{}, ours: map[string]string{}}
 	if err := v.read(ctx); err != nil {
 		return v.report, fmt.Errorf("judge: %w", err)
 	}
@@ -153,9 +152,9 @@ func (v *verdict) read(ctx context.Context) error {
 		}
 	}
 	v.report.States = states
-	for _, o := range v.sim.Report().Orders {
-		if o.Spent {
-			v.paid[o.UID+"/"+o.ID] = o
+	for _, o := range v.clouds.Books().Orders {
+		if o.Paid {
+			v.paid[o.Main+"/"+o.ID] = o
 		}
 	}
 	return errors.Join(v.readLedger(ctx), v.readPlaced(ctx))
@@ -175,7 +174,7 @@ func (v *verdict) readLedger(ctx context.Context) error {
 		}
 	}
 	for _, o := range v.paid {
-		asked[o.UID+"/"+names(o.Names)] = o.Names
+		asked[o.Main+"/"+names(o.Names)] = o.Names
 	}
 	for key, of := range asked {
 		main, _, _ := strings.Cut(key, "/")
@@ -187,10 +186,10 @@ func (v *verdict) readLedger(ctx context.Context) error {
 		v.know(e)
 	}
 	for key, o := range v.paid {
-		if o.Cloud != "tencent" {
+		if !o.Resource {
 			continue
 		}
-		r, err := l.Holder(ctx, o.UID, o.ID)
+		r, err := l.Holder(ctx, o.Main, o.ID)
 		if err != nil {
 			return err
 		}
@@ -208,7 +207,7 @@ func (v *verdict) know(e ledger.Entry) {
 	}
 	if _, open := e.OpenAttempt(); open { // one of these rows is its purchase, nobody knows yet which
 		for key, o := range v.paid {
-			if o.UID == e.Main && names(o.Names) == names(e.Names) {
+			if o.Main == e.Main && names(o.Names) == names(e.Names) {
 				v.ours[key] = "open"
 			}
 		}
@@ -362,7 +361,7 @@ func (v *verdict) problem(format string, ids []string, args ...any) {
 				d.Ledger = append(d.Ledger, e)
 			}
 		}
-		for _, o := range v.sim.Report().Orders {
+		for _, o := range v.clouds.Books().Orders {
 			if names(o.Names) == n {
 				d.Cloud = append(d.Cloud, o)
 			}

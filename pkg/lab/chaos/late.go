@@ -9,8 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -120,7 +118,7 @@ func (s *site) episode(ctx context.Context, dice *rand.Rand, g *gate, n int) (bo
 	return true, nil
 }
 
-// gate is the proxies of one submitter, one for each cloud.
+// gate is the proxies of one submitter, one for each endpoint of the clouds.
 type gate struct {
 	worker *process
 	web    []*http.Server
@@ -142,13 +140,17 @@ type call struct {
 func (s *site) newGate(p *process) (*gate, error) {
 	g := &gate{worker: p}
 	ways := map[string]string{}
-	for _, to := range []string{s.sim.AliyunURL(), s.sim.TencentURL()} {
+	for _, a := range s.clouds.Accounts() {
+		to := a.Config.Endpoint
+		if ways[to] != "" {
+			continue
+		}
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			g.close()
 			return nil, err
 		}
-		web := &http.Server{Handler: g.handler(to), ReadHeaderTimeout: 5 * time.Second}
+		web := &http.Server{Handler: g.handler(to, s.clouds.Buys), ReadHeaderTimeout: 5 * time.Second}
 		g.web = append(g.web, web)
 		go func() { _ = web.Serve(l) }() // ends with close
 		ways[to] = "http://" + l.Addr().String()
@@ -173,14 +175,14 @@ func (g *gate) close() {
 	}
 }
 
-func (g *gate) handler(to string) http.Handler {
+func (g *gate) handler(to string, buys func(*http.Request, []byte) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			panic(http.ErrAbortHandler)
 		}
 		c := &call{to: to, req: r, body: body, answer: make(chan *http.Response, 1)}
-		if !spends(r, body) || !g.keep(c) {
+		if !buys(r, body) || !g.keep(c) {
 			c.land()
 		}
 		if resp := <-c.answer; resp != nil {
@@ -189,20 +191,6 @@ func (g *gate) handler(to string) http.Handler {
 		}
 		panic(http.ErrAbortHandler) // the connection drops
 	})
-}
-
-// create calls by their action: the query or form has it at Alibaba, a header
-// at Tencent.
-var creates = []string{"CreateCertificateForPackageRequest", "CreateCertificateWithCsrRequest", "CertificateOrderSubmit"}
-
-func spends(r *http.Request, body []byte) bool {
-	form, _ := url.ParseQuery(string(body))
-	for _, action := range []string{r.URL.Query().Get("Action"), form.Get("Action"), r.Header.Get("X-TC-Action"), r.Header.Get("x-acs-action")} {
-		if slices.Contains(creates, action) {
-			return true
-		}
-	}
-	return false
 }
 
 func reply(w http.ResponseWriter, resp *http.Response) {

@@ -92,7 +92,7 @@ func (v *verdict) left() {
 	lost := v.did.Wipes+v.did.Restores > 0
 	for _, r := range v.records {
 		switch at := (lie{r.Type, r.Name, r.Value}); {
-		case r.By == "" || r.By == "console": // the cloud's own, and strangers'
+		case r.By == "" || r.By == console: // the cloud's own, and strangers'
 		case held[at] != "" && (booked[at] || lost):
 		default:
 			v.report.Left++
@@ -109,10 +109,10 @@ func (v *verdict) left() {
 
 // readPlaced reads what left judges.
 func (v *verdict) readPlaced(ctx context.Context) error {
-	dns := v.sim.Report().DNS
-	v.records = dns.Records
-	for _, f := range dns.Foreign {
-		v.problem("a record of others was changed: %+v", nil, f)
+	books := v.clouds.Books()
+	v.records = books.Records
+	for _, f := range books.Foreign {
+		v.problem("a record of others was changed: %s", nil, f)
 	}
 	if err := v.readFiles(); err != nil {
 		return err

@@ -23,7 +23,6 @@ import (
 
 	"github.com/certmill/certmill/pkg/app"
 	"github.com/certmill/certmill/pkg/certstore"
-	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/dcv/file"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -48,14 +47,14 @@ type siteOptions struct {
 	budget     bool // purchases are counted towards one, so that account state is written all the time
 }
 
-// site is one installation: servers and workers as processes, both clouds in
-// this one, and what was handed in and done.
+// site is one installation: servers and workers as processes, the clouds in this
+// one, and what was handed in and done.
 type site struct {
 	dir    string
 	seed   uint64
 	size   Size
 	tell   func(string)
-	sim    *cloudsim.Sim
+	clouds Clouds
 	web    net.Listener // of the web server of all names
 	cfg    app.Config
 	labels []string // of the accounts
@@ -73,7 +72,7 @@ type site struct {
 	did Report // what was done so far
 }
 
-func newSite(ctx context.Context, b battery, size Size, dir string, seed uint64, tell func(string)) (s *site, err error) {
+func newSite(ctx context.Context, b battery, size Size, clouds func(Setting) (Clouds, error), dir string, seed uint64, tell func(string)) (s *site, err error) {
 	if _, err := os.Stat(dir); err == nil {
 		return nil, fmt.Errorf("%s is there already, with an earlier run's streams: name another folder", dir)
 	}
@@ -86,7 +85,7 @@ func newSite(ctx context.Context, b battery, size Size, dir string, seed uint64,
 			s.close()
 		}
 	}()
-	if err := s.openClouds(); err != nil {
+	if err := s.openClouds(clouds); err != nil {
 		return nil, err
 	}
 	if err := s.startServers(b.site.cluster); err != nil {
@@ -126,58 +125,24 @@ func (s *site) dice(purpose string) *rand.Rand {
 
 // openClouds starts the clouds. They are in this process: their books are the
 // oracle.
-func (s *site) openClouds() (err error) {
+func (s *site) openClouds(open func(Setting) (Clouds, error)) (err error) {
 	if s.web, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return err
 	}
 	go func() { _ = http.Serve(s.web, file.Handler(s.webRoot())) }() // until close
-	cfg := cloudsim.Config{
-		Seed: s.seed, FilePort: s.webPort(),
-		AliyunSignatureLife: cloudsim.Duration(signatureLife), TencentSignatureLife: cloudsim.Duration(signatureLife),
-		ClockSkew: cloudsim.Duration(clocks), ListLag: cloudsim.Between(0, listLag),
-		IssueDelay: cloudsim.Between(200*time.Millisecond, time.Second), CloudKey: "p256",
-		Logger: slog.New(slog.DiscardHandler),
+	s.clouds, err = open(Setting{Seed: s.seed, Orders: s.size.Orders, Accounts: s.size.Accounts, Web: s.web.Addr().String(),
+		SignatureLife: signatureLife, Clocks: clocks, ListLag: listLag, Deadline: deadline})
+	if err != nil {
+		return err
 	}
-	each := 2*s.size.Orders/s.size.Accounts + 100
-	for n := range s.size.Accounts {
-		a := cloudsim.Account{Cloud: "aliyun", Label: fmt.Sprintf("ali-%d", n/2), UID: fmt.Sprintf("1000000000%04d", n),
-			AccessKeyID: fmt.Sprintf("LTAIchaos%04d", n), AccessKeySecret: fmt.Sprintf("chaos-secret-%d", n)}
-		if n%2 == 0 {
-			a.Products = map[string]int{product: s.size.Orders * 10}
-		} else {
-			a.Cloud, a.Label, a.AccessKeyID = "tencent", fmt.Sprintf("ten-%d", n/2), fmt.Sprintf("AKIDchaos%04d", n)
-			for i := range each {
-				a.Certificates = append(a.Certificates, cloudsim.Certificate{ID: fmt.Sprintf("c%03d%05d", n, i)})
-			}
-		}
-		cfg.Accounts = append(cfg.Accounts, a)
+	for _, a := range s.clouds.Accounts() {
 		s.labels = append(s.labels, a.Label)
 	}
-	s.sim, err = cloudsim.Start(context.Background(), cfg)
-	return err
+	return nil
 }
 
 func (s *site) webRoot() string { return filepath.Join(s.dir, "files") }
 func (s *site) webPort() int    { return s.web.Addr().(*net.TCPAddr).Port }
-
-// limits are those of the clouds' pages, less for the DNS, where these would
-// split the rings. Written into the config they make each worker join the rings
-// when it starts, so that all of them are filled by the time they are needed.
-var limits = map[string]map[string]int{
-	"aliyun": {
-		"CreateCertificateForPackageRequest": 10, "CreateCertificateWithCsrRequest": 10, "DescribeCertificateState": 10,
-		"ListUserCertificateOrder": 10, "GetUserCertificateDetail": 10, "DescribePackageState": 10,
-		"GetMainDomainName": 20, "DescribeSubDomainRecords": 30, "AddDomainRecord": 30, "DeleteDomainRecord": 30,
-	},
-	"tencent": {
-		"CertificateInfoSubmit": 10, "CertificateOrderSubmit": 10, "DescribeCertificate": 10, "CompleteCertificate": 10,
-		"DescribeCertificates": 10, "DescribeCertificateDetail": 10, "DescribeDomainList": 20, "DescribeRecordList": 30,
-		"CreateRecord": 30, "DeleteRecord": 30,
-	},
-}
-
-// product is what orders at Alibaba buy.
-const product = "symantec-dv-1-starter"
 
 func (s *site) startServers(cluster bool) error {
 	n := 1
@@ -241,24 +206,22 @@ func (s *site) configure(o siteOptions) error {
 	c.Deliver.Directory, c.DCV.Files = filepath.Join(s.dir, "certs"), s.webRoot()
 	c.DCV.FilePort = s.webPort()
 	c.DCV.CleanUp, c.DCV.Copy = cleanUp, filepath.Join(s.dir, "placed")
-	c.DCV.Servers, c.DCV.Resolvers = []string{s.sim.DNSAddr()}, []string{s.sim.DNSAddr()}
+	c.DCV.Servers, c.DCV.Resolvers = []string{s.clouds.DNS()}, []string{s.clouds.DNS()}
 	c.DCV.Allow = []string{"127.0.0.0/8"}
 	if _, err := certstore.OpenIdentity(c.Keys.Identity); err != nil {
 		return err
 	}
 	c.Accounts = map[string]app.Account{}
-	for _, a := range s.sim.Accounts() {
+	for _, a := range s.clouds.Accounts() {
 		key, secret := filepath.Join(s.dir, a.Label+".key"), filepath.Join(s.dir, a.Label+".secret")
-		if err := errors.Join(os.WriteFile(key, []byte(a.AccessKeyID), 0o600), os.WriteFile(secret, []byte(a.AccessKeySecret), 0o600)); err != nil {
+		if err := errors.Join(os.WriteFile(key, []byte(a.Key), 0o600), os.WriteFile(secret, []byte(a.Secret), 0o600)); err != nil {
 			return err
 		}
-		account := app.Account{Cloud: a.Cloud, Main: a.UID, Endpoint: s.sim.TencentURL(), KeyID: app.Ref("file:" + key), Secret: app.Ref("file:" + secret),
-			Contact: order.Contact{Name: "Ops", Email: "pki@example.com", Phone: "13800000000", Province: "zhejiang", City: "hangzhou"},
-			Limits:  limits["tencent"], Deadline: deadline, SpendDeadline: deadline, SignatureLife: signatureLife, EntryLife: entryLife, Clocks: clocks, ListLag: listLag}
-		if a.Cloud == "aliyun" {
-			account.Endpoint, account.Product, account.Limits = s.sim.AliyunURL(), product, limits["aliyun"]
-		}
-		account.DNSEndpoint = account.Endpoint
+		account := a.Config
+		account.KeyID, account.Secret = app.Ref("file:"+key), app.Ref("file:"+secret)
+		account.Contact = order.Contact{Name: "Ops", Email: "pki@example.com", Phone: "13800000000", Province: "zhejiang", City: "hangzhou"}
+		account.Deadline, account.SpendDeadline, account.SignatureLife = deadline, deadline, signatureLife
+		account.EntryLife, account.Clocks, account.ListLag = entryLife, clocks, listLag
 		c.Accounts[a.Label] = account
 	}
 	var err error
@@ -409,9 +372,8 @@ func (s *site) count(f func(*Report)) {
 // tally is what was done.
 func (s *site) tally() Report {
 	s.endFaults()
-	for _, c := range s.sim.Report().Calls {
-		s.count(func(r *Report) { r.OverLimit += c.Violations })
-	}
+	over := s.clouds.Books().OverLimit
+	s.count(func(r *Report) { r.OverLimit += over })
 	for _, p := range s.workers {
 		s.count(func(r *Report) { r.Exits += p.ends() })
 	}
@@ -436,8 +398,8 @@ func (s *site) close() {
 		all.Go(p.kill)
 	}
 	all.Wait()
-	if s.sim != nil {
-		_ = s.sim.Close()
+	if s.clouds != nil {
+		_ = s.clouds.Close()
 	}
 	if s.web != nil {
 		_ = s.web.Close()
