@@ -55,7 +55,7 @@ func twoBuilds(ctx context.Context, s *site, _ int) error {
 		dice := s.dice("builds")
 		for {
 			for _, i := range dice.Perm(len(s.workers)) {
-				if sleep(ctx, between(dice, 500*time.Millisecond, 2*time.Second)) != nil {
+				if stream.Sleep(ctx, between(dice, 500*time.Millisecond, 2*time.Second)) != nil {
 					return nil
 				}
 				if err := s.roll(s.workers[i], next); err != nil {

@@ -3,6 +3,8 @@ package chaos
 import (
 	"context"
 	"time"
+
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // faultyClouds makes 5 % of all calls go wrong, then 20 %.
@@ -20,7 +22,7 @@ func faultyClouds(ctx context.Context, s *site, _ int) error {
 				return err
 			}
 			if share < 0.2 {
-				_ = sleep(ctx, s.size.For/2)
+				_ = stream.Sleep(ctx, s.size.For/2)
 			}
 		}
 		<-ctx.Done()
@@ -58,7 +60,7 @@ func sameNames(ctx context.Context, s *site, _ int) error {
 		if err := s.publish(ctx, group, 0); err != nil {
 			return err
 		}
-		if err := sleep(ctx, between(dice, 0, 2*pace)); err != nil {
+		if err := stream.Sleep(ctx, between(dice, 0, 2*pace)); err != nil {
 			return err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // patience is how long no order may come to rest before those that did not are
@@ -39,7 +40,7 @@ func (s *site) settle(ctx context.Context) error {
 			s.tell(fmt.Sprintf("%d orders do not come to rest (%v)", left, err))
 			return nil // judge names them
 		}
-		if err := sleep(ctx, time.Second); err != nil {
+		if err := stream.Sleep(ctx, time.Second); err != nil {
 			return err
 		}
 	}

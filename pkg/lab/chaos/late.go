@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // landLate puts a proxy between each submitter but one and the clouds. It holds
@@ -55,7 +56,7 @@ func landLate(ctx context.Context, s *site, _ int) error {
 // episodes has one submitter's calls land late, again and again.
 func (s *site) episodes(ctx context.Context, i int, g *gate) error {
 	dice := s.dice(fmt.Sprint("late", i))
-	for n := i; sleep(ctx, between(dice, 100*time.Millisecond, 500*time.Millisecond)) == nil; {
+	for n := i; stream.Sleep(ctx, between(dice, 100*time.Millisecond, 500*time.Millisecond)) == nil; {
 		caught, err := s.episode(ctx, dice, g, n)
 		if err != nil {
 			return err
@@ -97,7 +98,7 @@ func (s *site) episode(ctx context.Context, dice *rand.Rand, g *gate, n int) (bo
 			return true, err
 		}
 	}
-	_ = sleep(context.WithoutCancel(ctx), time.Until(held.Add(d)))
+	_ = stream.Sleep(context.WithoutCancel(ctx), time.Until(held.Add(d)))
 	if !killed && thawBefore {
 		g.worker.thaw()
 	}
@@ -112,7 +113,7 @@ func (s *site) episode(ctx context.Context, dice *rand.Rand, g *gate, n int) (bo
 		})
 	}
 	if !killed && !thawBefore {
-		_ = sleep(context.WithoutCancel(ctx), between(dice, 0, 2*time.Second))
+		_ = stream.Sleep(context.WithoutCancel(ctx), between(dice, 0, 2*time.Second))
 		g.worker.thaw()
 	}
 	return true, nil
@@ -244,10 +245,10 @@ func (g *gate) caught(ctx context.Context, limit time.Duration) bool {
 		n := len(g.held)
 		g.mu.Unlock()
 		if n > 0 {
-			_ = sleep(ctx, 150*time.Millisecond)
+			_ = stream.Sleep(ctx, 150*time.Millisecond)
 			return true
 		}
-		if sleep(ctx, 10*time.Millisecond) != nil {
+		if stream.Sleep(ctx, 10*time.Millisecond) != nil {
 			return false
 		}
 	}

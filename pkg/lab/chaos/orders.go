@@ -13,6 +13,7 @@ import (
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // books is what the publisher knows: which orders the system acknowledged.
@@ -80,7 +81,7 @@ func (s *site) publish(ctx context.Context, all []order.Request, over time.Durat
 	pace := over / time.Duration(max(len(all), 1))
 	next := time.Now()
 	for _, r := range all {
-		if err := sleep(ctx, time.Until(next)); err != nil {
+		if err := stream.Sleep(ctx, time.Until(next)); err != nil {
 			break
 		}
 		next = next.Add(time.Duration(2 * dice.Float64() * float64(pace)))
@@ -112,7 +113,7 @@ func (s *site) put(ctx context.Context, body []byte) error {
 		if err == nil {
 			return nil
 		}
-		if sleep(ctx, 200*time.Millisecond) != nil {
+		if stream.Sleep(ctx, 200*time.Millisecond) != nil {
 			return fmt.Errorf("hand an order in: %w", err)
 		}
 	}

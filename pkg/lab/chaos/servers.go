@@ -11,6 +11,7 @@ import (
 	"github.com/certmill/certmill/pkg/app"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // shakeServers disturbs a cluster of three: what and in which order is drawn,
@@ -34,7 +35,7 @@ func shakeServers(ctx context.Context, s *site, _ int) error {
 		dice := s.dice("servers")
 		for {
 			for _, i := range dice.Perm(len(kinds)) {
-				if sleep(ctx, between(dice, 2*time.Second, 8*time.Second)) != nil {
+				if stream.Sleep(ctx, between(dice, 2*time.Second, 8*time.Second)) != nil {
 					return nil
 				}
 				if err := kinds[i](ctx); err != nil && ctx.Err() == nil {
@@ -73,7 +74,7 @@ func (s *site) found(ctx context.Context) (p *process, err error) {
 // watchLeader counts the changes.
 func (s *site) watchLeader(ctx context.Context) {
 	var last *process
-	for sleep(ctx, 200*time.Millisecond) == nil {
+	for stream.Sleep(ctx, 200*time.Millisecond) == nil {
 		ask, cancel := context.WithTimeout(ctx, 2*time.Second)
 		now, err := s.leader(ask)
 		cancel()
@@ -95,7 +96,7 @@ func (s *site) killLeader(ctx context.Context) error {
 	s.tell("kill -9 of the leader")
 	p.kill()
 	s.count(func(r *Report) { r.Kills++ })
-	_ = sleep(ctx, 2*time.Second)
+	_ = stream.Sleep(ctx, 2*time.Second)
 	return p.start()
 }
 
@@ -109,7 +110,7 @@ func (s *site) freezeLeader(ctx context.Context, d time.Duration) error {
 		return err
 	}
 	s.count(func(r *Report) { r.Freezes++ })
-	_ = sleep(ctx, d)
+	_ = stream.Sleep(ctx, d)
 	p.thaw()
 	return nil
 }
@@ -120,7 +121,7 @@ func (s *site) killServers(ctx context.Context) error {
 		p.kill()
 		s.count(func(r *Report) { r.Kills++ })
 	}
-	_ = sleep(ctx, time.Second)
+	_ = stream.Sleep(ctx, time.Second)
 	for _, p := range s.servers {
 		if err := p.start(); err != nil {
 			return err

@@ -26,6 +26,7 @@ import (
 	"github.com/certmill/certmill/pkg/dcv/file"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // The scaled times: see the package comment.
@@ -275,7 +276,7 @@ func (s *site) await(ctx context.Context, limit time.Duration, what string, f fu
 		if err == nil {
 			return nil
 		}
-		if sleep(ctx, 200*time.Millisecond) != nil {
+		if stream.Sleep(ctx, 200*time.Millisecond) != nil {
 			return fmt.Errorf("waited %v until %s: %w", limit, what, err)
 		}
 	}
@@ -403,17 +404,6 @@ func (s *site) close() {
 	}
 	if s.web != nil {
 		_ = s.web.Close()
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // killWorkers kills a random worker every 0.5 to 2 s.
@@ -17,7 +19,7 @@ func killWorkers(ctx context.Context, s *site, _ int) error {
 	}
 	return s.while(ctx, all, func(ctx context.Context) error {
 		dice := s.dice("kills")
-		for sleep(ctx, between(dice, 500*time.Millisecond, 2*time.Second)) == nil {
+		for stream.Sleep(ctx, between(dice, 500*time.Millisecond, 2*time.Second)) == nil {
 			if err := s.killWorker(pick(dice, s.workers)); err != nil {
 				return err
 			}
@@ -51,7 +53,7 @@ func freezeAtGaps(ctx context.Context, s *site, _ int) error {
 			s.count(func(r *Report) { r.Freezes++; r.Gaps[gap]++ })
 			d := between(dice, ackWait+200*time.Millisecond, waiting+3*time.Second)
 			thawing.Go(func() {
-				_ = sleep(ctx, d)
+				_ = stream.Sleep(ctx, d)
 				p.thaw()
 			})
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // customer is one worker of a program that a user would write with Alibaba's
@@ -72,7 +73,7 @@ func (c *customer) call(ctx context.Context, r requests.AcsRequest, send func() 
 		if !errors.As(err, &coded) || !strings.HasPrefix(coded.ErrorCode(), "Throttling") {
 			return err
 		}
-		if err := sleep(ctx, throttledPause); err != nil {
+		if err := stream.Sleep(ctx, throttledPause); err != nil {
 			return err
 		}
 	}
@@ -120,7 +121,7 @@ func (c *customer) until(ctx context.Context, id, state string, poll time.Durati
 		if err != nil || st.Type == state {
 			return st, err
 		}
-		if err := sleep(ctx, poll); err != nil {
+		if err := stream.Sleep(ctx, poll); err != nil {
 			return nil, err
 		}
 	}
@@ -182,15 +183,4 @@ func (c *customer) issue(ctx context.Context, q order.Request, poll time.Duratio
 		return err
 	}
 	return c.drop(ctx, record)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

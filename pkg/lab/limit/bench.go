@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/certmill/certmill/pkg/permit"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // bench holds the servers that the cells share.
@@ -114,13 +115,13 @@ func (b *bench) cell(ctx context.Context, r Row) (Row, error) {
 	}
 	run := drive(ctx, replicas, c.send)
 	defer run.stop()
-	if err := sleep(ctx, warmup); err != nil {
+	if err := stream.Sleep(ctx, warmup); err != nil {
 		return r, err
 	}
 	before, since := r, time.Now()
 	count.read(&before, since)
 	sent := run.messages()
-	if err := sleep(ctx, b.opt.Duration); err != nil {
+	if err := stream.Sleep(ctx, b.opt.Duration); err != nil {
 		return r, err
 	}
 	accepted := count.read(&r, since)
@@ -225,14 +226,5 @@ func (d *driven) stop() {
 	d.wg.Wait()
 	for _, r := range d.replicas {
 		r.close()
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

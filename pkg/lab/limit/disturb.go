@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/permit"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // disturbance is what happens to a ring under full load.
@@ -156,7 +157,7 @@ func (s *scene) settle(ctx context.Context) error {
 		if time.Now().After(end) {
 			return errors.New("the ring does not start")
 		}
-		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+		if err := stream.Sleep(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -217,7 +218,7 @@ func killHalf(ctx context.Context, s *scene, _ int) error {
 	if err := s.settle(ctx); err != nil {
 		return err
 	}
-	if err := sleep(ctx, 3*time.Second); err != nil {
+	if err := stream.Sleep(ctx, 3*time.Second); err != nil {
 		return err
 	}
 	struck := time.Now()
@@ -225,7 +226,7 @@ func killHalf(ctx context.Context, s *scene, _ int) error {
 		kill(all[0])
 		all = all[1:]
 	}
-	err = sleep(ctx, ackWait+quiet+9*time.Second)
+	err = stream.Sleep(ctx, ackWait+quiet+9*time.Second)
 	s.row.Per3s = s.per3s(struck)
 	return err
 }
@@ -241,7 +242,7 @@ func restarts(ctx context.Context, s *scene, events int) error {
 		return err
 	}
 	for range events {
-		if err := sleep(ctx, 9*time.Second); err != nil {
+		if err := stream.Sleep(ctx, 9*time.Second); err != nil {
 			return err
 		}
 		ns.Shutdown()
@@ -251,7 +252,7 @@ func restarts(ctx context.Context, s *scene, events int) error {
 		}
 	}
 	s.row.Note = fmt.Sprintf("%d restarts, each costs Q", events)
-	return sleep(ctx, quiet+3*time.Second)
+	return stream.Sleep(ctx, quiet+3*time.Second)
 }
 
 // cluster is three servers in processes of their own.
@@ -292,7 +293,7 @@ func startCluster(ctx context.Context, dir string, deaf bool) (*cluster, error) 
 		if _, err = c.js.AccountInfo(ctx); err == nil {
 			return c, nil
 		}
-		if time.Now().After(end) || sleep(ctx, 200*time.Millisecond) != nil {
+		if time.Now().After(end) || stream.Sleep(ctx, 200*time.Millisecond) != nil {
 			c.close()
 			return nil, fmt.Errorf("the cluster does not start: %w", err)
 		}
@@ -350,7 +351,7 @@ func (c *cluster) stepDown(ctx context.Context, s *scene, events int) (done int)
 		if m, err := c.nc.nc.Request(subject, nil, time.Second); err == nil && strings.Contains(string(m.Data), `"success":true`) {
 			done++
 		}
-		if sleep(ctx, 1200*time.Millisecond) != nil {
+		if stream.Sleep(ctx, 1200*time.Millisecond) != nil {
 			break
 		}
 	}
@@ -390,14 +391,14 @@ func (c *cluster) killLeader(ctx context.Context, s *scene) error {
 			continue
 		}
 		kill(c.cmds[i])
-		if err := sleep(ctx, 5*time.Second); err != nil {
+		if err := stream.Sleep(ctx, 5*time.Second); err != nil {
 			return err
 		}
 		if c.cmds[i], err = n.start(ctx); err != nil {
 			return err
 		}
 	}
-	return sleep(ctx, 15*time.Second)
+	return stream.Sleep(ctx, 15*time.Second)
 }
 
 func stress(ctx context.Context, s *scene, events int, ruleOff bool) error {
@@ -465,7 +466,7 @@ func (c *crashing) call(ctx context.Context, send func(context.Context) reply) e
 		return reply{err: errors.Join(errors.New("crashed"), c.restart())}
 	})
 	if err != nil {
-		_ = sleep(ctx, 50*time.Millisecond)
+		_ = stream.Sleep(ctx, 50*time.Millisecond)
 	}
 	return err
 }
@@ -490,7 +491,7 @@ func foreign(ctx context.Context, s *scene, events int) error {
 	var wg sync.WaitGroup
 	theirs, began := 0, time.Now()
 	for time.Since(began) < span && ctx.Err() == nil {
-		_ = sleep(ctx, time.Duration(rand.ExpFloat64()/perSecond*float64(time.Second)))
+		_ = stream.Sleep(ctx, time.Duration(rand.ExpFloat64()/perSecond*float64(time.Second)))
 		wg.Go(func() {
 			if r := other.send(ctx); r.err == nil && !r.throttled {
 				mu.Lock()
