@@ -55,13 +55,15 @@ func TestLookingWritesNothing(t *testing.T) {
 	js := natstest.Connect(t, servers[0])
 	install(t, js, urls(servers))
 	orders := filepath.Join(t.TempDir(), "orders.csv")
-	if err := os.WriteFile(orders, []byte("id,names,account\nnew-1,www.example.com,ali\nnew-2,www.example.net,\n"), 0o600); err != nil {
+	lines := "id,names,account\nnew-1,www.example.com,ali\nnew-2,www.example.net,\n"
+	if err := os.WriteFile(orders, []byte(lines), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir(t.TempDir())
 	before := natstest.Take(t, js)
-	for end := time.Now().Add(time.Minute); count(before, "consumer ") > 2 && time.Now().Before(end); before = natstest.Take(t, js) {
+	for end := time.Now().Add(time.Minute); count(before, "consumer ") > 2 && time.Now().Before(end); {
 		time.Sleep(100 * time.Millisecond) // what installing has thrown away is not gone yet
+		before = natstest.Take(t, js)
 	}
 	if c, m := count(before, "consumer "), count(before, "message "); c != 2 || m < 15 {
 		t.Fatalf("there are %d consumers and %d messages", c, m)
@@ -178,18 +180,22 @@ func install(t *testing.T, js jetstream.JetStream, url string) {
 	}
 	_, err = js.Publish(t.Context(), order.Subject(order.Verify, "newer-1", "ali"), []byte(`{"v":99,"state":"verify"}`))
 	must(err)
-	_, err = pipeline.Publish(t.Context(), js, pipeline.NewSubject, []byte(`{"id":"inbox-1","names":["www.inbox.example"]}`))
+	inbox := []byte(`{"id":"inbox-1","names":["www.inbox.example"]}`)
+	_, err = pipeline.Publish(t.Context(), js, pipeline.NewSubject, inbox)
 	must(err)
 
 	l, err := ledger.New(t.Context(), js, 3)
 	must(err)
 	o := orderIn(order.Unsure)
-	_, _, err = l.Begin(t.Context(), ledger.Entry{Main: "100", Names: o.Request.Names}, ledger.Attempt{Order: o.ID(), Purchase: 1, Attempt: 1})
+	_, _, err = l.Begin(t.Context(), ledger.Entry{Main: "100", Names: o.Request.Names},
+		ledger.Attempt{Order: o.ID(), Purchase: 1, Attempt: 1})
 	must(err)
-	must(l.Report(t.Context(), "100", []string{"www.nobody.example"}, ledger.Unclaimed{CloudID: "77", Status: "ISSUED", Seen: time.Now()}))
+	must(l.Report(t.Context(), "100", []string{"www.nobody.example"},
+		ledger.Unclaimed{CloudID: "77", Status: "ISSUED", Seen: time.Now()}))
 	placed, err := ledger.OpenPlaced(t.Context(), js, 3)
 	must(err)
-	_, err = placed.Need(t.Context(), order.Challenge{Name: "www.example.com", Type: "TXT", Host: "_dnsauth.www.example.com", Value: "v"}, "ali", "verify-1", false)
+	lies := order.Challenge{Name: "www.example.com", Type: "TXT", Host: "_dnsauth.www.example.com", Value: "v"}
+	_, err = placed.Need(t.Context(), lies, "ali", "verify-1", false)
 	must(err)
 	states, err := account.Look(t.Context(), js, 3, log)
 	must(err)
@@ -197,10 +203,11 @@ func install(t *testing.T, js jetstream.JetStream, url string) {
 	must(states.Exhaust(t.Context(), "200", "a-product", account.Pause{Why: "none is left", Since: time.Now()}))
 	states.Close()
 
-	_, err = js.CreateConsumer(t.Context(), pipeline.OrdersStream, jetstream.ConsumerConfig{Durable: "submit-ali", FilterSubject: "order.submit.*.ali",
-		AckPolicy: jetstream.AckExplicitPolicy, MemoryStorage: true, Replicas: 3})
+	_, err = js.CreateConsumer(t.Context(), pipeline.OrdersStream, jetstream.ConsumerConfig{Durable: "submit-ali",
+		FilterSubject: "order.submit.*.ali", AckPolicy: jetstream.AckExplicitPolicy, MemoryStorage: true, Replicas: 3})
 	must(err)
-	ring := permit.New(js, func(permit.Key) permit.Limit { return permit.Limit{Calls: 2} }, permit.Options{Replicas: 3, SkipWait: true})
+	ring := permit.New(js, func(permit.Key) permit.Limit { return permit.Limit{Calls: 2} },
+		permit.Options{Replicas: 3, SkipWait: true})
 	_, p, err := ring.Wait(t.Context(), permit.Key{Account: "100", Action: "A"})
 	must(err)
 	p.Give(permit.Unused, 0)
@@ -209,8 +216,9 @@ func install(t *testing.T, js jetstream.JetStream, url string) {
 
 func orderIn(s order.State) order.Order {
 	id := string(s) + "-1"
-	o := order.Order{V: order.SchemaVersion, Request: order.Request{ID: id, Names: []string{"www." + id + ".example"}, Batch: "b"}, State: s,
-		Account: "ali", Main: "100", Purchase: 1, Attempt: 1, Received: time.Now().Add(-time.Hour)}
+	asked := order.Request{ID: id, Names: []string{"www." + id + ".example"}, Batch: "b"}
+	o := order.Order{V: order.SchemaVersion, Request: asked, State: s, Account: "ali", Main: "100",
+		Purchase: 1, Attempt: 1, Received: time.Now().Add(-time.Hour)}
 	switch s {
 	case order.Held:
 		o.Hold = &order.Hold{Reason: "for a test", From: order.Submit, Commands: []string{"certmill approve " + id}}
@@ -231,7 +239,8 @@ func said(t *testing.T, url string) {
 	if err := errors.Join(err, json.Unmarshal([]byte(out), &status)); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if fmt.Sprint(status.Inbox, status.States[order.Held], status.States[order.Verify], status.Unreadable, len(status.Accounts)) != "1 1 2 1 2" {
+	counts := fmt.Sprint(status.Inbox, status.States[order.Held], status.States[order.Verify], status.Unreadable, len(status.Accounts))
+	if counts != "1 1 2 1 2" {
 		t.Errorf("status %+v", status)
 	}
 	for _, command := range []string{"list", "stuck"} {
@@ -240,13 +249,18 @@ func said(t *testing.T, url string) {
 			t.Errorf("%s: %v\n%s", command, err, out)
 		}
 	}
-	for i, want := range []app.AccountStatus{{Label: "", Main: "200", State: "no quota of a-product"}, {Label: "ali", Main: "100", State: "rests: by a test"}} {
-		if got := status.Accounts[i]; got.Label != want.Label || got.Main != want.Main || !strings.Contains(got.State, want.State) {
+	for i, want := range []app.AccountStatus{
+		{Label: "", Main: "200", State: "no quota of a-product"},
+		{Label: "ali", Main: "100", State: "rests: by a test"},
+	} {
+		got := status.Accounts[i]
+		if got.Label != want.Label || got.Main != want.Main || !strings.Contains(got.State, want.State) {
 			t.Errorf("account %+v, want %+v", got, want)
 		}
 	}
 	out, err = execute(t, "--nats", url, "surplus")
-	if err != nil || !strings.Contains(out, "77") || !strings.Contains(out, "not looked at: the attempt numbers of ended orders: look for the key store at ") {
+	const numbers = "not looked at: the attempt numbers of ended orders: look for the key store at "
+	if err != nil || !strings.Contains(out, "77") || !strings.Contains(out, numbers) {
 		t.Errorf("surplus: %v\n%s", err, out)
 	}
 	out, err = execute(t, "--nats", url, "show", "unsure-1")

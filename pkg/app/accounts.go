@@ -41,7 +41,8 @@ func (c *Console) accounts(ctx context.Context) ([]known, error) {
 		all = append(all, known{label, it.Main})
 	}
 	for _, main := range c.states.Mains() {
-		for label := range c.states.State(main).Paused {
+		state := c.states.State(main)
+		for _, label := range slices.Concat(sorted(state.Identities), sorted(state.Paused)) {
 			all = append(all, known{label, main})
 		}
 		if !slices.ContainsFunc(all, func(k known) bool { return k.main == main }) {
@@ -81,6 +82,6 @@ func (c *Console) main(ctx context.Context, label string) (string, error) {
 	if main := labels[label]; main != "" {
 		return main, nil
 	}
-	return "", fmt.Errorf("no account %q is known; there are: %s. Where its main account is not known yet, give the workers' --config", label,
-		strings.Join(slices.Sorted(maps.Keys(labels)), ", "))
+	return "", fmt.Errorf("no account %q is known; there are: %s. Where its main account is not known yet, give the workers' --config",
+		label, strings.Join(slices.Sorted(maps.Keys(labels)), ", "))
 }

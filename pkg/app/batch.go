@@ -196,7 +196,9 @@ func (c *Console) handOne(ctx context.Context, r order.Request, urgent bool) (aw
 	if err == nil && was.Hash == a.hash {
 		return a, nil
 	}
-	if err != nil && !errors.Is(err, pipeline.ErrNoOrder) {
+	// One whose record only a newer build can read is handed in: its intake knows
+	// whether it is the same order.
+	if err != nil && !errors.Is(err, pipeline.ErrNoOrder) && !errors.Is(err, pipeline.ErrUnreadable) {
 		return a, err
 	}
 	body, err := json.Marshal(r)
@@ -241,7 +243,7 @@ func (c *Console) follow(ctx context.Context, wanted []awaited, shown func(Progr
 	if len(wanted) == 0 {
 		return f.now, nil
 	}
-	err := c.line.Watch(ctx, func(it pipeline.Item) error {
+	moved := func(it pipeline.Item) error {
 		if !f.took(it) {
 			return nil
 		}
@@ -251,7 +253,8 @@ func (c *Console) follow(ctx context.Context, wanted []awaited, shown func(Progr
 			return errDone
 		}
 		return nil
-	})
+	}
+	err := c.line.WatchAll(ctx, moved, func(u pipeline.Unread) error { return moved(f.stranger(u)) })
 	if err == nil {
 		err = context.Cause(ctx)
 	}
@@ -281,6 +284,19 @@ func (f *following) took(it pipeline.Item) bool {
 	f.states[it.State]++
 	f.now[a.id] = it
 	return true
+}
+
+// stranger is an order whose record only another build can read: where it lies
+// says how far it is, and that is all.
+func (f *following) stranger(u pipeline.Unread) pipeline.Item {
+	o := order.Order{Request: order.Request{ID: u.ID}, State: u.State, Hash: f.of[u.ID].hash}
+	switch why := "its record cannot be read here: " + u.Why; u.State {
+	case order.Failed:
+		o.Failure = &order.Failure{Class: "unreadable", Reason: why, Advice: "look at it with the certmill that wrote it"}
+	case order.Held:
+		o.Hold = &order.Hold{Reason: why}
+	}
+	return pipeline.Item{Order: o, Seq: u.Seq, Stored: u.Stored}
 }
 
 // Summary is what a run ended with.

@@ -25,7 +25,8 @@ type books struct {
 
 // open verifies the streams and binds to them, but for the accounts' states. It
 // makes nothing. replicas 0: any.
-func (b *books) open(ctx context.Context, name string, log *slog.Logger, replicas int, options ...pipeline.Option) (err error) {
+func (b *books) open(ctx context.Context, name string, log *slog.Logger, replicas int,
+	options ...pipeline.Option) (err error) {
 	options = append(options, pipeline.Replicas(replicas))
 	if b.line, err = pipeline.Open(ctx, b.js, name, log, options...); err != nil {
 		return err

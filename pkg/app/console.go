@@ -35,7 +35,8 @@ type Console struct {
 }
 
 // errNoServer: nobody said where the installation is.
-var errNoServer = errors.New("no server is known: give --nats or --config, or start it in the folder where certmill run keeps its state")
+var errNoServer = errors.New("no server is known: give --nats or --config, " +
+	"or start it in the folder where certmill run keeps its state")
 
 // OpenConsole connects. The streams are verified, whatever their replicas, which
 // a console need not know.
@@ -84,7 +85,8 @@ func (c *Console) Find(ctx context.Context, id string) (pipeline.Item, error) {
 
 // Each calls f for the orders of a state, or of all with "", and unread for those
 // whose record this program cannot read.
-func (c *Console) Each(ctx context.Context, s order.State, f func(pipeline.Item) error, unread func(pipeline.Unread) error) error {
+func (c *Console) Each(ctx context.Context, s order.State,
+	f func(pipeline.Item) error, unread func(pipeline.Unread) error) error {
 	switch {
 	case s == "":
 		s = "*"

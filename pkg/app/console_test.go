@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -76,7 +77,8 @@ func TestVerbsWithoutWorkers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Report(t.Context(), atCA.Main, early.Request.Names, ledger.Unclaimed{CloudID: "77", Status: "ISSUED", Seen: time.Now()}); err != nil {
+	row := ledger.Unclaimed{CloudID: "77", Status: "ISSUED", Seen: time.Now()}
+	if err := l.Report(t.Context(), atCA.Main, early.Request.Names, row); err != nil {
 		t.Fatal(err)
 	}
 	console := openConsole(t, c)
@@ -129,16 +131,17 @@ func TestVerbsWithoutConfig(t *testing.T) {
 			t.Errorf("%s: now %s (%v, %v)", want, it.State, err, ferr)
 		}
 	}
-	for _, err := range []error{console.Pause(t.Context(), "aliyun-1", "for the test"), console.FirstUse(t.Context(), "aliyun-1"), console.Limit(t.Context(), "aliyun-1", "A", 3)} {
-		if err != nil {
-			t.Error(err)
-		}
+	err := errors.Join(console.Pause(t.Context(), "aliyun-1", "for the test"),
+		console.FirstUse(t.Context(), "aliyun-1"), console.Limit(t.Context(), "aliyun-1", "A", 3))
+	if err != nil {
+		t.Error(err)
 	}
 	states, err := account.Look(t.Context(), js, 1, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := states.State(main); s.Paused["aliyun-1"].Why != "for the test" || s.FirstUse != console.line.Incarnation() || s.Limits["A"] != 3 {
+	s := states.State(main)
+	if s.Paused["aliyun-1"].Why != "for the test" || s.FirstUse != console.line.Incarnation() || s.Limits["A"] != 3 {
 		t.Errorf("state %+v", s)
 	}
 	if err := console.Pause(t.Context(), "nobody", ""); err == nil || !strings.Contains(err.Error(), "there are: aliyun-1") {
@@ -169,7 +172,8 @@ func TestNowWithWorkersPermits(t *testing.T) {
 		other.Accounts[label] = a
 	}
 	console := openConsole(t, other)
-	if _, err := console.handIn(t.Context(), []order.Request{{ID: "slow", Names: []string{"www.slow.example"}, Account: "aliyun-1"}}, false); err != nil {
+	slow := order.Request{ID: "slow", Names: []string{"www.slow.example"}, Account: "aliyun-1"}
+	if _, err := console.handIn(t.Context(), []order.Request{slow}, false); err != nil {
 		t.Fatal(err)
 	}
 	var it pipeline.Item
@@ -184,7 +188,8 @@ func TestNowWithWorkersPermits(t *testing.T) {
 	if console.hands == nil || len(console.hands.permits.Stats()) != 1 || console.hands.permits.Stats()[0].Granted != 1 {
 		t.Errorf("the console has used other permits than one: %+v", console.hands)
 	}
-	if _, _, err := console.hands.permits.Wait(t.Context(), permit.Key{Account: it.Main, Action: "NobodyMakesThis"}); !errors.Is(err, permit.ErrNoRing) {
+	nobodys := permit.Key{Account: it.Main, Action: "NobodyMakesThis"}
+	if _, _, err := console.hands.permits.Wait(t.Context(), nobodys); !errors.Is(err, permit.ErrNoRing) {
 		t.Errorf("a ring that no worker has: %v", err)
 	}
 }
@@ -215,5 +220,85 @@ func TestOrderWithoutConfig(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(at("", 1).State, "*")); len(left) > 0 {
 		t.Errorf("files were made: %v", left)
+	}
+}
+
+// TestConsoleReconnects: a console outlives its server, also while it follows
+// orders.
+func TestConsoleReconnects(t *testing.T) {
+	t.Parallel()
+	server := natstest.Server(t)
+	c := withClouds(t, server.ClientURL(), 1)
+	if _, err := Init(t.Context(), c, quiet); err != nil {
+		t.Fatal(err)
+	}
+	held := orderIn(order.Held)
+	held.Hold = &order.Hold{Reason: "for the test", From: order.Submit}
+	lay(t, natstest.Connect(t, server), c, named(orderIn(order.Submit), "first"))
+	console := openConsole(t, at(c.NATS.URL, 1))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	began, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		first := true
+		_, err := console.follow(ctx, []awaited{{id: "first"}, {id: "second"}}, func(Progress) {
+			if first {
+				close(began)
+			}
+			first = false
+		})
+		ended <- err
+	}()
+	<-began
+	server = natstest.Restart(t, server)
+	js := natstest.Connect(t, server)
+	await(t, "the console looks again", func() bool {
+		_, err := console.Status(t.Context())
+		return err == nil
+	})
+	lay(t, js, c, named(held, "second"))
+	it, err := console.Find(t.Context(), "first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := it.Order
+	o.State, o.Hold = order.Held, held.Hold
+	if _, err := console.line.Move(t.Context(), it, o); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("following ended with %v", err)
+	}
+}
+
+// TestFollowingWhatOnlyAnotherBuildCanRead: such an order stops nobody's batch,
+// and where it lies tells how it ended.
+func TestFollowingWhatOnlyAnotherBuildCanRead(t *testing.T) {
+	t.Parallel()
+	js, c := initialised(t)
+	console := openConsole(t, c)
+	var batch []order.Request
+	for id, state := range map[string]order.State{"done": order.Issued, "broken": order.Failed, "asks": order.Held} {
+		batch = append(batch, order.Request{ID: id, Names: []string{id + ".example.com"}}.Normal())
+		if _, err := js.Publish(t.Context(), order.Subject(state, id, "aliyun-1"), []byte(`{"v":99}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in, err := console.handIn(t.Context(), batch, false)
+	if err != nil || in.fresh != 3 {
+		t.Fatalf("handed in: %+v, %v", in, err)
+	}
+	ended, err := console.follow(t.Context(), in.wanted, func(Progress) {})
+	if err != nil || len(ended) != 3 {
+		t.Fatalf("followed: %v, %v", ended, err)
+	}
+	sum := summarise(Batch{Requests: batch}, in, ended, 0)
+	if sum.Issued != 1 || sum.Held != 1 || sum.Failed["unreadable"] != 1 || sum.Unfinished != 0 || len(sum.Problems) != 2 {
+		t.Errorf("%+v", sum)
+	}
+	for _, p := range sum.Problems {
+		if !strings.Contains(p.Reason, "cannot be read here") || !strings.Contains(p.Reason, "version 99") {
+			t.Errorf("%+v", p)
+		}
 	}
 }

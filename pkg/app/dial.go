@@ -40,7 +40,8 @@ func dial(n NATS, name string, log *slog.Logger, with ...nats.Option) (*nats.Con
 // go on publishing on streams that may have been restored meanwhile. lost hears
 // of its end.
 func once(lost func(error)) []nats.Option {
-	return []nats.Option{nats.NoReconnect(), nats.ReconnectBufSize(-1), nats.ClosedHandler(func(c *nats.Conn) { lost(c.LastError()) })}
+	return []nats.Option{nats.NoReconnect(), nats.ReconnectBufSize(-1),
+		nats.ClosedHandler(func(c *nats.Conn) { lost(c.LastError()) })}
 }
 
 // again is how consoles connect: what they write is conditional on what they

@@ -45,7 +45,8 @@ func life(info *jetstream.StreamInfo) string {
 }
 
 // errOtherStreams: what this process knows belongs to another life of them.
-var errOtherStreams = errors.New("the streams are not those that this process began with: they were restored or made anew; start the workers again")
+var errOtherStreams = errors.New("the streams are not those that this process began with: " +
+	"they were restored or made anew; start the workers again")
 
 // same compares what is there now, as far as it was seen, with what the process
 // began with.

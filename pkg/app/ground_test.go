@@ -182,7 +182,8 @@ func TestWorkersOutliveTheirServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer console.Close()
-	in, err := console.handIn(t.Context(), []order.Request{{ID: "after", Names: []string{"www.after.example"}, Account: "aliyun-1"}}, false)
+	after := order.Request{ID: "after", Names: []string{"www.after.example"}, Account: "aliyun-1"}
+	in, err := console.handIn(t.Context(), []order.Request{after}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,8 @@ func (c *Console) reach() (*hands, error) {
 // noWorker says what a ring that nobody made means.
 func noWorker(err error) error {
 	if errors.Is(err, permit.ErrNoRing) {
-		return fmt.Errorf("no worker of that account is running, and a console calls a cloud with the workers' permits only; start them, and try again: %w", err)
+		return fmt.Errorf("no worker of that account is running, and a console calls a cloud with the workers' permits only; "+
+			"start them, and try again: %w", err)
 	}
 	return err
 }
@@ -58,7 +59,8 @@ func noWorker(err error) error {
 func (c *Console) keyStore() (*certstore.KeyStore, error) {
 	keys, err := certstore.FindKeyStore(absolute(c.cfg.Keys.Store))
 	if err != nil {
-		return nil, fmt.Errorf("%w; it is looked for where keys.store of the config says: name the submitters' own there, or run this where it is", err)
+		return nil, fmt.Errorf("%w; it is looked for where keys.store of the config says: "+
+			"name the submitters' own there, or run this where it is", err)
 	}
 	return keys, nil
 }

@@ -29,13 +29,15 @@ func lasting(replicas int) []jetstream.StreamConfig {
 
 // forgotten says what is lost with each of them, and what becomes of it.
 var forgotten = map[string]string{
-	ledger.StreamName: "what was bought is found by the key store's numbers and the accounts' lists; a new incarnation began, " +
-		"in which nothing is bought before each account's list was swept again",
-	ledger.PlacedStream:           "records that were placed are taken back by dcv.copy alone",
-	account.Config(0).Name:        "pauses, limits and counted budgets are forgotten, and each account's list is swept again before anything is bought",
-	shared.Config(0).Name:         "files of challenges are placed again as their orders are looked at",
-	pipeline.IntakeConfig(0).Name: "orders that nobody had taken yet are gone: hand the order files in again",
-	pipeline.OrdersStream:         "the orders are gone: hand the order files in again; what was bought is found by the key store and the ledger",
+	ledger.StreamName: "what was bought is found by the key store's numbers and the accounts' lists; " +
+		"a new incarnation began, in which nothing is bought before each account's list was swept again",
+	ledger.PlacedStream: "records that were placed are taken back by dcv.copy alone",
+	account.StreamName: "pauses, limits and counted budgets are forgotten, " +
+		"and each account's list is swept again before anything is bought",
+	shared.Config(0).Name: "files of challenges are placed again as their orders are looked at",
+	pipeline.IntakeStream: "orders that nobody had taken yet are gone: hand the order files in again",
+	pipeline.OrdersStream: "the orders are gone: hand the order files in again; " +
+		"what was bought is found by the key store and the ledger",
 }
 
 // Made is what Init did about one stream or bucket.
@@ -146,5 +148,5 @@ func (p present) lost(name string) bool {
 	if _, orders := p[pipeline.OrdersStream]; orders {
 		return true
 	}
-	return name == pipeline.OrdersStream && p[ledger.StreamName]+p[account.Config(0).Name] > 0
+	return name == pipeline.OrdersStream && p[ledger.StreamName]+p[account.StreamName] > 0
 }

@@ -3,13 +3,14 @@ package app
 import (
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/certmill/certmill/pkg/certstore"
 )
 
 // lives are the names of what a life of certmill run leaves in its state folder.
 // An identity is not among them: a person may have put it there first.
-var lives = map[string]bool{"nats": true, "keys": true, "cloudsim": true, "placed": true, "files": true, ConfigName: true}
+var lives = []string{"nats", "keys", "cloudsim", "placed", "files", ConfigName}
 
 // claimState makes the state folder, or makes sure that what an earlier life left
 // in it is of this format. It comes before anything else touches the folder: a
@@ -20,5 +21,5 @@ func claimState(dir string) error {
 	}
 	return certstore.ClaimFolder(dir, "state folder",
 		"name another folder with --state and hand the order files in again",
-		func(name string) bool { return lives[name] })
+		func(name string) bool { return slices.Contains(lives, name) })
 }

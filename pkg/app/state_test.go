@@ -109,14 +109,16 @@ func TestStateOfAnEarlierFormat(t *testing.T) {
 	if err == nil || v.where != (Where{}) {
 		t.Fatalf("it began at %+v: %v", v.where, err)
 	}
-	for _, words := range []string{"state folder " + state, "nothing was changed", "Use the build that made it, or name another folder with --state and hand the order files in again"} {
+	for _, words := range []string{"state folder " + state, "nothing was changed",
+		"Use the build that made it, or name another folder with --state and hand the order files in again"} {
 		if !strings.Contains(err.Error(), words) {
 			t.Errorf("%q lacks %q", err, words)
 		}
 	}
 	// The key store alone, as a submitter of this build would find it, and as a
 	// console.
-	for what, open := range map[string]func(string) (*certstore.KeyStore, error){"submitter": certstore.OpenKeyStore, "console": certstore.FindKeyStore} {
+	for what, open := range map[string]func(string) (*certstore.KeyStore, error){
+		"submitter": certstore.OpenKeyStore, "console": certstore.FindKeyStore} {
 		_, err := open(filepath.Join(state, "keys"))
 		if other, is := errors.AsType[*certstore.OtherFormat](err); !is || other.Is != "" {
 			t.Errorf("%s: %v", what, err)

@@ -25,7 +25,8 @@ func (c *Console) Surplus(ctx context.Context) (Surplus, error) {
 	case err != nil:
 		s.NotLookedAt = append(s.NotLookedAt, "the attempt numbers of ended orders: "+err.Error())
 	case len(c.cfg.Accounts) == 0:
-		s.NotLookedAt = append(s.NotLookedAt, "the attempt numbers of ended orders: the config has no accounts, so nobody knows which of them spent anything")
+		s.NotLookedAt = append(s.NotLookedAt,
+			"the attempt numbers of ended orders: the config has no accounts, so nobody knows which of them spent anything")
 	default:
 		p.Keys = keys
 	}

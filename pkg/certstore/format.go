@@ -35,7 +35,8 @@ func (e *OtherFormat) Error() string {
 	if e.Is == "" {
 		is = "has no file \"" + formatFile + "\": an earlier certmill made it"
 	}
-	return fmt.Sprintf("%s %s %s, and this one knows format %d only; nothing was changed. Use the build that made it, or %s", e.What, e.Dir, is, Format, e.Do)
+	return fmt.Sprintf("%s %s %s, and this one knows format %d only; nothing was changed. Use the build that made it, or %s",
+		e.What, e.Dir, is, Format, e.Do)
 }
 
 // ClaimFolder makes sure that a folder, which must be there, is of this format,

@@ -87,10 +87,10 @@ func OpenKeyStore(dir string) (*KeyStore, error) {
 func FindKeyStore(dir string) (*KeyStore, error) {
 	is, err := formatOf(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		if entries, _ := os.ReadDir(dir); slices.ContainsFunc(entries, func(e os.DirEntry) bool { return isShard(e.Name()) }) {
+		err = ErrNoStore
+		entries, _ := os.ReadDir(dir)
+		if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return isShard(e.Name()) }) {
 			err = &OtherFormat{Dir: dir, What: storeWord, Do: storeHelp}
-		} else {
-			err = ErrNoStore
 		}
 	}
 	if err := checkFormat(dir, storeWord, storeHelp, is, err); err != nil {

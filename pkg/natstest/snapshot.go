@@ -26,7 +26,8 @@ func Take(t testing.TB, js jetstream.JetStream) Snapshot {
 	all := Snapshot{}
 	streams := js.ListStreams(ctx)
 	for info := range streams.Info() {
-		all["stream "+info.Config.Name] = text(t, info.Config, info.Created, info.State.FirstSeq, info.State.LastSeq, info.State.Msgs)
+		n := info.State
+		all["stream "+info.Config.Name] = text(t, info.Config, info.Created, n.FirstSeq, n.LastSeq, n.Msgs)
 		s, err := js.Stream(ctx, info.Config.Name)
 		if err != nil {
 			t.Fatal(err)
@@ -44,7 +45,8 @@ func (all Snapshot) consumers(ctx context.Context, t testing.TB, s jetstream.Str
 	t.Helper()
 	consumers := s.ListConsumers(ctx)
 	for c := range consumers.Info() {
-		all["consumer "+c.Stream+" "+c.Name] = text(t, c.Config, c.Delivered.Consumer, c.Delivered.Stream, c.AckFloor.Consumer, c.AckFloor.Stream, c.NumAckPending, c.NumPending)
+		all["consumer "+c.Stream+" "+c.Name] = text(t, c.Config, c.Delivered.Consumer, c.Delivered.Stream,
+			c.AckFloor.Consumer, c.AckFloor.Stream, c.NumAckPending, c.NumPending)
 	}
 	if err := consumers.Err(); err != nil {
 		t.Fatal(err)
@@ -81,8 +83,8 @@ func text(t testing.TB, parts ...any) string {
 func (was Snapshot) Same(t testing.TB, js jetstream.JetStream) {
 	t.Helper()
 	now := Take(t, js)
-	for end := time.Now().Add(startTime); !maps.Equal(was, now) && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		now = Take(t, js)
+	for end := time.Now().Add(startTime); !maps.Equal(was, now) && time.Now().Before(end); now = Take(t, js) {
+		time.Sleep(100 * time.Millisecond)
 	}
 	names := maps.Clone(was)
 	maps.Copy(names, now)

@@ -201,7 +201,7 @@ func (s *streamSource) open(ctx context.Context, l Limit, shards int, retune boo
 	for range 4 { // each time another process was quicker
 		c, err := s.store.js.Consumer(ctx, s.store.opt.Stream, s.name)
 		switch {
-		case s.store.opt.Join && (errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound)):
+		case s.store.opt.Join && missing(err):
 			return opened{}, fmt.Errorf("join %s: %w", s.name, ErrNoRing)
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			err = s.makeStream(ctx)
@@ -215,6 +215,10 @@ func (s *streamSource) open(ctx context.Context, l Limit, shards int, retune boo
 		}
 	}
 	return opened{}, errGone
+}
+
+func missing(err error) bool {
+	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound)
 }
 
 func (s *streamSource) makeStream(ctx context.Context) error {

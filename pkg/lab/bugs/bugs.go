@@ -269,7 +269,7 @@ var bugs = []bug{
 		"if g[name] != now[name] {", "if false {",
 		app, "TestWorkersNotice"},
 	{"who looks for a key store takes an empty folder for one", keyStore,
-		"err = ErrNoStore", `is, err = "1", nil`,
+		"\t\terr = ErrNoStore\n", "\t\tis, err = \"1\", nil\n",
 		store, "TestFormatOfAStore"},
 	{"what an earlier format has left is opened", format,
 		"if ours(e.Name()) {", "if ours(e.Name()) && false {",
