@@ -67,8 +67,8 @@ func (g ground) same(now ground) error {
 // that it began with: one small question for each of them.
 const groundEvery = 2 * time.Second
 
-// watchGround looks until ctx ends, or until a stream is missing or is another
-// one; then it drops the connection, so that every handler stops where it is, as
+// watchGround looks until ctx ends, or until a stream is missing, is another one,
+// or is not as it must be any more, because somebody edited it; then it drops the connection, so that every handler stops where it is, as
 // if the server were lost.
 func (s *session) watchGround(ctx context.Context) error {
 	for stream.Sleep(ctx, groundEvery) == nil {
@@ -86,13 +86,13 @@ func (s *session) feelGround(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, groundEvery)
 	defer cancel()
 	now := ground{}
-	for name := range s.ground {
-		st, err := s.js.Stream(ctx, name)
+	for _, want := range lasting(s.cfg.NATS.Replicas) {
+		st, err := stream.Open(ctx, s.js, want)
 		switch {
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return fmt.Errorf("stream %s: %w", name, stream.ErrMissing)
 		case err == nil:
-			now[name] = life(st.CachedInfo())
+			now[want.Name] = life(st.CachedInfo())
+		case errors.Is(err, stream.ErrMissing), decided(err):
+			return err
 		}
 	}
 	return s.ground.same(now)

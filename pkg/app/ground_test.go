@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/ledger"
@@ -133,6 +134,40 @@ func TestWorkersNotice(t *testing.T) {
 			_, err := js.Stream(t.Context(), tt.lose)
 			if again := err == nil; again != tt.anew {
 				t.Errorf("the stream is there: %v (%v)", again, err)
+			}
+		})
+	}
+}
+
+// TestWorkersNoticeAnEdit: a stream that would forget, or answer from behind,
+// ends them with the difference.
+func TestWorkersNoticeAnEdit(t *testing.T) {
+	t.Parallel()
+	for name, edit := range map[string]func(*jetstream.StreamConfig){
+		"orders that are too old go": func(c *jetstream.StreamConfig) { c.MaxAge = 24 * time.Hour },
+		"any replica answers":        func(c *jetstream.StreamConfig) { c.AllowDirect = true },
+		"another format":             func(c *jetstream.StreamConfig) { c.Metadata[stream.FormatKey] = "2" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			js := natstest.Connect(t, natstest.Server(t))
+			c := withClouds(t, js.Conn().ConnectedUrl(), 1)
+			if _, err := Init(t.Context(), c, quiet); err != nil {
+				t.Fatal(err)
+			}
+			w := startWorkers(t, c)
+			w.work(t)
+			s, err := js.Stream(t.Context(), pipeline.OrdersStream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg := s.CachedInfo().Config
+			edit(&cfg)
+			if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.end(t); !decided(err) || !strings.Contains(err.Error(), pipeline.OrdersStream) {
+				t.Errorf("they ended with %v", err)
 			}
 		})
 	}

@@ -65,13 +65,15 @@ func Init(ctx context.Context, c Config, log *slog.Logger) ([]Made, error) {
 	if err != nil {
 		return nil, fmt.Errorf("JetStream: %w", err)
 	}
+	var all []Made
 	for end := time.Now().Add(initTime); ; {
 		made, err := provision(ctx, js, c.NATS.Replicas)
-		if err == nil || decided(err) || ctx.Err() != nil || time.Now().After(end) {
-			return made, err
+		all = together(all, made)
+		if err == nil || decided(err) || refusal(err) != "" || ctx.Err() != nil || time.Now().After(end) {
+			return all, explained(err)
 		}
-		log.InfoContext(ctx, "the server does not answer yet", "err", err)
-		_ = stream.Sleep(ctx, time.Second)
+		log.WarnContext(ctx, "the server does not do it yet; it is asked for another while", "until", end.Format(time.TimeOnly), "err", err)
+		_ = stream.Sleep(ctx, 2*time.Second)
 	}
 }
 
@@ -79,11 +81,56 @@ func Init(ctx context.Context, c Config, log *slog.Logger) ([]Made, error) {
 // leader.
 const initTime = time.Minute
 
-// decided tells whether asking the server again is useless.
+// together is what two tries did: what the first one made is there for the
+// second.
+func together(before, now []Made) []Made {
+	for i, m := range now {
+		for _, b := range before {
+			if b.Name == m.Name && b.Made {
+				now[i] = b
+			}
+		}
+	}
+	for _, b := range before[min(len(now), len(before)):] { // the second did not come so far
+		now = append(now, b)
+	}
+	return now
+}
+
+// decided tells whether asking the server again is useless, because of what is
+// there.
 func decided(err error) bool {
 	_, differs := errors.AsType[*stream.Differs](err)
 	_, other := errors.AsType[*stream.OtherFormat](err)
 	return differs || other
+}
+
+// refusals are the server's own reasons not to make a stream that do not pass by
+// themselves, by the code of its error, and what helps.
+var refusals = map[jetstream.ErrorCode]string{
+	10047: "the inbox alone reserves 4 GiB: give the server 5 GiB or more (max_file_store of its config, and free disk), then: certmill init",
+	10028: "give the server more memory for JetStream (max_memory_store of its config), then: certmill init",
+	10027: "the NATS account may have no more streams: raise max_streams of it, then: certmill init",
+	10039: "the NATS account of this user has no JetStream: enable it, or use another user, then: certmill init",
+	10074: "a single server keeps one replica: write nats.replicas: 1, or make the server part of a cluster of three, then: certmill init",
+	10113: "the NATS account wants a bound for each stream (max_bytes_required), and orders and ledger must have none: take that off, then: certmill init",
+	10122: "the NATS account bounds the bytes of a stream: raise disk_max_stream_bytes above 4 GiB, then: certmill init",
+}
+
+// refusal is what helps against the server's refusal, "" if the error is none.
+func refusal(err error) string {
+	api, _ := errors.AsType[*jetstream.APIError](err)
+	if api == nil {
+		return ""
+	}
+	return refusals[api.ErrorCode]
+}
+
+func explained(err error) error {
+	if help := refusal(err); help != "" {
+		return fmt.Errorf("%w; %s", err, help)
+	}
+	return err
 }
 
 // provision looks at everything first, so that nothing is made beside what is

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/certstore"
@@ -125,6 +128,44 @@ func TestInitRefuses(t *testing.T) {
 			t.Errorf("%s: made %v, %v", name, all, err)
 		}
 		before.Same(t, js)
+	}
+}
+
+// TestInitSaysWhatHelps: what a server refuses for good is not asked for again,
+// and what was made before that is told.
+func TestInitSaysWhatHelps(t *testing.T) {
+	t.Parallel()
+	small, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
+		JetStream: true, StoreDir: t.TempDir(), JetStreamMaxStore: 1 << 30, JetStreamMaxMemory: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	small.Start()
+	t.Cleanup(small.Shutdown)
+	if !small.ReadyForConnections(20 * time.Second) {
+		t.Fatal("the server does not become ready")
+	}
+	all, err := Init(t.Context(), at(small.ClientURL(), 1), quiet)
+	if m, _ := made(all); err == nil || !strings.Contains(err.Error(), "max_file_store") || !strings.HasPrefix(everything, m) || m == "" {
+		t.Errorf("of a small server: made %q, %v", m, err)
+	}
+	_, err = Init(t.Context(), at(natstest.Server(t).ClientURL(), 3), quiet)
+	if err == nil || !strings.Contains(err.Error(), "nats.replicas: 1") {
+		t.Errorf("three replicas on a single server: %v", err)
+	}
+}
+
+// TestInitOverSeveralTries tells what each of them made.
+func TestInitOverSeveralTries(t *testing.T) {
+	first := []Made{{Name: "LEDGER", Made: true, Lost: "much"}, {Name: "PLACED"}}
+	for _, tt := range []struct{ now, want []Made }{
+		{nil, first},
+		{[]Made{{Name: "LEDGER"}}, first},
+		{[]Made{{Name: "LEDGER"}, {Name: "PLACED"}, {Name: "ORDERS", Made: true}}, append(slices.Clone(first), Made{Name: "ORDERS", Made: true})},
+	} {
+		if got := together(first, tt.now); !slices.Equal(got, tt.want) {
+			t.Errorf("with %v: %v", tt.now, got)
+		}
 	}
 }
 
