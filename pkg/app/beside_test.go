@@ -158,7 +158,8 @@ func TestACloudThatHangs(t *testing.T) {
 
 func requestsFor(account, id string, n int) (all []order.Request) {
 	for i := range n {
-		all = append(all, order.Request{ID: fmt.Sprintf("%s-%s-%d", account, id, i), Account: account, Names: []string{fmt.Sprintf("%s%d.shop.com", id, i)}})
+		all = append(all, order.Request{ID: fmt.Sprintf("%s-%s-%d", account, id, i), Account: account,
+			Names: []string{fmt.Sprintf("%s%d.shop.com", id, i)}})
 	}
 	return all
 }

@@ -22,8 +22,10 @@ const (
 func callers(cloud, uid, user string) []cloudsim.Account {
 	return []cloudsim.Account{
 		{Cloud: cloud, Label: "main", UID: uid, AccessKeyID: "KEYmain", AccessKeySecret: "s1"},
-		{Cloud: cloud, Label: "clerk", UID: uid, AccessKeyID: "KEYuser", AccessKeySecret: "s2", CallerKind: "user", CallerID: user},
-		{Cloud: cloud, Label: "mill", UID: uid, AccessKeyID: "KEYrole", AccessKeySecret: "s3", CallerKind: "role", CallerID: role, Token: "temporary"},
+		{Cloud: cloud, Label: "clerk", UID: uid, AccessKeyID: "KEYuser", AccessKeySecret: "s2", CallerKind: "user",
+			CallerID: user},
+		{Cloud: cloud, Label: "mill", UID: uid, AccessKeyID: "KEYrole", AccessKeySecret: "s3", CallerKind: "role",
+			CallerID: role, Token: "temporary"},
 	}
 }
 
@@ -52,7 +54,8 @@ func rpcAs(t *testing.T, base string, key cloudsim.Account, more map[string]stri
 	for k, v := range more {
 		params[k] = v
 	}
-	resp, err := http.Post(base+"/?"+signed(time.Now(), "POST", params).Encode(), "application/x-www-form-urlencoded", nil)
+	resp, err := http.Post(base+"/?"+signed(time.Now(), "POST", params).Encode(), "application/x-www-form-urlencoded",
+		nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +106,8 @@ func TestCallerIdentityAtAliyun(t *testing.T) {
 		words[fmt.Sprint(user["IdentityType"])]++
 		words[fmt.Sprint("own principal ", user["PrincipalId"] == ramUser, ", role ", user["RoleId"] != nil)]++
 	}
-	for _, word := range []string{"RAMUser", "RamUser", "own principal true, role false", "own principal false, role true"} {
+	for _, word := range []string{"RAMUser", "RamUser", "own principal true, role false",
+		"own principal false, role true"} {
 		if words[word] == 0 {
 			t.Errorf("no seed reads %q: %v", word, words)
 		}
@@ -141,7 +145,8 @@ func TestAliyunIdentityIsCheckedLikeAllCalls(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, tt.want)
 		}
 	}
-	q := signed(time.Now(), "POST", map[string]string{"Action": "GetCallerIdentity", "Version": sts2015, "AccessKeyId": main.AccessKeyID})
+	q := signed(time.Now(), "POST", map[string]string{"Action": "GetCallerIdentity", "Version": sts2015,
+		"AccessKeyId": main.AccessKeyID})
 	q.Set("AccessKeyId", clerk.AccessKeyID) // whose the answer would then be
 	if out := send(t, a.AliyunURL(), "POST", q, ""); out.Code != "SignatureDoesNotMatch" {
 		t.Errorf("another's name under a signature: %+v", out)
@@ -182,7 +187,8 @@ func TestCallerIdentityAtTencent(t *testing.T) {
 		for i, want := range []string{
 			"{AccountId:100000000001,Arn:qcs::cam:100000000001:uin/100000000001,PrincipalId:100000000001,Type:CAMUser,UserId:100000000001}",
 			"{AccountId:100000000001,Arn:qcs::cam:100000000001:uin/100000000777,PrincipalId:100000000777,Type:CAMUser,UserId:100000000777}",
-			"{AccountId:100000000001,Arn:qcs::sts:100000000001:assumed-role/" + role + ",PrincipalId:100000000001,Type:CAMRole,UserId:" + role + ":cloudsim}",
+			"{AccountId:100000000001,Arn:qcs::sts:100000000001:assumed-role/" + role +
+				",PrincipalId:100000000001,Type:CAMRole,UserId:" + role + ":cloudsim}",
 		} {
 			out, code := c.stsAs(cfg.Accounts[i], "sts", "GetCallerIdentity", "ap-guangzhou", params{})
 			if code != "success" || text(t, out) != want {
@@ -271,7 +277,8 @@ func TestIdentityIsCounted(t *testing.T) {
 		switch r.Cloud + " " + r.Action {
 		case "tencent GetCallerIdentity":
 			seen++
-			if r.UID != "100000000001" || r.Limit != 20 || r.Calls != calls || r.Throttled != throttled || r.Accepted != calls-throttled {
+			if r.UID != "100000000001" || r.Limit != 20 || r.Calls != calls || r.Throttled != throttled ||
+				r.Accepted != calls-throttled {
 				t.Errorf("%+v, throttled %d", r, throttled)
 			}
 		case "aliyun GetCallerIdentity":
@@ -299,8 +306,11 @@ func TestCallersThatNobodyHas(t *testing.T) {
 		"has an id of its own":  base(func(a *cloudsim.Account) { a.CallerKind = "user" }),
 		"is none of":            base(func(a *cloudsim.Account) { a.CallerKind = "guest" }),
 		"a token goes with":     base(func(a *cloudsim.Account) { a.CallerKind, a.CallerID = "role", "7" }),
-		"no policy":             base(func(a *cloudsim.Account) { a.Cloud, a.Deny = "aliyun", []string{"GetCallerIdentity"} }),
-		"there is no action":    unknown,
+		"no policy": base(func(a *cloudsim.Account) {
+			a.Cloud, a.Deny = "aliyun",
+				[]string{"GetCallerIdentity"}
+		}),
+		"there is no action": unknown,
 	} {
 		if sim, err := cloudsim.Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
@@ -316,7 +326,8 @@ func TestTokensAreNotShown(t *testing.T) {
 	cfg := tencentConfig()
 	cfg.Accounts = callers("tencent", "100000000001", camUser)
 	c := startTencent(t, cfg)
-	if body := c.ok("GET", "/accounts", ""); strings.Contains(body, "temporary") || !strings.Contains(body, `"caller_id":"`+camUser+`"`) {
+	if body := c.ok("GET", "/accounts", ""); strings.Contains(body, "temporary") || !strings.Contains(body,
+		`"caller_id":"`+camUser+`"`) {
 		t.Error(body)
 	}
 }

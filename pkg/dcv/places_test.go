@@ -76,7 +76,8 @@ func TestQuestionsBesideSilentServers(t *testing.T) {
 	const questions = 30
 	before := timeouts.Load()
 	for i := range questions {
-		if _, err := l.send(ctx, "tcp", live, query(fmt.Sprintf("x%d.clear.example.", i), dns.TypeTXT, false)); err != nil {
+		if _, err := l.send(ctx, "tcp", live, query(fmt.Sprintf("x%d.clear.example.", i), dns.TypeTXT,
+			false)); err != nil {
 			t.Fatalf("question %d: %v", i, err)
 		}
 	}

@@ -51,7 +51,8 @@ func TestZonesOfASilentAPI(t *testing.T) {
 			var n atomic.Int32
 			for i := range 100 {
 				wg.Go(func() {
-					if s.Present(t.Context(), order.Challenge{Type: "TXT", Host: fmt.Sprintf("_a%d.example.com", i), Value: "v"}) != nil {
+					if s.Present(t.Context(), order.Challenge{Type: "TXT", Host: fmt.Sprintf("_a%d.example.com", i),
+						Value: "v"}) != nil {
 						n.Add(1)
 					}
 				})

@@ -48,7 +48,10 @@ func TestQuestionsDoNotWaitForEachOther(t *testing.T) {
 		}
 		answers := 0
 		for d.timeouts.Load() < 8 {
-			if v, err := m.Get(ctx, fmt.Sprint("b", answers), keep, func(context.Context) (int, error) { return answers, nil }); v != answers || err != nil {
+			if v, err := m.Get(ctx, fmt.Sprint("b", answers), keep, func(context.Context) (int,
+				error) {
+				return answers, nil
+			}); v != answers || err != nil {
 				t.Errorf("question %d: %d, %v", answers, v, err)
 			}
 			answers++
@@ -118,7 +121,8 @@ func TestAClearRefusalIsNotRemembered(t *testing.T) {
 	var m Memo[int]
 	choosy := keep
 	choosy.Silence = func(err error) bool { return errors.Is(err, errDead) }
-	for asked, answer := range []error{errors.New("the key is disabled"), errors.New("the key is disabled"), errDead, nil} {
+	for asked, answer := range []error{errors.New("the key is disabled"), errors.New("the key is disabled"), errDead,
+		nil} {
 		_, err := m.Get(t.Context(), "k", choosy, func(context.Context) (int, error) { return 0, answer })
 		if asked < 3 && !errors.Is(err, answer) {
 			t.Errorf("question %d: %v, want %v", asked, err, answer)
@@ -174,7 +178,10 @@ func TestWhoLeaves(t *testing.T) {
 		}
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := m.Get(gone, "other", keep, func(context.Context) (int, error) { panic("asked") }); !errors.Is(err, context.Canceled) {
+		if _, err := m.Get(gone, "other", keep, func(context.Context) (int,
+			error) {
+			panic("asked")
+		}); !errors.Is(err, context.Canceled) {
 			t.Errorf("who had gone before it asked: %v", err)
 		}
 	})
@@ -186,7 +193,10 @@ type valueKey struct{}
 func TestValuesGoAlong(t *testing.T) {
 	var m Memo[any]
 	ctx := context.WithValue(t.Context(), valueKey{}, "urgent")
-	if v, _ := m.Get(ctx, "k", keep, func(ctx context.Context) (any, error) { return ctx.Value(valueKey{}), nil }); v != "urgent" {
+	if v, _ := m.Get(ctx, "k", keep, func(ctx context.Context) (any, error) {
+		return ctx.Value(valueKey{}),
+			nil
+	}); v != "urgent" {
 		t.Errorf("%v", v)
 	}
 }
@@ -198,14 +208,22 @@ func TestFaults(t *testing.T) {
 	for range 2 {
 		func() {
 			defer func() {
-				if p := recover(); p == nil || !strings.Contains(fmt.Sprint(p), "index out of range") || !strings.Contains(fmt.Sprint(p), "memo_test.go") {
+				if p := recover(); p == nil || !strings.Contains(fmt.Sprint(p), "index out of range") ||
+					!strings.Contains(fmt.Sprint(p), "memo_test.go") {
 					t.Errorf("panic %v", p)
 				}
 			}()
-			_, _ = m.Get(t.Context(), "k", Keep{}, func(context.Context) (int, error) { return []int{}[len(keepNone)], nil })
+			_, _ = m.Get(t.Context(), "k", Keep{}, func(context.Context) (int, error) {
+				return []int{}[len(keepNone)],
+					nil
+			})
 		}()
 	}
-	if _, err := m.Get(t.Context(), "exit", Keep{}, func(context.Context) (int, error) { runtime.Goexit(); return 1, nil }); !errors.Is(err, errNoAnswer) {
+	if _, err := m.Get(t.Context(), "exit", Keep{}, func(context.Context) (int, error) {
+		runtime.Goexit()
+		return 1,
+			nil
+	}); !errors.Is(err, errNoAnswer) {
 		t.Errorf("an asking that ended itself: %v", err)
 	}
 }

@@ -121,7 +121,8 @@ func (d *dark) CleanUp(ctx context.Context, c order.Challenge) error {
 func (w *world) leftovers(label string, hosts ...string) {
 	w.t.Helper()
 	for _, host := range hosts {
-		_, err := w.placed.Need(w.t.Context(), order.Challenge{Type: "TXT", Host: host, Value: "v"}, label, "ended", false)
+		_, err := w.placed.Need(w.t.Context(), order.Challenge{Type: "TXT", Host: host, Value: "v"}, label, "ended",
+			false)
 		w.must(err)
 	}
 }
@@ -220,17 +221,20 @@ func TestPlanBesideASilentCloud(t *testing.T) {
 	var asked atomic.Int32
 	var all []stage.Planned
 	for n := range 1 + others {
-		a := &stage.Account{Label: fmt.Sprint("a", n), Main: fmt.Sprint("main", n), Cloud: counting{hangs: n == 0, asked: &asked}}
+		a := &stage.Account{Label: fmt.Sprint("a", n), Main: fmt.Sprint("main", n), Cloud: counting{hangs: n == 0,
+			asked: &asked}}
 		for i := range 3 {
 			all = append(all, stage.Planned{Account: a, Operation: "Order", Product: fmt.Sprint("product", i),
-				Request: order.Request{ID: fmt.Sprintf("o%d-%d", n, i), Names: []string{fmt.Sprintf("h%d-%d.example.com", n, i)}}})
+				Request: order.Request{ID: fmt.Sprintf("o%d-%d", n, i),
+					Names: []string{fmt.Sprintf("h%d-%d.example.com", n, i)}}})
 		}
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	found := make(chan []preflight.Finding, 1)
 	go func() { found <- stage.Preflight{Ledger: w.ledger, Line: w.line, Now: time.Now}.Look(ctx, all) }()
-	soon(t, "asked for quota and lists of all but the silent account", func() bool { return asked.Load() == others*(3+3) })
+	soon(t, "asked for quota and lists of all but the silent account",
+		func() bool { return asked.Load() == others*(3+3) })
 	stop()
 	short, unseen := 0, 0
 	for _, f := range <-found {
@@ -244,6 +248,7 @@ func TestPlanBesideASilentCloud(t *testing.T) {
 		}
 	}
 	if short != others*3 || unseen == 0 {
-		t.Errorf("%d products without quota were found, want %d; %d findings of the silent account", short, others*3, unseen)
+		t.Errorf("%d products without quota were found, want %d; %d findings of the silent account", short, others*3,
+			unseen)
 	}
 }

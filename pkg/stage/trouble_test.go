@@ -105,7 +105,8 @@ func TestUsagesOfOneAccount(t *testing.T) {
 			return err
 		})
 	if done != timeouts*besideEach {
-		t.Errorf("another account's quota was read %d times, want %d, while %d calls of the one that hangs timed out", done, timeouts*besideEach, timeouts)
+		t.Errorf("another account's quota was read %d times, want %d, while %d calls of the one that hangs timed out",
+			done, timeouts*besideEach, timeouts)
 	}
 }
 
@@ -121,6 +122,7 @@ func TestPoolsOfOneAccount(t *testing.T) {
 			return err
 		})
 	if done != timeouts*besideEach {
-		t.Errorf("other accounts' pools were read %d times, want %d, while %d calls of the one that hangs timed out", done, timeouts*besideEach, timeouts)
+		t.Errorf("other accounts' pools were read %d times, want %d, while %d calls of the one that hangs timed out",
+			done, timeouts*besideEach, timeouts)
 	}
 }

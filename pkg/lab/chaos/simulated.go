@@ -32,8 +32,9 @@ func openSimulated(s Setting) (Clouds, error) {
 	}
 	cfg := cloudsim.Config{
 		Seed: s.Seed, FilePort: filePort,
-		AliyunSignatureLife: cloudsim.Duration(s.SignatureLife), TencentSignatureLife: cloudsim.Duration(s.SignatureLife),
-		ClockSkew: cloudsim.Duration(s.Clocks), ListLag: cloudsim.Between(0, s.ListLag),
+		AliyunSignatureLife:  cloudsim.Duration(s.SignatureLife),
+		TencentSignatureLife: cloudsim.Duration(s.SignatureLife),
+		ClockSkew:            cloudsim.Duration(s.Clocks), ListLag: cloudsim.Between(0, s.ListLag),
 		IssueDelay: cloudsim.Between(200*time.Millisecond, time.Second), CloudKey: "p256",
 		Logger: slog.New(slog.DiscardHandler),
 	}
@@ -100,7 +101,8 @@ func (s simulated) Odd() error {
 
 // faultKinds are what goes wrong, in equal shares.
 var faultKinds = []cloudsim.Fault{
-	{Kind: "http_500"}, {Kind: "http_502_html"}, {Kind: "throttle"}, {Kind: "reset_before_commit"}, {Kind: "reset_after_commit"},
+	{Kind: "http_500"}, {Kind: "http_502_html"}, {Kind: "throttle"}, {Kind: "reset_before_commit"},
+	{Kind: "reset_after_commit"},
 	{Kind: "empty_200"}, {Kind: "wrong_type"}, {Kind: "stall", Seconds: 2.5 * deadline.Seconds()}, {Kind: "nonce_used"},
 }
 
@@ -125,11 +127,13 @@ func (s simulated) Fail(share float64) (hits int, err error) {
 
 // create calls by their action: the query or form has it at Alibaba, a header
 // at Tencent.
-var creates = []string{"CreateCertificateForPackageRequest", "CreateCertificateWithCsrRequest", "CertificateOrderSubmit"}
+var creates = []string{"CreateCertificateForPackageRequest", "CreateCertificateWithCsrRequest",
+	"CertificateOrderSubmit"}
 
 func (s simulated) Buys(r *http.Request, body []byte) bool {
 	form, _ := url.ParseQuery(string(body))
-	for _, action := range []string{r.URL.Query().Get("Action"), form.Get("Action"), r.Header.Get("X-TC-Action"), r.Header.Get("x-acs-action")} {
+	for _, action := range []string{r.URL.Query().Get("Action"), form.Get("Action"), r.Header.Get("X-TC-Action"),
+		r.Header.Get("x-acs-action")} {
 		if slices.Contains(creates, action) {
 			return true
 		}
@@ -140,7 +144,8 @@ func (s simulated) Buys(r *http.Request, body []byte) bool {
 func (s simulated) Books() (b Books) {
 	r := s.sim.Report()
 	for _, o := range r.Orders {
-		b.Orders = append(b.Orders, Bought{Main: o.UID, ID: o.ID, Names: o.Names, KeyFP: o.KeyFP, Paid: o.Spent, Resource: o.Cloud == "tencent", Told: o})
+		b.Orders = append(b.Orders, Bought{Main: o.UID, ID: o.ID, Names: o.Names, KeyFP: o.KeyFP, Paid: o.Spent,
+			Resource: o.Cloud == "tencent", Told: o})
 	}
 	for _, x := range r.DNS.Records {
 		b.Records = append(b.Records, Record{x.Name, x.Type, x.Value, x.By, x.Created})

@@ -56,7 +56,8 @@ const service = "orders"
 var calls = issuer.Calls{
 	{Service: service, Action: placeOrder, Roles: []order.Role{order.Submitter}, Limit: 7, Starts: true},
 	{Service: service, Action: getOrder, Roles: order.Roles, Limit: 7},
-	{Service: service, Action: listOrders, Roles: []order.Role{order.Submitter, order.Verifier}, Limit: 7, Page: pageSize},
+	{Service: service, Action: listOrders, Roles: []order.Role{order.Submitter, order.Verifier}, Limit: 7,
+		Page: pageSize},
 	{Service: service, Action: getPlan, Roles: []order.Role{order.Submitter}, Limit: 7},
 	{Service: "accounts", Action: whoAmI, Roles: order.Roles, Free: true},
 }
@@ -139,9 +140,11 @@ func (c *Client) Route(r order.Request) (issuer.Route, error) {
 	}
 	switch {
 	case r.Resource != "":
-		return issuer.Route{}, errors.New("it sells plans only, so there is nothing bought before that an order could use: leave resource out")
+		return issuer.Route{},
+			errors.New("it sells plans only, so there is nothing bought before that an order could use: leave resource out")
 	case slices.ContainsFunc(r.Names, func(n string) bool { return strings.HasPrefix(n, "*.") }):
-		return issuer.Route{}, errors.New("it proves control by files, which no wildcard can be proved by: order the names one by one, or from another account")
+		return issuer.Route{},
+			errors.New("it proves control by files, which no wildcard can be proved by: order the names one by one, or from another account")
 	case product == solo && len(r.Names) > 1:
 		return issuer.Route{}, errors.New("product solo is for one name: write product flock, or one order per name")
 	}
@@ -169,7 +172,8 @@ func (c *Client) Identify(ctx context.Context) (issuer.Identity, error) {
 		return issuer.Identity{}, err
 	}
 	if out.Account == "" {
-		return issuer.Identity{}, &issuer.Error{Kind: issuer.Unavailable, Action: whoAmI, Message: "the answer names no account"}
+		return issuer.Identity{}, &issuer.Error{Kind: issuer.Unavailable, Action: whoAmI,
+			Message: "the answer names no account"}
 	}
 	return issuer.Identity{Main: out.Account, Caller: out.Caller, Kind: out.Kind}, nil
 }

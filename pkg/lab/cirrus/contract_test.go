@@ -40,7 +40,8 @@ func newWorld(t *testing.T, change func(*sky.Config)) *world {
 	t.Cleanup(web.Close)
 	cfg := sky.Config{Seed: 1, Web: strings.TrimPrefix(web.URL, "http://"), Limit: 1000, Latency: 5 * time.Millisecond,
 		ProofDelay: 100 * time.Millisecond, IssueDelay: 100 * time.Millisecond, ListLag: 100 * time.Millisecond,
-		Accounts: []sky.Account{{Key: key, Secret: secret, Main: mainAccount, Caller: "clerk-7", Kind: "member", Plans: map[string]int{flock: 100, "empty": 0}}}}
+		Accounts: []sky.Account{{Key: key, Secret: secret, Main: mainAccount, Caller: "clerk-7", Kind: "member",
+			Plans: map[string]int{flock: 100, "empty": 0}}}}
 	change(&cfg)
 	var err error
 	if w.Sky, err = sky.Start(cfg); err != nil {
@@ -53,8 +54,9 @@ func newWorld(t *testing.T, change func(*sky.Config)) *world {
 func (w *world) application(t *testing.T) issuer.Application {
 	t.Helper()
 	n := w.n.Add(1)
-	a := issuer.Application{OrderID: fmt.Sprint("web-", n), Product: flock, Validation: order.DNS, Contact: order.Contact{Email: "tom@example.com"},
-		Names: []string{fmt.Sprintf("n%d.example.com", n), fmt.Sprintf("www.n%d.example.com", n)}}
+	a := issuer.Application{OrderID: fmt.Sprint("web-", n), Product: flock, Validation: order.DNS,
+		Contact: order.Contact{Email: "tom@example.com"},
+		Names:   []string{fmt.Sprintf("n%d.example.com", n), fmt.Sprintf("www.n%d.example.com", n)}}
 	a.CSR = issuertest.CSR(t, a.Names...)
 	return a
 }
@@ -89,15 +91,23 @@ func TestContract(t *testing.T) {
 	issuertest.Run(t, issuertest.Vendor{
 		Ways: map[string]func(*testing.T) issuertest.Subject{"plan": subject},
 		Routes: []issuertest.Routed{
-			{Name: "one name", Request: one, Action: "PlaceOrder", CSR: issuer.AllNamesCSR, Product: flock, Needs: email},
-			{Name: "several names", Request: with(func(*order.Request) {}), Action: "PlaceOrder", CSR: issuer.AllNamesCSR, Product: flock, Needs: email},
-			{Name: "a CSR", Request: with(func(r *order.Request) { r.CSR = csr }), Action: "PlaceOrder", CSR: issuer.GivenCSR, Product: flock, Needs: email},
-			{Name: "product of the account", Request: one, Account: func(a *issuer.Access) { a.Product = solo }, Action: "PlaceOrder", CSR: issuer.AllNamesCSR, Product: solo, Needs: email},
-			{Name: "product of the order", Request: with(func(r *order.Request) { r.Product = flock }), Account: func(a *issuer.Access) { a.Product = solo },
-				Action: "PlaceOrder", CSR: issuer.AllNamesCSR, Product: flock, Needs: email},
-			{Name: "solo for several", Request: with(func(r *order.Request) { r.Product = solo }), Refused: []string{"one name", "product flock"}},
-			{Name: "a wildcard", Request: order.Request{Names: []string{"*.example.com"}}, Refused: []string{"files", "one by one"}},
-			{Name: "something bought", Request: with(func(r *order.Request) { r.Resource = order.AnyResource }), Refused: []string{"plans only", "leave resource out"}},
+			{Name: "one name", Request: one, Action: "PlaceOrder", CSR: issuer.AllNamesCSR, Product: flock,
+				Needs: email},
+			{Name: "several names", Request: with(func(*order.Request) {}), Action: "PlaceOrder",
+				CSR: issuer.AllNamesCSR, Product: flock, Needs: email},
+			{Name: "a CSR", Request: with(func(r *order.Request) { r.CSR = csr }), Action: "PlaceOrder",
+				CSR: issuer.GivenCSR, Product: flock, Needs: email},
+			{Name: "product of the account", Request: one, Account: func(a *issuer.Access) { a.Product = solo },
+				Action: "PlaceOrder", CSR: issuer.AllNamesCSR, Product: solo, Needs: email},
+			{Name: "product of the order", Request: with(func(r *order.Request) { r.Product = flock }),
+				Account: func(a *issuer.Access) { a.Product = solo },
+				Action:  "PlaceOrder", CSR: issuer.AllNamesCSR, Product: flock, Needs: email},
+			{Name: "solo for several", Request: with(func(r *order.Request) { r.Product = solo }),
+				Refused: []string{"one name", "product flock"}},
+			{Name: "a wildcard", Request: order.Request{Names: []string{"*.example.com"}}, Refused: []string{"files",
+				"one by one"}},
+			{Name: "something bought", Request: with(func(r *order.Request) { r.Resource = order.AnyResource }),
+				Refused: []string{"plans only", "leave resource out"}},
 		},
 		Products: []issuer.Product{
 			{Code: ""},
@@ -112,8 +122,9 @@ func subject(t *testing.T) issuertest.Subject {
 	w := newWorld(t, func(*sky.Config) {})
 	proxy := issuertest.Between(t, w.URL(), dialect)
 	return issuertest.Subject{
-		Open:        func(a issuer.Access) (issuer.Cloud, error) { return cirrus.New(a) },
-		Access:      issuer.Access{Endpoint: proxy.URL, KeyID: key, Secret: secret, Main: mainAccount, Permits: permits(deadline)},
+		Open: func(a issuer.Access) (issuer.Cloud, error) { return cirrus.New(a) },
+		Access: issuer.Access{Endpoint: proxy.URL, KeyID: key, Secret: secret, Main: mainAccount,
+			Permits: permits(deadline)},
 		Deadline:    deadline,
 		Identity:    issuer.Identity{Main: mainAccount, Caller: "clerk-7", Kind: "member"},
 		Action:      "PlaceOrder",
@@ -136,14 +147,19 @@ func subject(t *testing.T) issuertest.Subject {
 
 // TestCodes: every code of the documents comes out as the table says.
 func TestCodes(t *testing.T) {
-	c, err := cirrus.New(issuer.Access{Endpoint: "http://127.0.0.1:1", KeyID: key, Secret: secret, Main: mainAccount, Permits: permits(time.Second)})
+	c, err := cirrus.New(issuer.Access{Endpoint: "http://127.0.0.1:1", KeyID: key, Secret: secret, Main: mainAccount,
+		Permits: permits(time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ask := func(t *testing.T, code string, call func(issuer.Flow) error) error {
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { refused(w, http.StatusBadRequest, code) }))
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			refused(w,
+				http.StatusBadRequest, code)
+		}))
 		defer server.Close()
-		c, err := cirrus.New(issuer.Access{Endpoint: server.URL, KeyID: key, Secret: secret, Main: mainAccount, Permits: permits(time.Second)})
+		c, err := cirrus.New(issuer.Access{Endpoint: server.URL, KeyID: key, Secret: secret, Main: mainAccount,
+			Permits: permits(time.Second)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +177,8 @@ func TestCodes(t *testing.T) {
 					return err
 				}
 				defer release()
-				_, err = f.Submit(ctx, issuer.Application{Names: []string{"a.example.com"}, CSR: csr, Product: flock}, issuertest.Fence())
+				_, err = f.Submit(ctx, issuer.Application{Names: []string{"a.example.com"}, CSR: csr, Product: flock},
+					issuertest.Fence())
 				return err
 			})
 		})
@@ -174,16 +191,23 @@ func FuzzAnswers(f *testing.F) {
 			f.Fatal(err)
 		}
 		flow := c.Flows()[0]
-		return flow, append(issuertest.Reads(flow), func(ctx context.Context) error { _, err := c.Identify(ctx); return err })
-	}, `{"request":"r","result":{"Order":"co-1"}}`, `{"request":"r","result":{"State":"issued","Proofs":[{}],"Chain":"x"}}`,
-		`{"request":"r","error":{"code":"TooFast","message":"m"}}`, `{"request":"r","result":{"Orders":[{"Order":"co-1","Names":["a"]}],"More":true}}`)
+		return flow, append(issuertest.Reads(flow), func(ctx context.Context) error {
+			_,
+				err := c.Identify(ctx)
+			return err
+		})
+	}, `{"request":"r","result":{"Order":"co-1"}}`,
+		`{"request":"r","result":{"State":"issued","Proofs":[{}],"Chain":"x"}}`,
+		`{"request":"r","error":{"code":"TooFast","message":"m"}}`,
+		`{"request":"r","result":{"Orders":[{"Order":"co-1","Names":["a"]}],"More":true}}`)
 }
 
 // TestSky: the cloud keeps what its documents say.
 func TestSky(t *testing.T) {
 	w := newWorld(t, func(c *sky.Config) { c.Limit, c.Latency, c.SignatureLife = 7, 0, 2*time.Second })
 	client := func(set *permit.Set) issuer.Flow {
-		c, err := cirrus.New(issuer.Access{Endpoint: w.URL(), KeyID: key, Secret: secret, Main: mainAccount, Permits: set})
+		c, err := cirrus.New(issuer.Access{Endpoint: w.URL(), KeyID: key, Secret: secret, Main: mainAccount,
+			Permits: set})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +253,8 @@ func TestSky(t *testing.T) {
 		age  time.Duration
 		want string
 	}{{3 * time.Second, "StaleTime"}, {-3 * time.Second, "StaleTime"}, {0, "BadSignature"}} {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.URL()+"/v1/WhoAmI", strings.NewReader("{}"))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.URL()+"/v1/WhoAmI",
+			strings.NewReader("{}"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,7 +26,8 @@ import (
 // TestMain is the one line by which certmill learns of the cloud. The batteries
 // start this very program as their workers and servers.
 func TestMain(m *testing.M) {
-	app.Register("cirrus", app.Provider{About: cirrus.About(), Open: func(a issuer.Access) (issuer.Cloud, dcv.Solver, error) {
+	app.Register("cirrus", app.Provider{About: cirrus.About(), Open: func(a issuer.Access) (issuer.Cloud, dcv.Solver,
+		error) {
 		c, err := cirrus.New(a)
 		return c, nil, err
 	}})
@@ -67,9 +68,11 @@ func TestLine(t *testing.T) {
 	dir := t.TempDir()
 	web := httptest.NewServer(file.Handler(filepath.Join(dir, "files")))
 	t.Cleanup(web.Close)
-	cloud, err := sky.Start(sky.Config{Seed: 3, SignatureLife: 3 * time.Second, Web: strings.TrimPrefix(web.URL, "http://"), Latency: 20 * time.Millisecond,
+	cloud, err := sky.Start(sky.Config{Seed: 3, SignatureLife: 3 * time.Second, Web: strings.TrimPrefix(web.URL,
+		"http://"), Latency: 20 * time.Millisecond,
 		ProofDelay: 300 * time.Millisecond, IssueDelay: time.Second, ListLag: 300 * time.Millisecond,
-		Accounts: []sky.Account{{Key: key, Secret: secret, Main: mainAccount, Plans: map[string]int{flock: 100, solo: 100}}}})
+		Accounts: []sky.Account{{Key: key, Secret: secret, Main: mainAccount, Plans: map[string]int{flock: 100,
+			solo: 100}}}})
 	if err != nil {
 		t.Fatal(err)
 	}

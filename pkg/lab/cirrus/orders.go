@@ -40,7 +40,8 @@ func (o orders) Reserve(ctx context.Context) (context.Context, func(), error) {
 // Submit implements issuer.Flow.
 func (o orders) Submit(ctx context.Context, a issuer.Application, f issuer.Fence) (issuer.Receipt, error) {
 	if len(a.Names) == 0 || a.CSR == "" {
-		return issuer.Receipt{}, &issuer.Error{Kind: issuer.Rejected, Action: placeOrder, Message: "no names, or no CSR"}
+		return issuer.Receipt{}, &issuer.Error{Kind: issuer.Rejected, Action: placeOrder,
+			Message: "no names, or no CSR"}
 	}
 	in := struct {
 		Product    string
@@ -53,7 +54,8 @@ func (o orders) Submit(ctx context.Context, a issuer.Application, f issuer.Fence
 		return issuer.Receipt{}, err
 	}
 	if out.Order == "" {
-		return issuer.Receipt{}, &issuer.Error{Kind: issuer.UnknownOutcome, Action: placeOrder, Message: "the answer names no order", RequestID: request}
+		return issuer.Receipt{}, &issuer.Error{Kind: issuer.UnknownOutcome, Action: placeOrder,
+			Message: "the answer names no order", RequestID: request}
 	}
 	return issuer.Receipt{CloudID: out.Order, RequestID: request}, nil
 }
@@ -92,9 +94,11 @@ func (o orders) Look(ctx context.Context, cloudID string) (issuer.Status, error)
 	if err != nil {
 		return issuer.Status{}, err
 	}
-	st := issuer.Status{Phase: phase(s.State), Raw: o.c.show(s.State, 40), Detail: o.c.show(s.Why, 200), RequestID: request}
+	st := issuer.Status{Phase: phase(s.State), Raw: o.c.show(s.State, 40), Detail: o.c.show(s.Why, 200),
+		RequestID: request}
 	for _, p := range s.Proofs {
-		st.Challenges = append(st.Challenges, order.Challenge{Name: p.Name, Type: "FILE", Host: p.Name, Path: p.Path, Value: p.Content})
+		st.Challenges = append(st.Challenges, order.Challenge{Name: p.Name, Type: "FILE", Host: p.Name, Path: p.Path,
+			Value: p.Content})
 	}
 	return st, nil
 }
@@ -106,7 +110,8 @@ func (o orders) Fetch(ctx context.Context, cloudID, _ string) (issuer.Certificat
 		return issuer.Certificate{}, err
 	}
 	if s.Chain == "" {
-		return issuer.Certificate{}, &issuer.Error{Kind: issuer.WrongState, Action: getOrder, Message: "no certificate in state " + o.c.show(s.State, 40), RequestID: request}
+		return issuer.Certificate{}, &issuer.Error{Kind: issuer.WrongState, Action: getOrder,
+			Message: "no certificate in state " + o.c.show(s.State, 40), RequestID: request}
 	}
 	return issuer.Certificate{Chain: s.Chain, RequestID: request}, nil
 }
@@ -133,8 +138,9 @@ func (o orders) list(ctx context.Context, in listing) (issuer.Page, error) {
 	}
 	page := issuer.Page{More: out.More}
 	for _, x := range out.Orders {
-		page.Rows = append(page.Rows, issuer.Row{CloudID: x.Order, Names: x.Names, Product: x.Product, Phase: phase(x.State),
-			Raw: o.c.show(x.State, 40), Created: x.Placed, Expires: x.Until})
+		page.Rows = append(page.Rows, issuer.Row{CloudID: x.Order, Names: x.Names, Product: x.Product,
+			Phase: phase(x.State),
+			Raw:   o.c.show(x.State, 40), Created: x.Placed, Expires: x.Until})
 	}
 	return page, nil
 }
@@ -172,7 +178,8 @@ func (o orders) Find(ctx context.Context, names []string) ([]issuer.Row, error) 
 			return found, nil
 		}
 	}
-	return nil, &issuer.Error{Kind: issuer.Unavailable, Action: listOrders, Message: "the list of orders for " + strings.Join(names[:1], "") + " does not end"}
+	return nil, &issuer.Error{Kind: issuer.Unavailable, Action: listOrders, Message: "the list of orders for " +
+		strings.Join(names[:1], "") + " does not end"}
 }
 
 // Usage implements issuer.Counter. A plan that was never bought is QuotaExhausted.
@@ -182,7 +189,8 @@ func (o orders) Usage(ctx context.Context, product string) (issuer.Usage, error)
 		return issuer.Usage{}, err
 	}
 	if out.Bought == nil || out.Used == nil {
-		return issuer.Usage{}, &issuer.Error{Kind: issuer.Unavailable, Action: getPlan, Message: "the answer has no counts"}
+		return issuer.Usage{}, &issuer.Error{Kind: issuer.Unavailable, Action: getPlan,
+			Message: "the answer has no counts"}
 	}
 	return issuer.Usage{Bought: *out.Bought, Used: *out.Used, Read: time.Now()}, nil
 }

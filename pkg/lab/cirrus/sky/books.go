@@ -87,17 +87,20 @@ func (s *Sky) placeOrder(by Account, body []byte) (any, error) {
 	bought, sold := s.bought(at)
 	switch {
 	case !sold:
-		return nil, refuse(http.StatusPaymentRequired, "NoSuchPlan", "the account has no plan of product %.40q", in.Product)
+		return nil, refuse(http.StatusPaymentRequired, "NoSuchPlan", "the account has no plan of product %.40q",
+			in.Product)
 	case s.used[at] >= bought:
 		return nil, refuse(http.StatusPaymentRequired, "PlanEmpty", "nothing is left of product %.40q", in.Product)
 	}
 	s.used[at]++
 	now := time.Now()
-	p := &placed{id: s.named("co"), main: by.Main, product: in.Product, names: slices.Clone(in.Names), csr: csr, at: now,
+	p := &placed{id: s.named("co"), main: by.Main, product: in.Product, names: slices.Clone(in.Names), csr: csr,
+		at:    now,
 		shows: now.Add(s.drawn(s.cfg.ListLag)), asks: now.Add(s.drawn(s.cfg.ProofDelay))}
 	p.next = p.asks
 	for _, n := range in.Names {
-		p.proofs = append(p.proofs, proof{Name: n, Path: "/.well-known/pki-validation/" + s.named("cirrus") + ".txt", Content: s.named("proof")})
+		p.proofs = append(p.proofs, proof{Name: n, Path: "/.well-known/pki-validation/" + s.named("cirrus") + ".txt",
+			Content: s.named("proof")})
 	}
 	s.orders, s.byID[p.id] = append(s.orders, p), p
 	return map[string]string{"Order": p.id}, nil
@@ -116,7 +119,8 @@ func checked(text string, names []string) (*x509.CertificateRequest, error) {
 	asked, has := slices.Sorted(slices.Values(names)), slices.Sorted(slices.Values(csr.DNSNames))
 	wild := slices.ContainsFunc(names, func(n string) bool { return strings.Contains(n, "*") })
 	if len(names) == 0 || len(names) > mostNames || wild || !slices.Equal(asked, slices.Compact(has)) {
-		return nil, refuse(http.StatusBadRequest, "BadRequest", "Names are not those of the CSR, more than %d, or wildcards", mostNames)
+		return nil, refuse(http.StatusBadRequest, "BadRequest",
+			"Names are not those of the CSR, more than %d, or wildcards", mostNames)
 	}
 	return csr, nil
 }
@@ -142,7 +146,8 @@ func (s *Sky) getPlan(by Account, body []byte) (any, error) {
 	at := plan{by.Main, in.Product}
 	bought, sold := s.bought(at)
 	if !sold {
-		return nil, refuse(http.StatusPaymentRequired, "NoSuchPlan", "the account has no plan of product %.40q", in.Product)
+		return nil, refuse(http.StatusPaymentRequired, "NoSuchPlan", "the account has no plan of product %.40q",
+			in.Product)
 	}
 	return map[string]int{"Bought": bought, "Used": s.used[at]}, nil
 }
@@ -183,8 +188,10 @@ func (s *Sky) listOrders(by Account, body []byte) (any, error) {
 	now := time.Now()
 	rows := []map[string]any{}
 	for _, p := range slices.Backward(s.orders) {
-		if p.main == by.Main && !now.Before(p.shows) && (!in.Open || p.open()) && (in.Name == "" || slices.Contains(p.names, in.Name)) {
-			rows = append(rows, map[string]any{"Order": p.id, "Product": p.product, "Names": p.names, "State": p.state(now), "Placed": p.at, "Until": p.until})
+		if p.main == by.Main && !now.Before(p.shows) && (!in.Open || p.open()) && (in.Name == "" ||
+			slices.Contains(p.names, in.Name)) {
+			rows = append(rows, map[string]any{"Order": p.id, "Product": p.product, "Names": p.names,
+				"State": p.state(now), "Placed": p.at, "Until": p.until})
 		}
 	}
 	from := min(in.Page*in.Size, len(rows))
@@ -270,7 +277,8 @@ func (s *Sky) Report() Report {
 	var r Report
 	paid := map[string]int{}
 	for _, p := range s.orders {
-		r.Orders = append(r.Orders, Order{p.main, p.id, p.product, p.state(time.Now()), slices.Clone(p.names), fingerprint(p.csr), p.at})
+		r.Orders = append(r.Orders, Order{p.main, p.id, p.product, p.state(time.Now()), slices.Clone(p.names),
+			fingerprint(p.csr), p.at})
 		if p.why == "" {
 			paid[strings.Join(slices.Sorted(slices.Values(p.names)), " ")]++
 		}

@@ -139,8 +139,10 @@ func newAuthority() (*authority, error) {
 		return nil, err
 	}
 	ca := func(name string) *x509.Certificate {
-		return &x509.Certificate{SerialNumber: serial(), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour),
-			NotAfter: time.Now().AddDate(5, 0, 0), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+		return &x509.Certificate{SerialNumber: serial(), Subject: pkix.Name{CommonName: name},
+			NotBefore: time.Now().Add(-time.Hour),
+			NotAfter:  time.Now().AddDate(5, 0, 0), IsCA: true, BasicConstraintsValid: true,
+			KeyUsage: x509.KeyUsageCertSign}
 	}
 	above := ca("Cirrus Root that nobody trusts")
 	der, err := x509.CreateCertificate(rand.Reader, ca("Cirrus CA that nobody trusts"), above, key.Public(), root)
@@ -161,8 +163,10 @@ func serial() *big.Int {
 
 // issue is empty if it cannot sign.
 func (a *authority) issue(csr *x509.CertificateRequest, names []string) (chain string, until time.Time) {
-	leaf := &x509.Certificate{SerialNumber: serial(), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names, NotBefore: time.Now().Add(-time.Minute),
-		NotAfter: time.Now().AddDate(0, 0, 90), KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	leaf := &x509.Certificate{SerialNumber: serial(), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
+		NotBefore: time.Now().Add(-time.Minute),
+		NotAfter:  time.Now().AddDate(0, 0, 90), KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, a.cert, csr.PublicKey, a.key)
 	if err != nil {
 		return "", time.Time{}

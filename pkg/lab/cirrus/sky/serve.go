@@ -205,7 +205,8 @@ func (f *Fault) spoil(w http.ResponseWriter, r *http.Request, a answer) {
 		w.WriteHeader(http.StatusBadGateway)
 		_, _ = io.WriteString(w, "<html><body>Bad Gateway</body></html>")
 	case "throttle":
-		answer{http.StatusTooManyRequests, []byte(`{"request":"req-throttled","error":{"code":"TooFast","message":"too many calls"}}`)}.send(w)
+		answer{http.StatusTooManyRequests,
+			[]byte(`{"request":"req-throttled","error":{"code":"TooFast","message":"too many calls"}}`)}.send(w)
 	case "stall":
 		select {
 		case <-r.Context().Done():

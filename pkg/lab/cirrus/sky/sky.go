@@ -76,7 +76,8 @@ func Start(cfg Config) (*Sky, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the cloud: %w", err)
 	}
-	s := &Sky{cfg: cfg, keys: map[string]Account{}, ca: ca, dice: rand.New(rand.NewPCG(cfg.Seed, 7)), byID: map[string]*placed{},
+	s := &Sky{cfg: cfg, keys: map[string]Account{}, ca: ca, dice: rand.New(rand.NewPCG(cfg.Seed, 7)),
+		byID: map[string]*placed{},
 		used: map[plan]int{}, meters: map[meterKey]*meter{}}
 	for _, a := range cfg.Accounts {
 		s.keys[a.Key] = a
@@ -116,7 +117,8 @@ func (s *Sky) listenDNS() error {
 	answer := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg).SetReply(q)
 		if q.Question[0].Qtype == dns.TypeA {
-			m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: net.IPv4(127, 0, 0, 1)}}
+			m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA,
+				Class: dns.ClassINET, Ttl: 1}, A: net.IPv4(127, 0, 0, 1)}}
 		}
 		_ = w.WriteMsg(m)
 	})
