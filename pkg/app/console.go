@@ -164,7 +164,7 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 func describe(s account.State, label, incarnation string) string {
 	var parts []string
 	if !s.Marked(incarnation) {
-		parts = append(parts, "buys nothing until its list was swept (certmill first-use "+cmp.Or(label, "<label>")+" skips the wait)")
+		parts = append(parts, "buys nothing until its list was swept (certmill first-use "+cmp.Or(label, "<label>")+" skips the wait: only if nothing was ever bought there, not after a loss)")
 	}
 	if p, rests := s.Rest(label, time.Now()); rests {
 		parts = append(parts, "rests: "+p.Why)

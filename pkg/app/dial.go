@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -13,6 +14,10 @@ func dial(n NATS, name string, log *slog.Logger, with ...nats.Option) (*nats.Con
 	opts := append([]nats.Option{
 		nats.Name(name), nats.Timeout(5 * time.Second), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) { // or what asked would only see no answer
+				log.Error("the user of this NATS connection may not do this; see the users of the server's config", "user", n.User, "err", err)
+				return
+			}
 			log.Debug("NATS reports an error", "err", err)
 		}),
 	}, with...)

@@ -127,7 +127,7 @@ func retrying(e Explanation, o order.Order, why string) Explanation {
 func submitting(e Explanation, o order.Order, f facts) Explanation {
 	if !f.marked {
 		return e.because("first sweep of "+o.Main, "nothing is bought on main account "+o.Main+" until its list was swept once").
-			with("certmill first-use " + o.Account + "   (only if no earlier installation bought there)")
+			with("certmill first-use " + o.Account + "   (only if nothing was ever bought there, by an installation whose streams were lost either)")
 	}
 	if why := failing(o); why != "" {
 		return retrying(e, o, why)
@@ -164,7 +164,7 @@ func waiting(e Explanation, o order.Order) Explanation {
 	switch w.For {
 	case order.WaitForSweep:
 		return e.because("first sweep of "+o.Main, "nothing is bought on main account "+o.Main+" until its list was swept once").
-			with("certmill first-use " + o.Account + "   (only if no earlier installation bought there)")
+			with("certmill first-use " + o.Account + "   (only if nothing was ever bought there, by an installation whose streams were lost either)")
 	case order.WaitForQuota:
 		return e.because("no quota of "+w.What, "no quota of "+w.What+" is left at account "+o.Account+": buy some; it is asked for every minute").
 			with("certmill resume "+o.Account+" "+w.What+"   (to ask at once)", "certmill cancel "+o.ID())

@@ -309,7 +309,8 @@ func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Wa
 			marked = err == nil && left == 0
 			if left > 0 && !told {
 				told = true
-				s.log.InfoContext(ctx, "nothing is bought on this account until its list was swept; a new installation need not wait: certmill first-use "+a.Label,
+				s.log.InfoContext(ctx, "nothing is bought on this account until its list was swept, which waits for calls of an earlier life of the streams; "+
+					"only where nothing was ever bought there before, not after a loss, it need not: certmill first-use "+a.Label,
 					"account", a.Label, "sweep_in", left.Round(time.Second))
 			}
 			return err
