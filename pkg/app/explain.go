@@ -17,6 +17,7 @@ import (
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Explanation is why an order is where it is.
@@ -464,8 +465,8 @@ type StuckGroup struct {
 var stuckStates = []order.State{order.Submit, order.Unsure, order.Waiting, order.Verify, order.Issuing, order.Collect, order.Held}
 
 // Stuck lists the orders that have been at one stage for so long, and those that
-// wait, are held or cannot be read, however long, grouped by what blocks them: the largest group
-// first.
+// wait, are held or cannot be read, however long, grouped by what blocks them: the
+// largest group first. Accounts whose state cannot be read are a group, too.
 func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error) {
 	groups := map[string]*StuckGroup{}
 	for _, s := range stuckStates {
@@ -486,6 +487,9 @@ func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error)
 		if err != nil {
 			return Stuck{}, err
 		}
+	}
+	for _, u := range c.states.Unreadable() {
+		group(groups, unreadableState(u))
 	}
 	out := Stuck{Groups: []StuckGroup{}, Left: []ledger.Placement{}}
 	for _, g := range groups {
@@ -511,6 +515,14 @@ func unreadable(u pipeline.Unread) Explanation {
 		return e.because("its record is of a newer certmill", "no worker of this certmill moves it: "+u.Why).with("certmill show " + u.ID + "   (of that certmill, whose workers go on with it)")
 	}
 	return e.because("its record cannot be read", "no worker moves it: "+u.Why).with(fmt.Sprintf("nats stream get %s %d   (to see what lies there)", pipeline.OrdersStream, u.Seq))
+}
+
+// unreadableState explains an account nobody of this program knows anything of.
+func unreadableState(u stream.Unreadable) Explanation {
+	_, main, _ := strings.Cut(u.Subject, "."+account.Bucket+".")
+	e := Explanation{ID: "account " + main, Evidence: []string{fmt.Sprintf("message %d of stream %s", u.Seq, account.StreamName)}}
+	return e.because("an account's state cannot be read", "workers of this certmill take every label of main account "+main+" for paused: "+u.Err.Error()).
+		with(fmt.Sprintf("nats kv get %s %s --raw   (to see what lies there)", account.Bucket, main))
 }
 
 func group(groups map[string]*StuckGroup, e Explanation) {

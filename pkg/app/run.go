@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -94,6 +95,7 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 // house is what one process of certmill run stands on.
 type house struct {
 	cfg   Config
+	lock  *os.File  // of the state folder
 	nats  *Embedded // nil: the config names a server
 	world *world    // nil: the config has accounts
 }
@@ -102,11 +104,14 @@ func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) 
 	if err := claimState(c.State); err != nil {
 		return nil, err
 	}
-	h := &house{cfg: c}
-	var err error
+	lock, err := lockState(c.State)
+	if err != nil {
+		return nil, err
+	}
+	h := &house{cfg: c, lock: lock}
 	if c.NATS.URL == "" {
 		if h.nats, err = StartEmbedded(c.State, c.NATS.Listen); err != nil {
-			return nil, err
+			return nil, errors.Join(err, h.close())
 		}
 		h.cfg.NATS.URL = h.nats.URL()
 		// Its own server is nobody else's: what is missing there was never made, or
@@ -150,6 +155,7 @@ func (h *house) close() (err error) {
 	if h.nats != nil {
 		h.nats.Stop()
 	}
+	_ = h.lock.Close() // last: who comes next finds everything at rest
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,7 +80,8 @@ func TestErrorText(t *testing.T) {
 	if got, want := e.Error(), "Create: rejected: InvalidCsr: no (request R1)"; got != want {
 		t.Errorf("%q", got)
 	}
-	if got := e.LogValue().String(); got == "" {
-		t.Error("no log value")
+	e.Err = context.DeadlineExceeded
+	if got := e.LogValue().String(); !strings.Contains(got, "InvalidCsr") || !strings.Contains(got, "deadline exceeded") {
+		t.Errorf("the log says %s", got)
 	}
 }

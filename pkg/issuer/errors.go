@@ -83,9 +83,12 @@ func (e *Error) Advice(lang string) string {
 
 // LogValue logs the error as structure.
 func (e *Error) LogValue() slog.Value {
-	return slog.GroupValue(
-		slog.String("kind", string(e.Kind)), slog.String("action", e.Action), slog.String("code", e.Code),
-		slog.String("message", e.Message), slog.String("request_id", e.RequestID))
+	all := []slog.Attr{slog.String("kind", string(e.Kind)), slog.String("action", e.Action), slog.String("code", e.Code),
+		slog.String("message", e.Message), slog.String("request_id", e.RequestID)}
+	if e.Err != nil {
+		all = append(all, slog.String("cause", e.Err.Error()))
+	}
+	return slog.GroupValue(all...)
 }
 
 // Silent tells whether a call failed because nobody answered, or not clearly. A
