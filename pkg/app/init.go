@@ -91,10 +91,7 @@ func together(before, now []Made) []Made {
 			}
 		}
 	}
-	for _, b := range before[min(len(now), len(before)):] { // the second did not come so far
-		now = append(now, b)
-	}
-	return now
+	return append(now, before[min(len(now), len(before)):]...) // if the second did not come so far
 }
 
 // decided tells whether asking the server again is useless, because of what is

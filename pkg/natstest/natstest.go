@@ -25,8 +25,35 @@ func Server(t testing.TB) *server.Server {
 	return start(t, options(t, "single"))
 }
 
+// clusterTries bounds how often a cluster is begun anew: routes must be known
+// before the servers start, and a port that was free a moment ago may be taken
+// by then, which a server never gets over.
+const clusterTries = 3
+
 // Cluster starts three servers that have elected a leader.
 func Cluster(t testing.TB) []*server.Server {
+	t.Helper()
+	for n := range clusterTries {
+		all, ready := cluster(t, fmt.Sprint("try", n, "-"))
+		if !ready {
+			continue
+		}
+		await(t, "the cluster has a leader and three peers", func() bool {
+			for _, s := range all {
+				if s.JetStreamIsLeader() {
+					return len(s.JetStreamClusterPeers()) == len(all)
+				}
+			}
+			return false
+		})
+		return all
+	}
+	t.Fatal("the test servers do not become ready")
+	return nil
+}
+
+// cluster starts three servers and tells whether all of them became ready.
+func cluster(t testing.TB, prefix string) (all []*server.Server, ready bool) {
 	t.Helper()
 	var routes []*url.URL
 	var ports []int
@@ -35,22 +62,16 @@ func Cluster(t testing.TB) []*server.Server {
 		ports = append(ports, port)
 		routes = append(routes, &url.URL{Scheme: "nats-route", Host: fmt.Sprintf("127.0.0.1:%d", port)})
 	}
-	var all []*server.Server
+	ready = true
 	for i, port := range ports {
 		o := options(t, fmt.Sprintf("n%d", i))
+		o.StoreDir = filepath.Join(t.TempDir(), prefix+o.ServerName)
 		o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port}
 		o.Routes = routes
-		all = append(all, start(t, o))
+		s := begin(t, o)
+		all, ready = append(all, s), ready && s.ReadyForConnections(startTime)
 	}
-	await(t, "the cluster has a leader and three peers", func() bool {
-		for _, s := range all {
-			if s.JetStreamIsLeader() {
-				return len(s.JetStreamClusterPeers()) == len(all)
-			}
-		}
-		return false
-	})
-	return all
+	return all, ready
 }
 
 // Connect opens a connection as the workers have it: one that never reconnects
@@ -79,6 +100,17 @@ func options(t testing.TB, name string) *server.Options {
 
 func start(t testing.TB, o *server.Options) *server.Server {
 	t.Helper()
+	s := begin(t, o)
+	if !s.ReadyForConnections(startTime) {
+		t.Fatal("the test server does not become ready")
+	}
+	return s
+}
+
+// begin starts a server that may need a moment yet. It is shut down when the
+// test ends.
+func begin(t testing.TB, o *server.Options) *server.Server {
+	t.Helper()
 	s, err := server.NewServer(o)
 	if err != nil {
 		t.Fatalf("make the test server: %v", err)
@@ -89,9 +121,6 @@ func start(t testing.TB, o *server.Options) *server.Server {
 		s.WaitForShutdown()
 	})
 	started.Store(s, o)
-	if !s.ReadyForConnections(startTime) {
-		t.Fatal("the test server does not become ready")
-	}
 	return s
 }
 
