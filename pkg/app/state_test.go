@@ -236,21 +236,13 @@ func TestStreamsOfAnEarlierFormat(t *testing.T) {
 // before it starts a server on the same store.
 func TestOneRunAFolder(t *testing.T) {
 	t.Parallel()
-	console, _, dir := serving(t)
-	opt := RunOptions{Config: inDir(dir), Log: quiet, View: &seen{}}
-	if _, err := Run(t.Context(), opt); err == nil || !strings.Contains(err.Error(), "another certmill run works in the state folder") {
-		t.Errorf("a second run: %v", err)
-	}
-	if _, err := console.Status(t.Context()); err != nil {
-		t.Errorf("the first run: %v", err)
-	}
 	first, err := lockState(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	again := filepath.Dir(first.Name())
 	if _, err := lockState(again); err == nil {
-		t.Error("the folder was locked twice")
+		t.Fatal("the folder was locked twice")
 	}
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
@@ -260,4 +252,13 @@ func TestOneRunAFolder(t *testing.T) {
 		t.Fatalf("after the first one's end: %v", err)
 	}
 	_ = next.Close()
+
+	console, _, dir := serving(t)
+	opt := RunOptions{Config: inDir(dir), Log: quiet, View: &seen{}}
+	if _, err := Run(t.Context(), opt); err == nil || !strings.Contains(err.Error(), "another certmill run works in the state folder") {
+		t.Errorf("a second run: %v", err)
+	}
+	if _, err := console.Status(t.Context()); err != nil {
+		t.Errorf("the first run: %v", err)
+	}
 }

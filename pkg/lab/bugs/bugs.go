@@ -260,8 +260,17 @@ var bugs = []bug{
 
 	// Who makes what, and whose it is.
 	{"a lost ledger begins no new incarnation", initGo,
-		"return all, pipeline.Renew(ctx, js)", "return all, nil",
+		"if err := pipeline.Renew(ctx, js); err != nil {", "if err := error(nil); err != nil {",
 		app, "TestInitAfterALoss"},
+	{"the new incarnation comes after the new ledger", initGo,
+		"if err := pipeline.Renew(ctx, js); err != nil {", "defer func() { _ = pipeline.Renew(ctx, js) }()\n\t\tif err := error(nil); err != nil {",
+		app, "TestInitDiesOverALostLedger"},
+	{"an edited stream is not looked at", "pkg/app/ground.go",
+		"case errors.Is(err, stream.ErrMissing), decided(err):", "case errors.Is(err, stream.ErrMissing):",
+		app, "TestWorkersNoticeAnEdit"},
+	{"two runs share a state folder", "pkg/app/state.go",
+		"	taken, err := lockFile(f)\n", "	taken, err := false, error(nil)\n",
+		app, "TestOneRunAFolder"},
 	{"init makes streams beside one that it refuses", initGo,
 		"\t\tcase err != nil:\n\t\t\treturn nil, err\n", "\t\tcase err != nil:\n",
 		app, "TestInitRefuses"},
