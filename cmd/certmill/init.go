@@ -25,11 +25,14 @@ func (initCmd) Run(ctx context.Context, c *cli) error {
 	if c.Output == "json" {
 		return printJSON(all)
 	}
-	t := newTable(table.Row{"stream or bucket", ""})
+	t := newTable(table.Row{"stream, bucket, folder", ""})
 	for _, m := range all {
 		what := "was there"
 		if m.Made {
 			what = "made"
+		}
+		if m.Path != "" {
+			what += ": " + m.Path
 		}
 		t.AppendRow(table.Row{m.Name, what})
 	}

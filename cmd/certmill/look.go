@@ -44,6 +44,16 @@ func (statusCmd) Run(ctx context.Context, c *cli) error {
 		a.AppendRow(table.Row{line.Label, line.Main, line.Credentials(), line.State})
 	}
 	fmt.Println(a.Render())
+	told := map[string]bool{} // labels of one main account have the same
+	for _, line := range s.Accounts {
+		for _, t := range line.Troubles {
+			if !told[t.What] {
+				fmt.Printf("since %s: %s\n    %s\n", t.Since.UTC().Format(time.DateTime), t.What, t.Helps)
+			}
+			told[t.What] = true
+		}
+	}
+	printTroubles(s.Troubles)
 	if s.Unreadable > 0 {
 		fmt.Printf("%d records cannot be read by this certmill and are left alone: certmill stuck\n", s.Unreadable)
 	}
@@ -187,17 +197,29 @@ func (s *stuckCmd) Run(ctx context.Context, c *cli) error {
 	if c.Output == "json" {
 		return printJSON(stuck)
 	}
+	printTroubles(stuck.Troubles)
 	for _, g := range stuck.Groups {
 		fmt.Printf("%s: %s\n", counted(len(g.IDs)), g.Cause)
 		fmt.Printf("%s\n\n", indented(fmt.Sprintf("%s, %s, account %s\n%s", g.Example.ID, g.Example.State, g.Example.Account, explained(g.Example))))
 	}
-	if len(stuck.Groups) == 0 {
+	if len(stuck.Groups)+len(stuck.Troubles) == 0 {
 		fmt.Println("every order moves")
 	}
 	if len(stuck.Left) > 0 {
 		fmt.Println(leftTable(stuck.Left).Render())
 	}
 	return nil
+}
+
+// printTroubles prints what stands in no order's record.
+func printTroubles(all []app.Trouble) {
+	for _, t := range all {
+		fmt.Printf("%s\n%s\n", t.What, indented(t.Why))
+		for i, help := range t.Helps {
+			fmt.Println(indented([...]string{"helps     ", "          "}[min(i, 1)] + help))
+		}
+		fmt.Println()
+	}
 }
 
 func counted(n int) string {

@@ -53,7 +53,7 @@ func TestLookingWritesNothing(t *testing.T) {
 	}
 	servers := natstest.Cluster(t)
 	js := natstest.Connect(t, servers[0])
-	install(t, js, urls(servers))
+	install(t, js, app.NATS{URL: urls(servers), Replicas: 3})
 	orders := filepath.Join(t.TempDir(), "orders.csv")
 	lines := "id,names,account\nnew-1,www.example.com,ali\nnew-2,www.example.net,\n"
 	if err := os.WriteFile(orders, []byte(lines), 0o600); err != nil {
@@ -128,9 +128,10 @@ func execute(t *testing.T, args ...string) (string, error) {
 	stdout := os.Stdout
 	os.Stdout = out
 	defer func() { os.Stdout = stdout }()
-	k, err := newParser(t.Context(), &cli{}).Parse(args)
+	var c cli
+	k, err := newParser(t.Context(), &c).Parse(args)
 	if err == nil {
-		err = k.Run()
+		err = c.run(k)
 	}
 	data, rerr := os.ReadFile(out.Name())
 	return string(data), errors.Join(err, rerr, out.Close())
@@ -155,7 +156,7 @@ func urls(servers []*server.Server) string {
 
 // install makes an installation that has orders in every state, and what workers
 // leave: a stage's consumer and a ring of permits.
-func install(t *testing.T, js jetstream.JetStream, url string) {
+func install(t *testing.T, js jetstream.JetStream, at app.NATS) {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -164,7 +165,7 @@ func install(t *testing.T, js jetstream.JetStream, url string) {
 		}
 	}
 	c := app.Defaults()
-	c.NATS.URL, c.NATS.Replicas = url, 3
+	c.NATS, c.Keys.Store = at, filepath.Join(t.TempDir(), "keys")
 	log := slog.New(slog.DiscardHandler)
 	_, err := app.Init(t.Context(), c, log)
 	must(err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/durable"
 )
 
 // verb carries out an operator's verb and says that it was done.
@@ -32,15 +33,6 @@ func who() string {
 		return u
 	}
 	return "operator"
-}
-
-type approveCmd struct {
-	ID string `arg:"" help:"Order id."`
-}
-
-// Run is certmill approve.
-func (a *approveCmd) Run(ctx context.Context, c *cli) error {
-	return c.verb(ctx, a.ID+" goes on", func(k *app.Console) error { return k.Approve(ctx, who(), a.ID) })
 }
 
 type cancelCmd struct {
@@ -69,19 +61,6 @@ type notBoughtCmd struct {
 // Run is certmill not-bought.
 func (a *notBoughtCmd) Run(ctx context.Context, c *cli) error {
 	return c.verb(ctx, a.ID+" may be bought", func(k *app.Console) error { return k.NotBought(ctx, who(), a.ID) })
-}
-
-type buyAgainCmd struct {
-	ID  string `arg:"" help:"Order id."`
-	Yes bool   `help:"Do not ask."`
-}
-
-// Run is certmill buy-again.
-func (a *buyAgainCmd) Run(ctx context.Context, c *cli) error {
-	if !a.Yes && !confirmed("This spends quota once more for order "+a.ID+". Write its id to go on: ", a.ID) {
-		return fmt.Errorf("nothing was done")
-	}
-	return c.verb(ctx, a.ID+" is bought again", func(k *app.Console) error { return k.BuyAgain(ctx, who(), a.ID) })
 }
 
 func confirmed(question, word string) bool {
@@ -159,11 +138,15 @@ func (a *archiveCmd) Run(ctx context.Context, c *cli) error {
 		return err
 	}
 	defer console.Close()
-	f, err := os.OpenFile(a.To, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	f, err := durable.OpenLines(a.To, 0o600)
 	if err != nil {
 		return err
 	}
-	n, err := console.Archive(ctx, a.Age, f, f.Sync)
+	if f.Torn > 0 {
+		fmt.Printf("%d bytes at the end of %s were no whole order and were cut off: that archiving was stopped, "+
+			"and the order they began is archived again\n", f.Torn, a.To)
+	}
+	n, err := console.Archive(ctx, a.Age, f, f.Flush)
 	fmt.Printf("%d orders archived\n", n)
 	return errors.Join(err, f.Close())
 }

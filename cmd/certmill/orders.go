@@ -1,14 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/durable"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/orderfile"
 )
@@ -16,6 +19,7 @@ import (
 type orderCmd struct {
 	Files  []string `arg:"" type:"existingfile" help:"Order files."`
 	Batch  string   `help:"Batch of orders that name none. Default: the file's name."`
+	Again  bool     `help:"Buy the last order of each line once more, if it has ended: for orders whose certificate is to be replaced. A line that was never ordered is ordered."`
 	Follow bool     `short:"f" help:"Follow the orders to their end."`
 	Urgent bool     `help:"Hand in as urgent: they pass the others."`
 }
@@ -26,7 +30,13 @@ func (o *orderCmd) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
+	if o.Again {
+		batch.Again()
+	}
 	console, err := c.open(ctx)
+	if missing, is := errors.AsType[*app.NoRight](err); is {
+		return o.blind(ctx, c, batch, missing)
+	}
 	if err != nil {
 		return err
 	}
@@ -37,10 +47,41 @@ func (o *orderCmd) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
+	if c.Output == "json" && !o.Follow {
+		if err := printJSON(sum); err != nil {
+			return err
+		}
+	}
 	if len(sum.Bad) > 0 || o.Follow && !sum.OK() {
 		return errNotAll
 	}
 	return nil
+}
+
+// blind hands in for a user who may not look, and says so.
+func (o *orderCmd) blind(ctx context.Context, c *cli, batch app.Batch, missing *app.NoRight) error {
+	if o.Follow {
+		return fmt.Errorf("%w. Without --follow the orders are handed in without looking", missing)
+	}
+	cfg, err := c.loadQuiet()
+	if err != nil {
+		return err
+	}
+	n, err := app.HandInBlind(ctx, cfg, batch.Requests, o.Urgent, app.NewLogger(os.Stderr, cfg.Log))
+	view := newView(c.Output)
+	view.Planned(nil, batch)
+	who := "the NATS user " + missing.User
+	if missing.User == "" {
+		who = "who connects without a user"
+	}
+	view.say("%d handed in, without looking: %s may only publish. Those that are known already will be dropped", n, who)
+	if c.Output == "json" {
+		err = errors.Join(err, printJSON(map[string]any{"handed_in": n, "blind": true, "bad_lines": batch.Bad}))
+	}
+	if err == nil && len(batch.Bad) > 0 {
+		err = errNotAll
+	}
+	return err
 }
 
 type planCmd struct {
@@ -69,14 +110,14 @@ func (p *planCmd) Run(ctx context.Context, c *cli) error {
 	if c.Output == "json" {
 		err = printJSON(plan)
 	} else {
-		newView("text").Planned(plan.Steps, batch)
+		newView("text").Planned(plan.Steps, app.Batch{Bad: plan.BadLines, Known: plan.Known})
 		err = writeFindings(os.Stdout, plan)
 	}
 	if err == nil && p.Pack != "" {
 		err = p.pack(plan)
 	}
 	if err == nil {
-		err = badLines(batch)
+		err = badLines(plan.BadLines)
 	}
 	if n := plan.Failing(); err == nil && n > 0 {
 		err = fmt.Errorf("%d orders would not be issued as things stand", n)
@@ -93,20 +134,23 @@ func (p *planCmd) pack(plan app.Plan) error {
 	if f, err := orderfile.FormatOf(p.Pack); err != nil || f != orderfile.JSON {
 		return fmt.Errorf("%s: let the name end in .jsonl", p.Pack)
 	}
-	out, err := os.OpenFile(p.Pack, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return fmt.Errorf("write packed orders: %w", err)
-	}
-	lines := json.NewEncoder(out)
+	var out bytes.Buffer
+	lines := json.NewEncoder(&out)
 	for _, r := range packed {
 		err = errors.Join(err, lines.Encode(r))
 	}
-	return errors.Join(err, out.Close())
+	if err == nil {
+		err = durable.Create(filepath.Dir(p.Pack), p.Pack, out.Bytes(), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("write packed orders: %w", err)
+	}
+	return nil
 }
 
-func badLines(b app.Batch) error {
-	if len(b.Bad) > 0 {
-		return fmt.Errorf("%d lines are no orders", len(b.Bad))
+func badLines(bad []app.BadLine) error {
+	if len(bad) > 0 {
+		return fmt.Errorf("%d lines are no orders, or would be refused", len(bad))
 	}
 	return nil
 }
@@ -115,20 +159,31 @@ type checkCmd struct {
 	Files []string `arg:"" type:"existingfile" help:"Order files."`
 }
 
-// Run is certmill check.
-func (k *checkCmd) Run(c *cli) error {
+// Run is certmill check. It needs no server; where one answers, it also says what
+// is known there.
+func (k *checkCmd) Run(ctx context.Context, c *cli) error {
 	batch, err := app.ReadFiles("", k.Files...)
 	if err != nil {
 		return err
 	}
-	if c.Output == "json" {
-		return printJSON(map[string]any{"orders": len(batch.Requests), "bad_lines": batch.Bad})
+	cfg, err := c.loadQuiet()
+	if err == nil {
+		batch, err = app.LookUp(ctx, cfg, app.NewLogger(os.Stderr, cfg.Log), batch)
+	} else {
+		batch.Blind, err = err.Error(), nil // to check a file needs no config either
 	}
-	for _, l := range batch.Bad {
-		fmt.Printf("%s:%d: %s\n", l.File, l.Line, l.Why)
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return printJSON(map[string]any{"orders": len(batch.Requests), "bad_lines": batch.Bad, "known": batch.Known,
+			"findings": batch.Findings, "not_looked_at": batch.Blind})
+	}
+	for _, line := range found(batch) {
+		fmt.Println(line)
 	}
 	fmt.Printf("%d orders, %d bad lines\n", len(batch.Requests), len(batch.Bad))
-	return badLines(batch)
+	return badLines(batch.Bad)
 }
 
 type schemaCmd struct{}

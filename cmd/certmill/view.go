@@ -73,18 +73,64 @@ func (v *view) Started(w app.Where) {
 		clouds = "SIMULATED clouds (no account is configured): nobody trusts these certificates"
 	}
 	v.say("nats %s   state %s\nclouds: %s", w.NATS, w.State, clouds)
+	if w.Looking != "" {
+		v.say("to look with the stock command: nats --context %s stream report", w.Looking)
+	}
 }
 
 func (v *view) Planned(steps []app.Step, b app.Batch) {
 	if v.json {
 		return
 	}
-	for _, l := range b.Bad {
-		v.say("%s:%d: %s", l.File, l.Line, l.Why)
+	for _, line := range found(b) {
+		v.say("%s", line)
 	}
 	if len(steps) > 0 {
 		v.say("%s", planTable(steps))
 	}
+}
+
+// found is what is said of a batch before anything is handed in: bad lines, what
+// is there already, and names that several orders have.
+func found(b app.Batch) (lines []string) {
+	for _, l := range b.Bad {
+		lines = append(lines, fmt.Sprintf("%s:%d: %s", l.File, l.Line, l.Why))
+	}
+	if b.Blind != "" {
+		lines = append(lines, "not looked at: which orders are known: "+b.Blind)
+	}
+	for i, f := range b.Findings {
+		if i == mostShown {
+			lines = append(lines, fmt.Sprintf("… and %d more: certmill plan -o json", len(b.Findings)-i))
+			break
+		}
+		lines = append(lines, fmt.Sprintf("%-8s %s: %s; %s; for example %s", f.Level, orders(len(f.Orders)), f.What, f.Do, example(f)))
+	}
+	return append(lines, knownLines(b.Known)...)
+}
+
+// knownLines are the lines of files whose orders are there, by state, with an
+// example of those that need somebody.
+func knownLines(all []app.KnownLine) (lines []string) {
+	byState := map[order.State][]app.KnownLine{}
+	for _, k := range all {
+		byState[k.State] = append(byState[k.State], k)
+	}
+	for _, s := range order.States {
+		of := byState[s]
+		if len(of) == 0 {
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("known    %s %s: nothing is bought for them", orders(len(of)), s))
+		if s != order.Failed && s != order.Held {
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("         for example %s (%s:%d): %s", of[0].ID, of[0].File, of[0].Line, of[0].Why))
+		for _, c := range of[0].Commands {
+			lines = append(lines, "         "+c)
+		}
+	}
+	return lines
 }
 
 // planTable is what will be spent, and how.
@@ -178,6 +224,9 @@ func (v *view) Ended(s app.Summary) {
 
 func summaryTable(s app.Summary) string {
 	t := newTable(table.Row{"orders", s.Orders})
+	if s.Known > 0 {
+		t.AppendRow(table.Row{"known before", s.Known})
+	}
 	t.AppendRow(table.Row{"issued", s.Issued})
 	failed := 0
 	for class, n := range s.Failed {

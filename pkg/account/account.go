@@ -66,11 +66,21 @@ type State struct {
 	// Mark of the first complete list sweep of this incarnation of the streams.
 	// Before it nothing is bought, and nothing is declared not bought.
 	Mark Mark `json:"mark,omitzero"`
+	// Unswept is since when that sweep has failed, and why. It goes with the mark.
+	Unswept Unswept `json:"unswept,omitzero"`
 	// FirstUse is the incarnation for which an operator said that this account
 	// was never used by an earlier installation: the sweep need not wait.
 	FirstUse string `json:"first_use,omitempty"`
+	// Vouched are the callers for whose lists that word was given, each with the
+	// incarnation: they may say "not there" although nothing shows that they see
+	// everything (DESIGN 12.7).
+	Vouched map[string]string `json:"vouched,omitempty"`
+	// Troubles are what a person should know of the account, by kind.
+	Troubles map[string]Trouble `json:"troubles,omitempty"`
 	// Identities tell whose the credentials of each label are.
 	Identities map[string]Identity `json:"identities,omitempty"`
+	// Removed are orders whose message somebody has removed, not certmill.
+	Removed []RemovedOrder `json:"removed,omitempty"`
 
 	rest   record.Rest // what another build wrote and this one does not know
 	hidden string      // why nothing is known: there is a state, which cannot be read
@@ -100,6 +110,12 @@ func (s State) Rest(label string, now time.Time) (Pause, bool) {
 type Mark struct {
 	Incarnation string    `json:"incarnation"`
 	At          time.Time `json:"at"`
+}
+
+// Unswept is a first sweep that fails.
+type Unswept struct {
+	Since time.Time `json:"since"`
+	Why   string    `json:"why"`
 }
 
 // Marked tells whether the list was swept completely in this incarnation.
@@ -136,6 +152,10 @@ func Open(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.L
 	go func() {
 		defer close(ended)
 		err := stream.Follow(ctx, a.stream, subjects+">", last, func(m stream.Message) error {
+			if deleted(m.Header) {
+				a.putBack(ctx, m)
+				return nil
+			}
 			a.took(ctx, m)
 			return nil
 		})
@@ -203,7 +223,7 @@ func (a *Accounts) took(ctx context.Context, m stream.Message) {
 // account nothing was written about.
 func decode(v stream.Value) (State, error) {
 	var s State
-	if v.Seq == 0 || v.Header.Get("KV-Operation") != "" {
+	if v.Seq == 0 || deleted(v.Header) {
 		return State{}, nil
 	}
 	rest, err := record.Decode(v.Data, version, &s)
@@ -253,7 +273,7 @@ func (a *Accounts) change(ctx context.Context, main string, f func(*State),
 	way func(stream.Cell, context.Context, func(stream.Value) ([]byte, error)) (stream.Value, error)) error {
 	var s State
 	v, err := way(stream.At(a.js, a.stream, subjects+main), ctx, func(v stream.Value) (_ []byte, err error) {
-		if s, err = decode(v); err != nil {
+		if s, err = a.base(v, main); err != nil {
 			return nil, err
 		}
 		f(&s)

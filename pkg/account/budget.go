@@ -11,12 +11,14 @@ import (
 // keptPeriods is how many periods of a budget are remembered.
 const keptPeriods = 8
 
-// BatchKey is the key of a batch's budget. Main accounts have no dot, so the
-// two do not meet.
+// BatchKey is the key of a batch's budget, and PublisherKey that of a publisher's.
+// Main accounts have no dot, so none of these meet.
 func BatchKey(batch string) string { return "batch." + stream.Token(batch) }
 
+func PublisherKey(name string) string { return "publisher." + stream.Token(name) }
+
 // Spend counts one purchase of a period towards the budget of a main account,
-// or of a batch (BatchKey), and tells whether it was within most. What is over
+// of a batch or a publisher, and tells whether it was within most. What is over
 // is not counted. It comes before the purchase: a crash in between counts one
 // that was not made, never the other way round.
 func (a *Accounts) Spend(ctx context.Context, key, period string, most int) (within bool, err error) {

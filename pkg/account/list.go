@@ -11,7 +11,7 @@ func (a *Accounts) Mains() []string {
 	defer a.mu.RUnlock()
 	var all []string
 	for key := range a.states {
-		if !strings.Contains(key, ".") { // else a batch's budget
+		if !strings.Contains(key, ".") { // else the budget of a batch or a publisher
 			all = append(all, key)
 		}
 	}

@@ -14,21 +14,23 @@ import (
 // own subfolders' parents. Arrows point downward only.
 var rooms = map[string][]string{
 	"record":    {}, // how anything stored keeps what it does not know
-	"stream":    {"record"},
+	"stream":    {"record", "redact"},
+	"durable":   {}, // files that are there as a whole or not at all
 	"order":     {"record"},
 	"orderfile": {"order"},
-	"ledger":    {"order", "gap", "record", "stream"},
+	"ledger":    {"order", "gap", "record", "stream", "durable"},
 	"account":   {"order", "record", "stream"},
-	"certstore": {"order"},
+	"certstore": {"order", "durable"},
 	"permit":    {}, // anybody could import it for limits of their own
 	"memo":      {},
+	"redact":    {}, // what this process knows as secret
 	"cloudsim":  {}, // it must not share the product's mistakes
-	"issuer":    {"order", "permit"},
-	"dcv":       {"order", "issuer", "memo", "stream"},
-	"pipeline":  {"order", "gap", "stream"},
+	"issuer":    {"order", "permit", "redact"},
+	"dcv":       {"order", "issuer", "memo", "stream", "redact"},
+	"pipeline":  {"order", "gap", "stream", "redact"},
 	"stage":     {"order", "stream", "gap", "memo", "ledger", "account", "issuer", "dcv", "certstore", "pipeline"},
-	"app":       {"order", "stream", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim"},
-	"lab":       {"order", "stream", "gap", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim", "app"},
+	"app":       {"order", "durable", "redact", "stream", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim"},
+	"lab":       {"order", "durable", "stream", "gap", "orderfile", "ledger", "account", "issuer", "dcv", "permit", "certstore", "pipeline", "stage", "cloudsim", "app"},
 	"gap":       {},
 	"natstest":  {}, // an embedded server for the tests
 }

@@ -2,15 +2,13 @@ package app
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
+	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/orderfile"
@@ -22,9 +20,21 @@ import (
 type Batch struct {
 	Requests []order.Request
 	Bad      []BadLine
+
+	// What was found before anything is handed in.
+	Known    []KnownLine         // lines whose orders are there: nothing is made for them
+	Findings []preflight.Finding // names that several orders have, here or there
+	Blind    string              // why it was not looked which orders are there; "": it was
+
+	places []place // of the requests; none: they come from no file
 }
 
-// BadLine is a line of a file that is no order.
+type place struct {
+	file string
+	line int
+}
+
+// BadLine is a line of a file that is no order, or that would be refused.
 type BadLine struct {
 	File string `json:"file"`
 	Line int    `json:"line"`
@@ -32,29 +42,54 @@ type BadLine struct {
 	Why  string `json:"why"`
 }
 
+// KnownLine is a line of a file whose order is there already: in this state, for
+// this reason, and what helps.
+type KnownLine struct {
+	File     string      `json:"file"`
+	Line     int         `json:"line"`
+	ID       string      `json:"id"`
+	State    order.State `json:"state"`
+	Why      string      `json:"why"`
+	Commands []string    `json:"commands,omitempty"`
+}
+
 // ReadFiles reads order files. A file that cannot be read at all is an error;
 // bad lines are not.
 func ReadFiles(batch string, paths ...string) (Batch, error) {
 	var b Batch
-	seen := map[string]string{}
+	files := orderfile.Files{Batch: batch}
 	for _, path := range paths {
-		lines, err := orderfile.ReadBatch(path, batch)
+		lines, err := files.Read(path)
 		if err != nil {
 			return Batch{}, err
 		}
 		for _, l := range lines {
-			if l.Err == nil && seen[l.Request.ID] != "" {
-				l.Err = fmt.Errorf("id: %q is in %s already: give each order an id of its own", l.Request.ID, seen[l.Request.ID])
-			}
 			if l.Err != nil {
 				b.Bad = append(b.Bad, BadLine{File: path, Line: l.Number, ID: l.Request.ID, Why: l.Err.Error()})
 				continue
 			}
-			seen[l.Request.ID] = path
-			b.Requests = append(b.Requests, l.Request)
+			b.Requests, b.places = append(b.Requests, l.Request), append(b.places, place{path, l.Number})
 		}
 	}
 	return b, nil
+}
+
+// Again makes all orders of the batch that say nothing else ones that buy the last
+// order of their line once more.
+func (b *Batch) Again() {
+	for i := range b.Requests {
+		if b.Requests[i].Again == "" {
+			b.Requests[i].Again = order.AgainLast
+		}
+	}
+}
+
+// at is where a request stands.
+func (b Batch) at(i int) place {
+	if i < len(b.places) {
+		return b.places[i]
+	}
+	return place{}
 }
 
 // Step is one line of a plan: what orders of one kind will take.
@@ -65,6 +100,7 @@ type Step struct {
 	Orders    int    `json:"orders"`
 	Spends    bool   `json:"spends"` // each uses up one of the product's quota
 	Problem   string `json:"problem,omitempty"`
+	known     bool   // it is there already: nothing is made for it
 }
 
 // plan tells which operation each order will take and where, before anything is
@@ -79,22 +115,30 @@ func (c *Console) plan(ctx context.Context, requests []order.Request) ([]Step, e
 		return nil, err
 	}
 	_, steps, err := planned(ctx, requests, c.placing(accounts))
-	return steps, err
+	return count(steps), err
 }
 
-// planned places every order with place, and counts those of one kind.
-func planned(ctx context.Context, requests []order.Request, place placing) ([]stage.Planned, []Step, error) {
-	counts := map[Step]int{}
-	var all []stage.Planned
+// planned places every order with place. There is one step for each.
+func planned(ctx context.Context, requests []order.Request, place placing) (all []stage.Planned, steps []Step, err error) {
 	for _, r := range requests {
 		p, step, err := place(ctx, r)
 		if err != nil {
 			return nil, nil, err
 		}
-		all = append(all, p)
-		counts[step]++
+		all, steps = append(all, p), append(steps, step)
 	}
-	var steps []Step
+	return all, steps, nil
+}
+
+// count makes one step of those of one kind. Orders that are there already take
+// none.
+func count(all []Step) (steps []Step) {
+	counts := map[Step]int{}
+	for _, step := range all {
+		if !step.known {
+			counts[step]++
+		}
+	}
 	for step, n := range counts {
 		step.Orders = n
 		steps = append(steps, step)
@@ -102,7 +146,7 @@ func planned(ctx context.Context, requests []order.Request, place placing) ([]st
 	slices.SortFunc(steps, func(a, b Step) int {
 		return strings.Compare(a.Account+a.Operation+a.Product+a.Problem, b.Account+b.Operation+b.Product+b.Problem)
 	})
-	return all, steps, nil
+	return steps
 }
 
 // placing says where an order goes. What no account takes has a problem in its
@@ -114,7 +158,10 @@ func (c *Console) placing(accounts stage.Accounts) placing {
 	if len(accounts) == 0 {
 		return ready{}.place
 	}
-	in := stage.Intake{Accounts: accounts, Ledger: c.ledger, Line: c.line, Log: c.log}
+	in := stage.Intake{Accounts: accounts, Ledger: c.ledger, Line: c.line, Log: c.log, Publishers: c.cfg.publishers()}
+	if subject, err := c.inbox(false); err == nil {
+		in = in.For(pipeline.PublisherOf(subject))
+	}
 	return func(ctx context.Context, r order.Request) (stage.Planned, Step, error) {
 		a, way, err := in.Place(ctx, r)
 		if bad, ok := errors.AsType[*order.Invalid](err); ok {
@@ -137,86 +184,6 @@ func placed(r order.Request, a *stage.Account, way issuer.Route) (stage.Planned,
 	return stage.Planned{Request: r, Account: a, Operation: op, Product: way.Product}, step
 }
 
-// handed is the outcome of handing a batch in.
-type handed struct {
-	known, fresh int
-	wanted       []awaited
-}
-
-// awaited is an order that was handed in, and where its outcome will lie: under
-// its id, or, where the intake refuses the message, under an id of the message's
-// own.
-type awaited struct {
-	id   string
-	hash string // of what was ordered: another order's outcome under the id is not this one's; empty: any
-	bad  string // where a refused message lies; empty: the order was known before
-}
-
-// outcome tells whether an item is what became of the order.
-func (a awaited) outcome(it pipeline.Item) bool {
-	return it.ID() == a.bad || it.ID() == a.id && (a.hash == "" || it.Hash == a.hash)
-}
-
-// inFlight bounds how many order messages wait for their acknowledgement.
-const inFlight = 256
-
-// handIn publishes what is not known yet, as any NATS client can. Interrupted
-// and begun again it publishes the rest: what was acknowledged is known, or a
-// message with a known id, which is dropped.
-func (c *Console) handIn(ctx context.Context, requests []order.Request, urgent bool) (handed, error) {
-	var h handed
-	var mu sync.Mutex
-	g, ctx := limited(ctx, inFlight)
-	for _, r := range requests {
-		g.Go(func() error {
-			a, err := c.handOne(ctx, r, urgent)
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			h.wanted = append(h.wanted, a)
-			if a.bad == "" {
-				h.known++
-			} else {
-				h.fresh++
-			}
-			return nil
-		})
-	}
-	err := g.Wait()
-	slices.SortFunc(h.wanted, func(a, b awaited) int { return strings.Compare(a.id, b.id) })
-	return h, err
-}
-
-// handOne publishes one order, unless it is known.
-func (c *Console) handOne(ctx context.Context, r order.Request, urgent bool) (awaited, error) {
-	a := awaited{id: r.ID, hash: r.Hash()}
-	was, err := c.line.Last(ctx, r.ID)
-	if err == nil && was.Hash == a.hash {
-		return a, nil
-	}
-	// One whose record only a newer build can read is handed in: its intake knows
-	// whether it is the same order.
-	if err != nil && !errors.Is(err, pipeline.ErrNoOrder) && !errors.Is(err, pipeline.ErrUnreadable) {
-		return a, err
-	}
-	body, err := json.Marshal(r)
-	if err != nil {
-		return a, fmt.Errorf("encode order %s: %w", r.ID, err)
-	}
-	subject := pipeline.NewSubject
-	if urgent {
-		subject = pipeline.UrgentSubject
-	}
-	seq, err := pipeline.Publish(ctx, c.js, subject, body)
-	if err != nil {
-		return a, fmt.Errorf("hand in order %s: %w", r.ID, err)
-	}
-	a.bad = c.line.BadID(seq)
-	return a, nil
-}
-
 // Progress is how far a batch has come: orders by state.
 type Progress struct {
 	Total  int                 `json:"total"`
@@ -235,11 +202,12 @@ var errDone = errors.New("done")
 // returns them as they ended, by the id that they were handed in with. shown is
 // told of each change.
 func (c *Console) follow(ctx context.Context, wanted []awaited, shown func(Progress)) (map[string]pipeline.Item, error) {
-	f := following{of: map[string]awaited{}, now: map[string]pipeline.Item{}, states: map[order.State]int{}}
+	f := following{of: map[string]awaited{}, after: map[string]awaited{}, now: map[string]pipeline.Item{}, states: map[order.State]int{}}
 	for _, a := range wanted {
-		f.of[a.id], f.of[a.bad] = a, a
+		f.of[a.id], f.of[a.bad], f.after[a.after] = a, a, a
 	}
 	delete(f.of, "")
+	delete(f.after, "")
 	if len(wanted) == 0 {
 		return f.now, nil
 	}
@@ -267,6 +235,7 @@ func (c *Console) follow(ctx context.Context, wanted []awaited, shown func(Progr
 // following is how far the wanted orders have come.
 type following struct {
 	of     map[string]awaited       // by where their outcome may lie
+	after  map[string]awaited       // successors by whom they follow
 	now    map[string]pipeline.Item // by the id that they were handed in with
 	states map[order.State]int
 }
@@ -274,6 +243,9 @@ type following struct {
 // took notes an item, and tells whether it is news of one of the orders.
 func (f *following) took(it pipeline.Item) bool {
 	a, ours := f.of[it.ID()]
+	if next, follows := f.after[it.Predecessor]; follows {
+		a, ours = next, true
+	}
 	was, seen := f.now[a.id]
 	if !ours || !a.outcome(it) || seen && was.Seq > it.Seq { // the older message of an order that a crash left
 		return false
@@ -289,7 +261,7 @@ func (f *following) took(it pipeline.Item) bool {
 // stranger is an order whose record only another build can read: where it lies
 // says how far it is, and that is all.
 func (f *following) stranger(u pipeline.Unread) pipeline.Item {
-	o := order.Order{Request: order.Request{ID: u.ID}, State: u.State, Hash: f.of[u.ID].hash}
+	o := order.Order{Request: order.Request{ID: u.ID}, State: u.State, Hash: f.of[u.ID].hash, Predecessor: f.of[u.ID].after}
 	switch why := "its record cannot be read here: " + u.Why; u.State {
 	case order.Failed:
 		o.Failure = &order.Failure{Class: "unreadable", Reason: why, Advice: "look at it with the certmill that wrote it"}
@@ -302,7 +274,8 @@ func (f *following) stranger(u pipeline.Unread) pipeline.Item {
 // Summary is what a run ended with.
 type Summary struct {
 	Orders       int            `json:"orders"`
-	Known        int            `json:"known"` // were known before this run
+	Known        int            `json:"known"`              // were known before this run
+	KnownAs      map[string]int `json:"known_as,omitempty"` // by the state that they were in then
 	New          int            `json:"new"`
 	Issued       int            `json:"issued"`
 	Held         int            `json:"held"`
@@ -316,6 +289,15 @@ type Summary struct {
 	Certificates string         `json:"certificates"` // folder
 	Problems     []Problem      `json:"problems,omitempty"`
 	Bad          []BadLine      `json:"bad_lines,omitempty"`
+}
+
+// knownAs counts the known lines by state.
+func (b Batch) knownAs() map[string]int {
+	counts := map[string]int{}
+	for _, k := range b.Known {
+		counts[string(k.State)]++
+	}
+	return counts
 }
 
 // Problem is an order that was not issued, and what ends it.
@@ -333,9 +315,12 @@ func (s Summary) OK() bool { return s.Issued+s.Archived == s.Orders && len(s.Bad
 
 // summarise counts the outcomes.
 func summarise(b Batch, h handed, ended map[string]pipeline.Item, took time.Duration) Summary {
-	sum := Summary{Orders: len(b.Requests), Known: h.known, New: h.fresh, Failed: map[string]int{}, Seconds: took.Seconds(), Bad: b.Bad}
+	sum := Summary{Orders: len(b.Requests), Known: h.known, New: h.fresh, Failed: map[string]int{}, Seconds: took.Seconds(), Bad: b.Bad, KnownAs: b.knownAs()}
 	for _, a := range h.wanted {
 		it, seen := ended[a.id]
+		if seen && it.ID() != a.bad { // a successor may have got another id than was thought
+			a.id = it.ID()
+		}
 		switch {
 		case !seen:
 			sum.Unfinished++

@@ -41,7 +41,7 @@ func openWorkshop(t *testing.T, change func(*house)) *workshop {
 	must(err)
 	t.Cleanup(func() { _ = h.close() })
 	change(h)
-	p, err := NewProcess(h.cfg, "test", true, log, order.Roles...)
+	p, err := NewProcess(h.workers(), "test", true, log, order.Roles...)
 	must(err)
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	worked := make(chan error, 1)

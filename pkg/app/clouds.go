@@ -3,6 +3,9 @@ package app
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -113,19 +116,25 @@ type ready struct {
 func openClouds(c Config, permits *permit.Set, simulated bool, aliases dcv.Aliases) (ready, error) {
 	out := ready{accounts: stage.Accounts{}, solvers: map[string]dcv.Solver{}}
 	own := map[string]dcv.Solver{} // the accounts' own DNS, by label
+	keys := map[string]string{}    // by label
 	for _, label := range sorted(c.Accounts) {
 		a := c.Accounts[label]
-		cloud, records, err := a.open(permits)
+		account := &stage.Account{
+			Label: label, Main: a.Main, Contact: a.Contact, Company: a.Company, Daily: a.Daily, Simulated: simulated,
+			Waits: stage.Waits{Entry: a.EntryLife, Signature: a.SignatureLife, Clocks: a.Clocks, ListLag: a.ListLag},
+		}
+		opened, err := a.open(label, permits, account.May)
 		if err != nil {
 			return ready{}, fmt.Errorf("account %s: %w", label, err)
 		}
-		if records != nil {
-			own[label] = records
+		if opened.records != nil {
+			own[label] = opened.records
 		}
-		out.accounts[label] = &stage.Account{
-			Label: label, Main: a.Main, Cloud: cloud, Contact: a.Contact, Company: a.Company, Daily: a.Daily, Simulated: simulated,
-			Waits: stage.Waits{Entry: a.EntryLife, Signature: a.SignatureLife, Clocks: a.Clocks, ListLag: a.ListLag},
-		}
+		account.Cloud, account.Credentials = opened.cloud, &stage.Credentials{Key: opened.key}
+		out.accounts[label], keys[label] = account, opened.key
+	}
+	if err := errors.Join(c.sharedKeys(func(label string) string { return keys[label] })...); err != nil {
+		return ready{}, err
 	}
 	byZone, err := c.openSolvers(own)
 	if err != nil {
@@ -137,25 +146,46 @@ func openClouds(c Config, permits *permit.Set, simulated bool, aliases dcv.Alias
 	return out, nil
 }
 
-// open makes the client of one label and the solver of its own DNS.
-func (a Account) open(permits *permit.Set) (issuer.Cloud, dcv.Solver, error) {
+// opened is the client of one label, the solver of its own DNS, and what tells its
+// access key from others.
+type opened struct {
+	cloud   issuer.Cloud
+	records dcv.Solver
+	key     string // empty: it was not read
+}
+
+// open makes the client of one label. gate says why nothing may be called with it.
+// One whose main account is not known yet is asked whose it is, and nothing else:
+// its limits would be counted under the label.
+func (a Account) open(label string, permits *permit.Set, gate func(context.Context) error) (opened, error) {
 	id, err := a.KeyID.read()
 	if err != nil {
-		return nil, nil, fmt.Errorf("key_id: %w", err)
+		return opened{}, fmt.Errorf("key_id: %w", err)
 	}
 	secret, err := a.Secret.read()
 	if err != nil {
-		return nil, nil, fmt.Errorf("secret: %w", err)
+		return opened{}, fmt.Errorf("secret: %w", err)
 	}
 	token, err := a.Token.read()
 	if err != nil {
-		return nil, nil, fmt.Errorf("token: %w", err)
+		return opened{}, fmt.Errorf("token: %w", err)
 	}
-	return vendors()[a.Cloud].Open(issuer.Access{
+	cloud, records, err := vendors()[a.Cloud].Open(issuer.Access{
 		Endpoint: a.Endpoint, DNSEndpoint: a.DNSEndpoint, IdentityEndpoint: a.IdentityEndpoint, Region: a.Region,
-		KeyID: id.Reveal(), Secret: secret, Token: token, Main: a.Main, Permits: permits,
+		KeyID: id.Reveal(), Secret: secret, Token: token, Main: cmp.Or(a.Main, label), Permits: permits, Gate: gate,
 		Product: a.Product, CSRSANs: a.CSRSANs,
 	})
+	return opened{cloud, records, a.fingerprint(id)}, err
+}
+
+// fingerprint tells an access key, and where it is used, from others. It tells
+// nothing of the secret, and the id of the key only to who knows it.
+func (a Account) fingerprint(id order.Secret) string {
+	if a.KeyID == unread {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(strings.Join([]string{a.Cloud, a.Endpoint, a.IdentityEndpoint, id.Reveal()}, "\x00")))
+	return hex.EncodeToString(sum[:6])
 }
 
 // period is what limits count in: calls a second.
@@ -168,6 +198,7 @@ func (c Config) limits(states *account.Accounts) func(permit.Key) permit.Limit {
 	for _, a := range c.Accounts {
 		own[a.Main] = a
 	}
+	delete(own, "") // not known yet
 	all := vendors()
 	return func(k permit.Key) permit.Limit {
 		a := own[k.Account]
@@ -218,10 +249,11 @@ func (c Config) rings(accounts stage.Accounts, roles []order.Role) []permit.Key 
 }
 
 // newLooker looks as the CA will.
-func newLooker(c DCV) (*dcv.Looker, error) {
+func newLooker(c DCV) (looker, error) {
 	allow, err := c.allowed()
 	if err != nil {
-		return nil, err
+		return looker{}, err
 	}
-	return dcv.NewLooker(dcv.LookerConfig{Resolvers: c.Resolvers, Servers: c.Servers, HTTPPort: c.FilePort, Allow: allow, OwnPort: c.servePort()})
+	l, err := dcv.NewLooker(dcv.LookerConfig{Resolvers: c.Resolvers, Servers: c.Servers, HTTPPort: c.FilePort, Allow: allow, OwnPort: c.servePort()})
+	return looker{l}, err
 }

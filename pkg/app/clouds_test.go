@@ -61,7 +61,7 @@ const marketConfig = `dcv:
   solvers:
     theirs: {kind: market-dns, zones: [example.org], account: m}
 accounts:
-  m: {cloud: market, key_id: env:TEST_KEY, secret: env:TEST_KEY, product: p1, csr_sans: true, identity_endpoint: "http://127.0.0.1:1"}
+  m: {cloud: market, main: m, key_id: env:TEST_KEY, secret: env:TEST_KEY, product: p1, csr_sans: true, identity_endpoint: "http://127.0.0.1:1"}
 `
 
 // A further cloud is known to the whole config by one line in the table.
@@ -223,12 +223,12 @@ func TestOtherLimitsAreRefused(t *testing.T) {
 		s, _, err := p.connect(ctx)
 		return s, err
 	}
-	first, err := open(h.cfg, order.Collector)
+	first, err := open(h.workers(), order.Collector)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer first.close()
-	other := h.cfg
+	other := h.workers()
 	other.Accounts = maps.Clone(h.cfg.Accounts)
 	label := sorted(other.Accounts)[0]
 	a := other.Accounts[label]

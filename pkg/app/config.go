@@ -18,6 +18,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // Config is everything that does not change while a process runs. It is read
@@ -26,30 +27,34 @@ import (
 //
 // The doc tags are the source of the tables of settings (Table).
 type Config struct {
-	NATS      NATS               `yaml:"nats"`
-	State     string             `yaml:"state" doc:"folder of this process: embedded server, key store, identity, simulated clouds"`
-	Keys      Keys               `yaml:"keys"`
-	Deliver   Deliver            `yaml:"deliver"`
-	DCV       DCV                `yaml:"dcv"`
-	Preflight string             `yaml:"preflight" doc:"whether submitters look at an order's names (CAA, DNSSEC, zones, words) before it is bought: off, warn (a note in its timeline) or hold (what would fail is held); certmill plan looks always"`
-	Listen    string             `yaml:"listen" doc:"host:port of the probes /healthz and /readyz and of the counters /permits; empty: none"`
-	Log       string             `yaml:"log" doc:"debug, info, warn or error"`
-	Parallel  int                `yaml:"parallel" doc:"orders that one worker handles at the same time, for each stage and lane"`
-	AckWait   time.Duration      `yaml:"ack_wait" doc:"the orders of a worker that died are handed out again after this"`
-	Zone      string             `yaml:"zone" doc:"time zone of the calendar day that daily budgets go by, such as Asia/Shanghai"`
-	Batches   map[string]int     `yaml:"batches" doc:"most purchases of a batch, by its name; over it, orders are held. An attempt whose outcome was unknown stays counted"`
-	Accounts  map[string]Account `yaml:"accounts" doc:"by label, [a-z0-9-]; a label is a queue of its own, what concerns money or limits goes by main account"`
+	NATS       NATS                 `yaml:"nats"`
+	State      string               `yaml:"state" doc:"folder of this process: embedded server, key store, identity, simulated clouds"`
+	Keys       Keys                 `yaml:"keys"`
+	Deliver    Deliver              `yaml:"deliver"`
+	DCV        DCV                  `yaml:"dcv"`
+	Preflight  string               `yaml:"preflight" doc:"whether submitters look at an order's names (CAA, DNSSEC, zones, words) before it is bought: off, warn (a note in its timeline) or hold (what would fail is held); certmill plan looks always"`
+	Listen     string               `yaml:"listen" doc:"host:port of the probes /healthz and /readyz and of the counters /permits; empty: none"`
+	Log        string               `yaml:"log" doc:"debug, info, warn or error"`
+	Parallel   int                  `yaml:"parallel" doc:"orders that one worker handles at the same time, for each stage and lane"`
+	AckWait    time.Duration        `yaml:"ack_wait" doc:"the orders of a worker that died are handed out again after this"`
+	Zone       string               `yaml:"zone" doc:"time zone of the calendar day that daily budgets go by, such as Asia/Shanghai"`
+	Duplicates string               `yaml:"duplicates" doc:"what becomes of an order for a set of names that another order has in service, not due yet, with whatever account: hold (before anything is taken; approve lets it go on) or allow. Names that are on their way, or were paid for in vain, wait or are held always"`
+	Batches    map[string]int       `yaml:"batches" doc:"most purchases of a batch, by its name; over it, orders are held. An attempt whose outcome was unknown stays counted"`
+	Publishers map[string]Publisher `yaml:"publishers" doc:"what those who publish orders may do, by the last token of their subject, shop for orders.new.shop; anonymous for orders.new itself, operator for certmill's own commands, * for all whom nothing here names"`
+	Accounts   map[string]Account   `yaml:"accounts" doc:"by label, [a-z0-9-]; a label is a queue of its own, what concerns money or limits goes by main account"`
 }
 
 // NATS is the way to the server.
 type NATS struct {
-	URL         string `yaml:"url" doc:"server or servers, comma-separated; empty: certmill run embeds one"`
-	Listen      string `yaml:"listen" doc:"host:port of the embedded server; empty: 127.0.0.1:4222, or another port if that is taken"`
-	User        string `yaml:"user" doc:"user name, where the server asks for one"`
-	Password    Ref    `yaml:"password" doc:"its password, as env:NAME or file:PATH"`
-	Credentials string `yaml:"credentials" doc:"path of a .creds file, in place of user and password"`
-	CA          string `yaml:"ca" doc:"path of the root certificates that the server's certificate chains to"`
-	Replicas    int    `yaml:"replicas" doc:"of the streams: 1, or 3 in a cluster"`
+	URL         string         `yaml:"url" doc:"server or servers, comma-separated, without a user or password; empty: certmill run embeds one"`
+	Listen      string         `yaml:"listen" doc:"host:port of the embedded server; empty: 127.0.0.1:4222, or another port if that is taken. Any address but the loopback needs nats.users"`
+	Users       map[string]Ref `yaml:"users" doc:"who may use the embedded server from elsewhere, each with its password as env:NAME or file:PATH: admin, operator, worker and monitor are the roles of deploy/nats, any other name is a publisher, who publishes to orders.new.<name>"`
+	User        string         `yaml:"user" doc:"user name, where the server asks for one; deploy/nats has one for each role"`
+	Password    Ref            `yaml:"password" doc:"its password, as env:NAME or file:PATH"`
+	Credentials string         `yaml:"credentials" doc:"path of a .creds file, in place of user and password"`
+	Inbox       string         `yaml:"inbox" doc:"first tokens of the subjects at which answers come; empty: _INBOX_<user>, or _INBOX_certmill without nats.user"`
+	CA          string         `yaml:"ca" doc:"path of the root certificates that the server's certificate chains to"`
+	Replicas    int            `yaml:"replicas" doc:"of the streams: 1, or 3 in a cluster"`
 }
 
 // Keys say who can open private keys, and where sealed ones rest.
@@ -78,10 +83,16 @@ type DCV struct {
 	Allow     []string          `yaml:"allow" doc:"networks (10.20.0.0/16) that are not public and that certmill looks at all the same, where a name lies or has its name servers there; link-local addresses and metadata services never"`
 }
 
+// Publisher is what one publisher may do.
+type Publisher struct {
+	Accounts []string `yaml:"accounts" doc:"labels that its orders may be for, and that any chooses from; empty: all; none: no account at all"`
+	Daily    int      `yaml:"daily" doc:"most purchases of its orders on a calendar day; over it, orders are held; 0: no bound. Those of * share theirs"`
+}
+
 // Account is one label.
 type Account struct {
 	Cloud            string         `yaml:"cloud" doc:"aliyun or tencent"`
-	Main             string         `yaml:"main" doc:"id of the main account (ParentUid, Uin); labels with the same one share limits and ledger"`
+	Main             string         `yaml:"main" doc:"id of the main account (ParentUid, Uin); labels with the same one share limits and ledger. Empty: the cloud is asked whose the key is. An account whose key is another main account's is stopped"`
 	Endpoint         string         `yaml:"endpoint" doc:"scheme://host[:port] of CAS or SSL; empty: the cloud's own"`
 	DNSEndpoint      string         `yaml:"dns_endpoint" doc:"scheme://host[:port] of alidns or DNSPod; empty: the cloud's own"`
 	IdentityEndpoint string         `yaml:"identity_endpoint" doc:"scheme://host[:port] of STS, which tells whose the credentials are; empty: the cloud's own, or endpoint where that is not the cloud's"`
@@ -110,8 +121,17 @@ type Ref string
 // unread is in place of a secret that nothing is called with.
 const unread Ref = "unread:"
 
-// read fetches the secret, without the line end that files have.
+// read fetches the secret, without the line end that files have, and makes it
+// known to package redact.
 func (r Ref) read() (order.Secret, error) {
+	secret, err := r.fetch()
+	if r != unread {
+		redact.Learn(secret.Reveal())
+	}
+	return secret, err
+}
+
+func (r Ref) fetch() (order.Secret, error) {
 	kind, where, _ := strings.Cut(string(r), ":")
 	switch {
 	case r == "":
@@ -140,9 +160,15 @@ func (r Ref) read() (order.Secret, error) {
 func Defaults() Config {
 	return Config{
 		NATS: NATS{Replicas: 1}, State: "state", Deliver: Deliver{Directory: "certs"}, DCV: DCV{FilePort: 80, CleanUp: 10 * time.Minute},
-		Preflight: flightOff, Log: "info", Parallel: 16, AckWait: time.Minute, Zone: "UTC",
+		Preflight: flightOff, Log: "info", Parallel: 16, AckWait: time.Minute, Zone: "UTC", Duplicates: duplicatesHold,
 	}
 }
+
+// Values of the setting duplicates.
+const (
+	duplicatesHold  = "hold"
+	duplicatesAllow = "allow"
+)
 
 // Load reads a config file. An empty path means the defaults.
 func Load(path string) (Config, error) {
@@ -208,9 +234,6 @@ func (c *Config) fill() {
 	}
 	all := vendors()
 	for label, a := range c.Accounts {
-		if a.Main == "" {
-			a.Main = label
-		}
 		if a.SignatureLife == 0 {
 			a.SignatureLife = all[a.Cloud].About.SignatureLife
 		}
@@ -242,6 +265,7 @@ func (c Config) check() error {
 	if c.NATS.Replicas != 1 && c.NATS.Replicas != 3 && c.NATS.Replicas != 5 {
 		bad("nats.replicas is %d: write 1 for a single server, 3 or 5 in a cluster", c.NATS.Replicas)
 	}
+	all = append(all, c.NATS.check()...)
 	if _, err := logLevel(c.Log); err != nil {
 		bad("log: %w", err)
 	}
@@ -259,6 +283,9 @@ func (c Config) check() error {
 	if c.Preflight != flightOff && c.Preflight != flightWarn && c.Preflight != flightHold {
 		bad("preflight is %q: write %s, %s or %s", c.Preflight, flightOff, flightWarn, flightHold)
 	}
+	if c.Duplicates != duplicatesHold && c.Duplicates != duplicatesAllow {
+		bad("duplicates is %q: write %s or %s", c.Duplicates, duplicatesHold, duplicatesAllow)
+	}
 	all = append(all, c.DCV.checkFiles()...)
 	if c.DCV.CleanUp < time.Second {
 		bad("dcv.clean_up is %v: write at least 1s; orders that are under way look after theirs", c.DCV.CleanUp)
@@ -271,10 +298,12 @@ func (c Config) check() error {
 			bad("keys.recipients: %w", err)
 		}
 	}
+	all = append(all, c.checkPublishers()...)
 	for label, a := range c.Accounts {
 		all = append(all, a.check("accounts."+label, label)...)
 	}
 	all = append(all, c.sharedMains()...)
+	all = append(all, c.sharedKeys(func(label string) string { return string(c.Accounts[label].KeyID) })...)
 	all = append(all, c.checkSolvers()...)
 	slices.SortFunc(all, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(all...)
@@ -288,8 +317,8 @@ func (a Account) check(at, label string) (all []error) {
 	if known := vendors(); known[a.Cloud].Open == nil {
 		bad(".cloud is %q: write %s", a.Cloud, strings.Join(sorted(known), " or "))
 	}
-	if !mainForm.MatchString(a.Main) {
-		bad(".main is %q: write the id of the main account in quotes, letters, digits, '-' and '_'", a.Main)
+	if a.Main != "" && !mainForm.MatchString(a.Main) {
+		bad(".main is %q: write the id of the main account in quotes, letters, digits, '-' and '_', or leave it out", a.Main)
 	}
 	if a.KeyID == "" || a.Secret == "" {
 		bad(": key_id and secret are required, as env:NAME or file:PATH")
@@ -324,11 +353,44 @@ func (c Config) sharedMains() (all []error) {
 		other, shared := first[a.Main]
 		if !shared {
 			first[a.Main] = label
+		}
+		if !shared || a.Main == "" { // not known yet
 			continue
 		}
-		b := c.Accounts[other]
-		if a.Cloud != b.Cloud || a.Endpoint != b.Endpoint || !equal(a.Limits, b.Limits) || a.Deadline != b.Deadline || a.SpendDeadline != b.SpendDeadline {
-			all = append(all, fmt.Errorf("accounts.%s and accounts.%s are on one main account (%s) but differ in cloud, endpoint, limits or deadlines: write the same for both", other, label, a.Main))
+		if err := a.agrees(label, c.Accounts[other], other); err != nil {
+			all = append(all, err)
+		}
+	}
+	return all
+}
+
+// agrees tells whether two labels on one main account are the same in what holds
+// for it as a whole.
+func (a Account) agrees(label string, b Account, other string) error {
+	if a.Cloud != b.Cloud || a.Endpoint != b.Endpoint || !equal(a.Limits, b.Limits) || a.Deadline != b.Deadline || a.SpendDeadline != b.SpendDeadline {
+		return fmt.Errorf("accounts.%s and accounts.%s are on one main account (%s) but differ in cloud, endpoint, limits or deadlines: write the same for both", other, label, a.Main)
+	}
+	return nil
+}
+
+// sharedKeys refuses labels that have one access key and name different main
+// accounts: a key belongs to one. key tells two keys apart.
+func (c Config) sharedKeys(key func(label string) string) (all []error) {
+	first := map[string]string{}
+	for _, label := range sorted(c.Accounts) {
+		a := c.Accounts[label]
+		at := a.Cloud + " " + a.Endpoint + " " + key(label)
+		if a.Main == "" || key(label) == "" {
+			continue
+		}
+		other, shared := first[at]
+		if !shared {
+			first[at] = label
+			continue
+		}
+		if b := c.Accounts[other]; b.Main != a.Main {
+			all = append(all, fmt.Errorf("accounts.%s and accounts.%s have one access key but different main accounts (%s, %s): "+
+				"a key belongs to one main account; write the same main for both, or leave it out", other, label, b.Main, a.Main))
 		}
 	}
 	return all

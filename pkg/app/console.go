@@ -17,6 +17,7 @@ import (
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
 // Console is what an operator sees of an installation, over one connection that
@@ -26,8 +27,10 @@ import (
 // when they need it.
 type Console struct {
 	books
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	rights rights
+	barrier
 
 	mu    sync.Mutex     // guards what follows
 	ways  stage.Accounts // as routes returns them; nil until somebody asks
@@ -45,28 +48,54 @@ func OpenConsole(ctx context.Context, c Config, log *slog.Logger) (*Console, err
 		return nil, errNoServer
 	}
 	name := hostName("console")
-	nc, err := dial(c.NATS, name, log, again()...)
+	console := &Console{cfg: c, log: log}
+	nc, err := dial(c.NATS, name, console.refused, log, again()...)
 	if err != nil {
 		return nil, err
 	}
-	console := &Console{books: books{nc: nc}, cfg: c, log: log}
+	console.nc = nc
 	if err := console.look(ctx, name); err != nil {
 		console.Close()
-		return nil, err
+		return nil, console.Because(err)
 	}
 	return console, nil
 }
 
+// Because is why something that was asked of the console failed: a right that its
+// NATS user does not have, where that is the cause, and else what failed.
+func (c *Console) Because(err error) error { return c.because(err) }
+
+// MayDecide tells whether the console's NATS user may do more than look. The error
+// is a *NoRight.
+func (c *Console) MayDecide() error {
+	if !c.rights.decide() {
+		return &NoRight{c.cfg.NATS.User, "change anything"}
+	}
+	return nil
+}
+
 func (c *Console) look(ctx context.Context, name string) (err error) {
+	if c.rights, err = rightsOf(ctx, c.nc); err != nil {
+		c.log.DebugContext(ctx, "the server does not say what this NATS user may do; it is tried", "err", err)
+	}
+	c.guards(c.nc)
+	if !c.rights.look() {
+		return &NoRight{c.cfg.NATS.User, "look at the orders"}
+	}
 	if c.js, err = jetstream.New(c.nc); err != nil {
 		return fmt.Errorf("JetStream: %w", err)
+	}
+	if !c.rights.consume() {
+		c.js = stream.WithoutConsumers(c.js)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if err := c.books.open(ctx, name, c.log, 0); err != nil {
 		return err
 	}
-	c.states, err = account.Look(ctx, c.js, 0, c.log)
+	if c.states, err = account.Look(ctx, c.js, 0, c.log); err == nil {
+		c.cfg = c.cfg.withMains(c.states)
+	}
 	return err
 }
 
@@ -106,6 +135,8 @@ type Status struct {
 	// this program cannot read: a newer one wrote them. The orders are counted in
 	// States, too.
 	Unreadable int `json:"unreadable"`
+	// Troubles keep orders from moving, or have harmed them.
+	Troubles []Trouble `json:"troubles"`
 }
 
 // AccountStatus is one label; empty where only its main account is known.
@@ -115,6 +146,8 @@ type AccountStatus struct {
 	State string `json:"state"`
 	// Identity is whose the credentials are; nil: no worker has been told yet.
 	Identity *account.Identity `json:"identity,omitempty"`
+	// Troubles of the main account stop nothing: somebody should look at them.
+	Troubles []account.Trouble `json:"troubles,omitempty"`
 }
 
 // Status reads it.
@@ -150,21 +183,26 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 		line := AccountStatus{Label: a.label, Main: a.main, State: "nothing was ordered there yet"}
 		if a.main != "" {
 			state := c.states.State(a.main)
-			line.State = describe(state, a.label, c.line.Incarnation())
+			line.Troubles = state.Troubled(time.Now())
+			line.State = describe(state, a.label, a.main, c.line.Incarnation())
 			if id, known := state.Identities[a.label]; known {
 				line.Identity = &id
 			}
 		}
 		s.Accounts = append(s.Accounts, line)
 	}
-	return s, nil
+	s.Troubles, err = c.troubles(ctx)
+	return s, err
 }
 
 // describe puts an account's state into words.
-func describe(s account.State, label, incarnation string) string {
+func describe(s account.State, label, main, incarnation string) string {
 	var parts []string
 	if !s.Marked(incarnation) {
 		parts = append(parts, "buys nothing until its list was swept (certmill first-use "+cmp.Or(label, "<label>")+" skips the wait: only if nothing was ever bought there, not after a loss)")
+	}
+	if why := stranger(s, label, main); why != "" {
+		parts = append(parts, why)
 	}
 	if p, rests := s.Rest(label, time.Now()); rests {
 		parts = append(parts, "rests: "+p.Why)
@@ -187,6 +225,9 @@ type Group struct {
 	Advice string      `json:"advice,omitempty"`
 }
 
+// heldFor begins the cause of those that an approval lets go on.
+const heldFor = "held for "
+
 // cause is what failed and held orders are grouped by: class and code.
 func cause(o order.Order) string {
 	switch {
@@ -196,6 +237,8 @@ func cause(o order.Order) string {
 		return o.Failure.Class
 	case o.State == order.Held && o.Hold != nil && o.Hold.Open:
 		return "outcome unknown"
+	case o.State == order.Held && o.Hold != nil && o.Hold.Fact != "":
+		return heldFor + strings.Join(o.Hold.Kinds(), ", ")
 	case o.State == order.Held && o.Hold != nil:
 		return "held in " + string(o.Hold.From)
 	}
@@ -226,6 +269,9 @@ func (c *Console) Failed(ctx context.Context, batch string) ([]Group, error) {
 	var out []Group
 	for _, g := range groups {
 		slices.Sort(g.IDs)
+		if len(g.IDs) > 1 && strings.HasPrefix(g.Cause, heldFor) {
+			g.Advice = fmt.Sprintf("certmill approve --cause %q | ", g.Cause) + g.Advice
+		}
 		out = append(out, *g)
 	}
 	slices.SortFunc(out, func(a, b Group) int {
@@ -256,6 +302,37 @@ func (c *Console) Select(ctx context.Context, ids []string, why, batch string) (
 	})
 	slices.Sort(ids)
 	return slices.Compact(ids), err
+}
+
+// Cost is what orders spend if they go on.
+type Cost struct {
+	Account   string `json:"account"`
+	Operation string `json:"operation"`
+	Product   string `json:"product,omitempty"`
+	Orders    int    `json:"orders"`
+}
+
+// Costs says what a verb for these orders would spend, before it is given: as
+// many purchases as there are orders, each of its product, or on something
+// already bought.
+func (c *Console) Costs(ctx context.Context, ids []string) ([]Cost, error) {
+	counts := map[Cost]int{}
+	for _, id := range ids {
+		it, err := c.line.Last(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		counts[Cost{Account: it.Account, Operation: it.Operation, Product: it.Product}]++
+	}
+	var costs []Cost
+	for cost, n := range counts {
+		cost.Orders = n
+		costs = append(costs, cost)
+	}
+	slices.SortFunc(costs, func(a, b Cost) int {
+		return strings.Compare(a.Account+a.Operation+a.Product, b.Account+b.Operation+b.Product)
+	})
+	return costs, nil
 }
 
 // Names are an order's names in one line.

@@ -14,7 +14,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/account"
-	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/natstest"
@@ -73,6 +72,9 @@ func TestVerbsWithoutWorkers(t *testing.T) {
 	early := named(orderIn(order.Submit), "early")
 	early.CloudID = ""
 	lay(t, js, c, early)
+	held := named(orderIn(order.Held), "held")
+	held.CloudID, held.Hold = "", &order.Hold{Reason: "for the test", Open: true, From: order.Unsure}
+	lay(t, js, c, held)
 	l, err := ledger.New(t.Context(), js, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -82,24 +84,29 @@ func TestVerbsWithoutWorkers(t *testing.T) {
 		t.Fatal(err)
 	}
 	console := openConsole(t, c)
+	if err := os.RemoveAll(c.Keys.Store); err != nil {
+		t.Fatal(err)
+	}
 	refused := func(what string, err error, words string) {
 		t.Helper()
 		if err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("%s: %v, want %q", what, err, words)
 		}
 	}
-	before := natstest.Take(t, js)
 	const noStore = "no key store is there; it is looked for where keys.store of the config says"
 	refused("cancel", console.Cancel(t.Context(), "eve", "early"), noStore)
 	refused("not-bought", console.NotBought(t.Context(), "eve", "early"), noStore)
 	if _, err := os.Stat(c.Keys.Store); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a console made a key store: %v", err)
 	}
-	if _, err := certstore.OpenKeyStore(c.Keys.Store); err != nil { // as a submitter does
+	makeStore(t, c)
+	refused("cancel", console.Cancel(t.Context(), "eve", "early"), "and these streams belong to the one with the id")
+	if _, err := console.AcceptStore(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
+	before := natstest.Take(t, js)
 	const none = "no worker of that account is running"
-	refused("cancel", console.Cancel(t.Context(), "eve", "early"), none)
+	refused("adopt", console.Adopt(t.Context(), "eve", "held", "42"), none)
 	_, err = console.Now(t.Context(), atCA)
 	refused("now", err, none)
 	before.Same(t, js)
@@ -111,20 +118,21 @@ func TestVerbsWithoutConfig(t *testing.T) {
 	t.Parallel()
 	js, c := initialised(t)
 	held := orderIn(order.Held)
-	held.CloudID, held.Hold = "", &order.Hold{Reason: "for the test", From: order.Submit}
-	for _, id := range []string{"retried", "approved", "adopted", "again"} {
+	held.CloudID, held.Hold = "", &order.Hold{Reason: "for the test", Fact: order.FactDeadline, From: order.Submit}
+	for _, id := range []string{"retried", "approved"} {
 		lay(t, js, c, named(held, id))
 	}
+	lay(t, js, c, named(orderIn(order.Issued), "again"))
 	main := c.Accounts["aliyun-1"].Main
 	if _, err := js.CreateConsumer(t.Context(), pipeline.OrdersStream, jetstream.ConsumerConfig{Durable: "submit-aliyun-1"}); err != nil {
 		t.Fatal(err)
 	}
 	console := openConsole(t, at(c.NATS.URL, 1))
+	_, _, again := console.BuyAgain(t.Context(), "eve", "again")
 	for want, err := range map[string]error{
 		"retried submit":  console.Retry(t.Context(), "eve", "retried"),
 		"approved submit": console.Approve(t.Context(), "eve", "approved"),
-		"adopted verify":  console.Adopt(t.Context(), "eve", "adopted", "42"),
-		"again submit":    console.BuyAgain(t.Context(), "eve", "again"),
+		"again-2 submit":  again,
 	} {
 		id, state, _ := strings.Cut(want, " ")
 		if it, ferr := console.Find(t.Context(), id); err != nil || ferr != nil || string(it.State) != state {
@@ -200,7 +208,9 @@ func TestOrderWithoutConfig(t *testing.T) {
 	t.Parallel()
 	_, c := initialised(t)
 	startWorkers(t, c).work(t)
-	console := openConsole(t, at(c.NATS.URL, 1))
+	bare := at(c.NATS.URL, 1)
+	bare.State = t.TempDir()
+	console := openConsole(t, bare)
 	batch := Batch{Requests: []order.Request{
 		{ID: "good", Names: []string{"www.good.example"}, Account: "aliyun-1"},
 		{ID: "refused", Names: []string{"www.refused.example"}, Account: "nobody"},
@@ -215,10 +225,13 @@ func TestOrderWithoutConfig(t *testing.T) {
 	}
 	taken := Batch{Requests: []order.Request{{ID: "good", Names: []string{"www.another.example"}, Account: "aliyun-1"}}}
 	sum, err = console.Order(t.Context(), taken, v, true, false)
-	if err != nil || sum.Failed["invalid"] != 1 || sum.Issued != 0 {
+	if err != nil || len(sum.Bad) != 1 || !strings.Contains(sum.Bad[0].Why, "taken by another order (state issued)") || sum.Orders != 0 || sum.OK() {
 		t.Errorf("an id that is taken: %+v, %v", sum, err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(at("", 1).State, "*")); len(left) > 0 {
+	if counts, err := console.line.Counts(t.Context()); err != nil || counts[order.Failed] != 1 {
+		t.Errorf("it was handed in all the same: %v, %v", counts, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(bare.State, "*")); len(left) > 0 {
 		t.Errorf("files were made: %v", left)
 	}
 }

@@ -47,6 +47,9 @@ type facts struct {
 func explain(o order.Order, f facts) Explanation {
 	e := Explanation{ID: o.ID(), State: o.State, Account: o.Account, Since: since(o), Next: o.NotBefore}
 	e.Evidence = append(evidence(o), cloudSaid(o)...)
+	if why := stranger(f.state, o.Account, o.Main); why != "" && !o.State.Final() && o.State != order.Held {
+		return e.because("account "+o.Account+" is stopped", why).with("certmill status")
+	}
 	switch o.State {
 	case order.Submit, order.Verify, order.Issuing, order.Collect:
 		if p, rests := f.state.Rest(o.Account, f.now); rests {
@@ -170,7 +173,11 @@ func waiting(e Explanation, o order.Order) Explanation {
 		return e.because("no quota of "+w.What, "no quota of "+w.What+" is left at account "+o.Account+": buy some; it is asked for every minute").
 			with("certmill resume "+o.Account+" "+w.What+"   (to ask at once)", "certmill cancel "+o.ID())
 	case order.WaitForNames:
-		return e.because("another order for the same names", "it waits for order "+w.What+", which has the same names and whose purchase is not decided").
+		stands := "is not issued yet: until it is, or has ended, nothing more is bought for them"
+		if w.Open {
+			stands = "may have been bought, which is being found out"
+		}
+		return e.because("another order for the same names", "it waits for order "+w.What+", which has the same names and "+stands).
 			with("certmill show " + w.What)
 	case order.WaitForChallenge:
 		if other, ok := strings.CutPrefix(w.What, "order "); ok {
@@ -279,11 +286,18 @@ func resting(e Explanation, o order.Order) Explanation {
 		if o.Account != "" {
 			e = e.with("certmill retry " + o.ID())
 		}
+		if o.CloudID != "" { // it was paid
+			e = e.with("certmill buy-again " + o.ID() + "   (spends once more)")
+		}
 		return e
 	case o.State == order.Issued && o.Certificate != nil:
 		return e.because("issued", "nothing: its certificate, valid until "+o.Certificate.NotAfter.Format(time.DateOnly)+", is at "+strings.Join(o.Certificate.Delivered, ", "))
 	case o.State == order.Archived:
-		return e.because("archived", "nothing: it ended and was written out; only its id is left")
+		how := string(order.Issued)
+		if o.Failure != nil {
+			how = "failed: " + o.Failure.Class
+		}
+		return e.because("archived", "nothing: it ended ("+how+") and was written out; only its id is left")
 	}
 	return e.because(string(o.State), "its record does not say; please report it")
 }
@@ -449,8 +463,9 @@ func cloudWord(st issuer.Status) string {
 
 // Stuck is what does not go on by itself as it should.
 type Stuck struct {
-	Groups []StuckGroup       `json:"groups"`
-	Left   []ledger.Placement `json:"left"` // records that nobody needs and that cannot be removed
+	Troubles []Trouble          `json:"troubles"` // of no order's own
+	Groups   []StuckGroup       `json:"groups"`
+	Left     []ledger.Placement `json:"left"` // records that nobody needs and that cannot be removed
 }
 
 // StuckGroup is orders with one blocker.
@@ -491,6 +506,10 @@ func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error)
 	for _, u := range c.states.Unreadable() {
 		group(groups, unreadableState(u))
 	}
+	if err := c.stoppedAccounts(ctx, groups); err != nil {
+		return Stuck{}, err
+	}
+	c.troubledAccounts(groups)
 	out := Stuck{Groups: []StuckGroup{}, Left: []ledger.Placement{}}
 	for _, g := range groups {
 		slices.Sort(g.IDs)
@@ -501,6 +520,9 @@ func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error)
 		return cmp.Or(cmp.Compare(len(b.IDs), len(a.IDs)), a.Oldest.Compare(b.Oldest), strings.Compare(a.Cause, b.Cause))
 	})
 	var err error
+	if out.Troubles, err = c.troubles(ctx); err != nil {
+		return Stuck{}, err
+	}
 	out.Left, err = c.Left(ctx)
 	return out, err
 }
@@ -523,6 +545,31 @@ func unreadableState(u stream.Unreadable) Explanation {
 	e := Explanation{ID: "account " + main, Evidence: []string{fmt.Sprintf("message %d of stream %s", u.Seq, account.StreamName)}}
 	return e.because("an account's state cannot be read", "workers of this certmill take every label of main account "+main+" for paused: "+u.Err.Error()).
 		with(fmt.Sprintf("nats kv get %s %s --raw   (to see what lies there)", account.Bucket, main))
+}
+
+// stoppedAccounts are a group each: nothing is called with them, whether they have
+// orders or not.
+func (c *Console) stoppedAccounts(ctx context.Context, groups map[string]*StuckGroup) error {
+	all, err := c.accounts(ctx)
+	for _, a := range all {
+		why := stranger(c.states.State(a.main), a.label, a.main)
+		if why == "" {
+			continue
+		}
+		e := Explanation{ID: "account " + a.label, Account: a.label, Since: c.states.State(a.main).Identities[a.label].At}
+		group(groups, e.because("account "+a.label+" is stopped", why).with("certmill status"))
+	}
+	return err
+}
+
+// troubledAccounts are a group for each trouble: no order waits for it.
+func (c *Console) troubledAccounts(groups map[string]*StuckGroup) {
+	for _, main := range c.states.Mains() {
+		for _, t := range c.states.State(main).Troubled(time.Now()) {
+			e := Explanation{ID: "account " + main, Since: t.Since, Advice: t.Helps}
+			group(groups, e.because(t.Kind+" on "+main, t.What))
+		}
+	}
 }
 
 func group(groups map[string]*StuckGroup, e Explanation) {

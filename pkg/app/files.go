@@ -58,6 +58,7 @@ func openFiles(ctx context.Context, c DCV, js jetstream.JetStream, replicas int)
 		}
 		return files{s, s.Handler(), func() {}}, nil
 	case c.Bucket != "":
+		learnEnv("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 		b, err := bucket.Open(ctx, c.Bucket)
 		if err != nil {
 			return files{}, fmt.Errorf("dcv.bucket: %w", err)

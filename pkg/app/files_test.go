@@ -13,9 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/file/shared"
 	"github.com/certmill/certmill/pkg/natstest"
@@ -136,20 +133,12 @@ func TestRunServesFiles(t *testing.T) {
 	if err != nil || sum.Issued != 2 {
 		t.Fatalf("%+v, %v", sum, err)
 	}
-	embedded, err := StartEmbedded(c.State, c.NATS.Listen)
+	embedded, err := StartEmbedded(c.State, c.NATS)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer embedded.Stop()
-	nc, err := nats.Connect(embedded.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := connectAs(t, embedded.As(Admin))
 	bucket, err := js.Stream(t.Context(), "KV_"+shared.Bucket)
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/stream"
 )
 
@@ -19,17 +20,19 @@ import (
 type ground map[string]string
 
 // stand verifies the lasting streams, as whoever works on them needs them. The
-// error wraps stream.ErrMissing, or is a *stream.Differs or *stream.OtherFormat.
-func stand(ctx context.Context, js jetstream.JetStream, replicas int) (ground, error) {
-	g := ground{}
+// error wraps stream.ErrMissing, or is a *stream.Differs or *stream.OtherFormat. It
+// also returns which key stores they name.
+func stand(ctx context.Context, js jetstream.JetStream, replicas int) (ground, namedStores, error) {
+	g, named := ground{}, namedStores{}
 	for _, want := range lasting(replicas) {
 		s, err := stream.Open(ctx, js, want)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		g[want.Name] = life(s.CachedInfo())
+		info := s.CachedInfo()
+		g[want.Name], named[want.Name] = life(info), info.Config.Metadata[storeIn]
 	}
-	return g, nil
+	return g, named, nil
 }
 
 // life tells one life of a stream from another: when it was made, and what
@@ -71,11 +74,34 @@ const groundEvery = 2 * time.Second
 // or is not as it must be any more, because somebody edited it; then it drops the connection, so that every handler stops where it is, as
 // if the server were lost.
 func (s *session) watchGround(ctx context.Context) error {
+	felt := time.Now()
 	for stream.Sleep(ctx, groundEvery) == nil {
 		if err := s.feelGround(ctx); err != nil {
 			s.end(err)
 			return err
 		}
+		s.feelWrites(ctx)
+		if time.Since(felt) >= feelWorkEvery {
+			felt = time.Now()
+			s.feelWork(ctx)
+		}
+	}
+	return nil
+}
+
+// feelStore looks whether the key store is still the one, sealed to whom it was. A
+// file system that does not answer says nothing: who spends looks himself (Put,
+// Raise).
+func (s *session) feelStore() error {
+	if s.keys == nil {
+		return nil
+	}
+	if err := s.keys.Check(); errors.Is(err, certstore.ErrGone) {
+		return err
+	}
+	to, err := s.keys.Recipients()
+	if err == nil && to.ID() != s.recipients.ID() {
+		return s.otherRecipients(to)
 	}
 	return nil
 }
@@ -85,6 +111,9 @@ func (s *session) watchGround(ctx context.Context) error {
 func (s *session) feelGround(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, groundEvery)
 	defer cancel()
+	if err := s.feelStore(); err != nil {
+		return err
+	}
 	now := ground{}
 	for _, want := range lasting(s.cfg.NATS.Replicas) {
 		st, err := stream.Open(ctx, s.js, want)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
@@ -46,18 +48,27 @@ func openClouded(t *testing.T, url string, replicas int) (*world, Config) {
 // workers run all roles until the test ends, or by themselves.
 type workers struct {
 	*Process
+	stop  func()
 	ended chan struct{}
 	err   error // after ended is closed
 }
 
 func startWorkers(t *testing.T, c Config) *workers {
 	t.Helper()
-	p, err := NewProcess(c, "test", true, quiet, order.Roles...)
+	return startLogged(t, c, io.Discard, func(*Process) {})
+}
+
+// startLogged is startWorkers with a log, of warnings and errors, of a process
+// that is edited.
+func startLogged(t *testing.T, c Config, log io.Writer, edit func(*Process)) *workers {
+	t.Helper()
+	p, err := NewProcess(c, "test", true, NewLogger(log, "warn"), order.Roles...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &workers{Process: p, ended: make(chan struct{})}
+	edit(p)
 	ctx, stop := context.WithCancel(context.Background())
+	w := &workers{Process: p, stop: stop, ended: make(chan struct{})}
 	go func() {
 		defer close(w.ended)
 		w.err = p.Run(ctx, order.Roles...)
@@ -94,6 +105,16 @@ func (w *workers) end(t *testing.T) error {
 		t.Fatal("the workers go on")
 		return nil
 	}
+}
+
+// makeStore makes the key store alone.
+func makeStore(t *testing.T, c Config) *certstore.KeyStore {
+	t.Helper()
+	keys, _, err := certstore.MakeKeyStore(c.Keys.Store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
 }
 
 // TestWorkersNotice: streams that are removed under running workers, or made
@@ -146,7 +167,7 @@ func TestWorkersNoticeAnEdit(t *testing.T) {
 	for name, edit := range map[string]func(*jetstream.StreamConfig){
 		"orders that are too old go": func(c *jetstream.StreamConfig) { c.MaxAge = 24 * time.Hour },
 		"any replica answers":        func(c *jetstream.StreamConfig) { c.AllowDirect = true },
-		"another format":             func(c *jetstream.StreamConfig) { c.Metadata[stream.FormatKey] = "2" },
+		"another format":             func(c *jetstream.StreamConfig) { c.Metadata[stream.FormatKey] = "3" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -207,7 +228,7 @@ func TestWorkersOutliveTheirServers(t *testing.T) {
 		stepDown(t, servers[2])
 		servers[i] = natstest.Restart(t, s)
 		await(t, "every stream has a leader", func() bool {
-			_, err := stand(t.Context(), natstest.Connect(t, servers[i]), 3)
+			_, _, err := stand(t.Context(), natstest.Connect(t, servers[i]), 3)
 			return err == nil
 		})
 	}
@@ -268,6 +289,7 @@ func TestWorkersRefuse(t *testing.T) {
 	servers := natstest.Cluster(t)
 	js := natstest.Connect(t, servers[0])
 	c := withClouds(t, urls(servers), 3)
+	makeStore(t, c)
 	refused := func(words string) {
 		t.Helper()
 		before := natstest.Take(t, js)

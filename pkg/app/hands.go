@@ -33,6 +33,9 @@ func (c *Console) reach() (*hands, error) {
 	if c.hands != nil {
 		return c.hands, nil
 	}
+	if !c.rights.call() {
+		return nil, &NoRight{c.cfg.NATS.User, "take permits, which every call to a cloud needs"}
+	}
 	looker, err := newLooker(c.cfg.DCV)
 	if err != nil {
 		return nil, err
@@ -42,6 +45,7 @@ func (c *Console) reach() (*hands, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.meet(all.accounts)
 	c.hands = &hands{all, permits}
 	return c.hands, nil
 }
@@ -56,8 +60,14 @@ func noWorker(err error) error {
 }
 
 // keyStore opens the submitters' store, which is never made here.
-func (c *Console) keyStore() (*certstore.KeyStore, error) {
+func (c *Console) keyStore(ctx context.Context) (*certstore.KeyStore, error) {
 	keys, err := certstore.FindKeyStore(absolute(c.cfg.Keys.Store))
+	if err == nil {
+		var named namedStores
+		if _, named, err = stand(ctx, c.js, 0); err == nil {
+			err = named.belongTo(keys)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w; it is looked for where keys.store of the config says: "+
 			"name the submitters' own there, or run this where it is", err)

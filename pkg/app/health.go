@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -13,16 +14,60 @@ import (
 )
 
 // health is what the probes answer.
-type health struct{ ready atomic.Bool }
+type health struct {
+	ready    atomic.Bool
+	troubles troubles
+}
 
 func (h *health) set(ready bool) { h.ready.Store(ready) }
 
-// probes answers /healthz (the process runs), /readyz (it is connected and
-// works) and /permits (the counters of its permit rings) until ctx ends. A
-// process that waits for NATS is healthy and not ready: restarting it would not
-// help.
+// stopped are the sentences of the accounts that are stopped, by label, and whether
+// those are all.
+func (p *Process) stopped() (by map[string]string, all bool) {
+	s := p.serving.Load()
+	if s == nil {
+		return nil, false
+	}
+	by = s.stoppedAccounts()
+	return by, len(by) > 0 && len(by) == len(s.accounts)
+}
+
+// readyz says whether the process is ready, and of what it cannot do why.
+func (p *Process) readyz(w http.ResponseWriter, _ *http.Request) {
+	why := p.ready.why()
+	stopped, all := p.stopped()
+	if why != "" || all {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	} else {
+		why = "ready"
+	}
+	if why != "" {
+		_, _ = w.Write([]byte(why + "\n"))
+	}
+	for _, label := range sorted(stopped) {
+		_, _ = w.Write([]byte(stopped[label] + "\n"))
+	}
+}
+
+// why is why the process is not ready, "" if it is.
+func (h *health) why() string {
+	var all []string
+	if !h.ready.Load() {
+		all = append(all, "not connected to NATS")
+	}
+	for _, t := range h.troubles.list() {
+		all = append(all, t.line())
+	}
+	return strings.Join(all, "\n")
+}
+
+// probes answers /healthz (the process runs), /readyz (it is connected and works,
+// what it works is stored, and which accounts are stopped and why; it is not ready
+// where that is all of them) and /permits (the counters of its permit rings) until
+// ctx ends. A process that waits for NATS, or for room on NATS's disk, is healthy
+// and not ready, and says why: restarting it would not help.
 func (p *Process) probes(ctx context.Context, addr string) error {
-	h, log, mux := &p.ready, p.log, http.NewServeMux()
+	log, mux := p.log, http.NewServeMux()
 	mux.HandleFunc("GET /permits", func(w http.ResponseWriter, _ *http.Request) {
 		rings := []permit.Stats{}
 		if set := p.working.Load(); set != nil {
@@ -32,13 +77,7 @@ func (p *Process) probes(ctx context.Context, addr string) error {
 		_ = json.NewEncoder(w).Encode(rings)
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !h.ready.Load() {
-			http.Error(w, "not connected to NATS", http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = w.Write([]byte("ready\n"))
-	})
+	mux.HandleFunc("GET /readyz", p.readyz)
 	server := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()

@@ -26,7 +26,7 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 // at is a config that knows a server and nothing else.
 func at(url string, replicas int) Config {
 	c := Defaults()
-	c.NATS.URL, c.NATS.Replicas = url, replicas
+	c.NATS.URL, c.NATS.Replicas, c.State = url, replicas, sharedState
 	c.fill()
 	return c
 }
@@ -34,6 +34,9 @@ func at(url string, replicas int) Config {
 // made says which streams Init made, and which of them were lost.
 func made(all []Made) (made, lost string) {
 	for _, m := range all {
+		if m.Name == KeyStoreName {
+			continue
+		}
 		if m.Made {
 			made += m.Name + " "
 		}
@@ -67,7 +70,7 @@ func TestInit(t *testing.T) {
 		t.Errorf("there are %d things: %v", len(before), before)
 	}
 	all, err = Init(t.Context(), c, quiet)
-	if m, lost := made(all); err != nil || m+lost != "" || len(all) != 6 {
+	if m, lost := made(all); err != nil || m+lost != "" || len(all) != 7 {
 		t.Errorf("again: made %q, lost %q, %v", m, lost, err)
 	}
 	_, err = Init(t.Context(), at(servers[0].ClientURL(), 1), quiet)
@@ -112,12 +115,12 @@ func TestInitRefuses(t *testing.T) {
 	t.Parallel()
 	for name, off := range map[string]func(*jetstream.StreamConfig){
 		"forgets":        func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 },
-		"another format": func(c *jetstream.StreamConfig) { c.Metadata = map[string]string{stream.FormatKey: "2"} },
+		"another format": func(c *jetstream.StreamConfig) { c.Metadata = map[string]string{stream.FormatKey: "3"} },
 		"no format":      func(c *jetstream.StreamConfig) { c.Metadata = nil },
 	} {
 		js := natstest.Connect(t, natstest.Server(t))
 		cfg := pipeline.OrdersConfig(1) // the last one
-		cfg.Metadata = map[string]string{stream.FormatKey: "1"}
+		cfg.Metadata = map[string]string{stream.FormatKey: "2"}
 		off(&cfg)
 		if _, err := js.CreateStream(t.Context(), cfg); err != nil {
 			t.Fatal(err)
@@ -234,7 +237,7 @@ func (d dying) UpdateStream(ctx context.Context, c jetstream.StreamConfig) (jets
 func TestInitDiesOverALostLedger(t *testing.T) {
 	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
-	if _, err := provision(t.Context(), js, 1); err != nil {
+	if _, err := provision(t.Context(), js, at("", 1), 0); err != nil {
 		t.Fatal(err)
 	}
 	marked, err := pipeline.Incarnation(t.Context(), js)
@@ -246,7 +249,7 @@ func TestInitDiesOverALostLedger(t *testing.T) {
 	}
 	for _, dies := range []string{pipeline.OrdersStream, ledger.StreamName, ""} {
 		if dies != "" {
-			_, err = provision(t.Context(), dying{js, dies}, 1)
+			_, err = provision(t.Context(), dying{js, dies}, at("", 1), 0)
 		} else { // a server may need a moment to make a stream that it has just removed
 			_, err = Init(t.Context(), at(js.Conn().ConnectedUrl(), 1), quiet)
 		}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // Main is the main function of a worker's binary: it works as role until it is
@@ -34,7 +35,7 @@ func Main(role order.Role, args []string) int {
 		err = Work(ctx, c, role)
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
+		fmt.Fprintf(os.Stderr, "%s: %v\n", role, redact.Error(err))
 		return 1
 	}
 	return 0
@@ -78,14 +79,15 @@ func Signals() (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
-// NewLogger logs to w: in colour on a terminal, as JSON elsewhere.
+// NewLogger logs to w: in colour on a terminal, as JSON elsewhere, and without
+// what this process knows as secret.
 func NewLogger(w io.Writer, level string) *slog.Logger {
 	l, err := logLevel(level)
 	if err != nil {
 		l = slog.LevelInfo
 	}
 	if f, ok := w.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
-		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: "15:04:05.000"}))
+		return slog.New(redact.Handler(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: "15:04:05.000"})))
 	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+	return slog.New(redact.Handler(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})))
 }

@@ -100,7 +100,7 @@ func TestNameServer(t *testing.T) {
 func runOrders(t *testing.T, h *house, requests []order.Request) map[string]pipeline.Item {
 	t.Helper()
 	log := NewLogger(io.Discard, "error")
-	p, err := NewProcess(h.cfg, "test", true, log, order.Roles...)
+	p, err := NewProcess(h.workers(), "test", true, log, order.Roles...)
 	if err != nil {
 		t.Fatal(err)
 	}

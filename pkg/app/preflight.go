@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -29,6 +28,8 @@ type Plan struct {
 	// NotLookedAt says what could not be looked at at all.
 	NotLookedAt []string  `json:"not_looked_at,omitempty"`
 	BadLines    []BadLine `json:"bad_lines"`
+	// Known are the lines whose orders are there: nothing is made for them.
+	Known []KnownLine `json:"known,omitempty"`
 
 	orders []stage.Planned
 	asked  bool // a server, which of them were handed in before
@@ -79,7 +80,8 @@ func MakePlan(ctx context.Context, c Config, log *slog.Logger, b Batch, opt Plan
 		return p, offline
 	}
 	defer console.Close()
-	return console.Review(ctx, b, opt)
+	p, err := console.Review(ctx, b, opt)
+	return p, console.Because(err)
 }
 
 // Review plans a batch and looks at what stands in its way.
@@ -88,16 +90,22 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 	if err != nil {
 		return Plan{}, err
 	}
+	b, ins, err := c.lookUp(ctx, b)
+	if err != nil {
+		return Plan{}, err
+	}
+	look := c.preflight()
 	orders, steps, err := planned(ctx, b.Requests, c.placing(reached.accounts))
 	if err != nil {
 		return Plan{}, err
 	}
-	p := Plan{Steps: steps, BadLines: b.Bad, NotLookedAt: unreached, orders: orders, asked: true}
-	look := stage.Preflight{Ledger: c.ledger, Line: c.line, Now: time.Now}
-	if p.Findings, err = look.MarkKnown(ctx, orders); err != nil {
-		return Plan{}, fmt.Errorf("which orders are known: %w", err)
+	for i, in := range ins {
+		orders[i].Known, orders[i].Taken = !in.New(), in.Taken
+		steps[i].known = orders[i].Known
 	}
-	p.Findings = append(p.Findings, stage.Words(orders)...)
+	p := Plan{Steps: count(steps), BadLines: b.Bad, Known: b.Known, NotLookedAt: unreached, orders: orders, asked: true}
+	p.Findings = append(b.Findings, stage.Words(orders)...)
+	p.Findings = append(p.Findings, c.troubling(orders)...)
 	var seen, held []preflight.Finding
 	var wg sync.WaitGroup
 	if len(unreached) == 0 {
@@ -121,6 +129,23 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 	return p, ctx.Err()
 }
 
+// troubling are the troubles of the accounts that orders are planned for.
+func (c *Console) troubling(orders []stage.Planned) (all []preflight.Finding) {
+	for _, p := range orders {
+		if p.Account == nil {
+			continue
+		}
+		for _, t := range c.states.State(p.Account.Main).Troubled(time.Now()) {
+			all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Neighbours, What: t.What, Do: t.Helps, Orders: []string{p.Request.ID}})
+		}
+		if why := stranger(c.states.State(p.Account.Main), p.Account.Label, p.Account.Main); why != "" {
+			all = append(all, preflight.Finding{Level: preflight.Error, Kind: preflight.Stopped, What: why,
+				Do: "mend the config of the account, and start the workers again", Orders: []string{p.Request.ID}})
+		}
+	}
+	return all
+}
+
 // reachable are the config's accounts, to be called if that can be; else as far
 // as they say how orders go there, and what is not looked at for that.
 func (c *Console) reachable() (ready, []string, error) {
@@ -142,7 +167,7 @@ func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan,
 	if err != nil {
 		return Plan{}, err
 	}
-	p := Plan{Steps: steps, BadLines: b.Bad, orders: orders, Findings: stage.Words(orders)}
+	p := Plan{Steps: count(steps), BadLines: b.Bad, orders: orders, Findings: append(stage.Overlaps(b.Requests), stage.Words(orders)...)}
 	if !opt.NoDNS {
 		looker, err := newLooker(c.DCV)
 		if err != nil {

@@ -88,7 +88,7 @@ func TestPlan(t *testing.T) {
 	one := func(id, name, more string) string {
 		return fmt.Sprintf(`{"id":%q,"names":[%q],"account":"aliyun-1"%s}`, id, name, more)
 	}
-	lines := []string{one("first", "www.done.cn", ""), one("dup", "www.done.cn", `,"key":"rsa-2048"`), one("gone", "www.gone.cn", ""), one("odd", "pay.fine.cn", ""),
+	lines := []string{one("first", "www.done.cn", ""), one("dup", "www.done.cn", `,"key":"rsa-2048","again":true`), one("gone", "www.gone.cn", ""), one("odd", "pay.fine.cn", ""),
 		`{"id":"nobody","names":["a.fine.cn"],"account":"aliyun-9"}`}
 	for i := range 12 {
 		lines = append(lines, one(fmt.Sprint("shut-", i), fmt.Sprintf("h%d.shut.cn", i), ""))

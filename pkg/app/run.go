@@ -45,6 +45,7 @@ type Where struct {
 	Simulated bool   `json:"simulated"` // the clouds are simulated here
 	Control   string `json:"control,omitempty"`
 	State     string `json:"state"`
+	Looking   string `json:"looking,omitempty"` // context of the stock nats command that has a monitor's rights
 }
 
 // Run is everything in one process: a nats-server unless the config names one,
@@ -58,9 +59,7 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 		return Summary{}, err
 	}
 	c := opt.Config
-	if len(c.Keys.Recipients) == 0 && c.Keys.Identity == "" {
-		c.Keys.Identity = filepath.Join(c.State, "identity.age") // made for itself, so that it can open the keys
-	}
+	c.sealToItself()
 	house, err := openHouse(ctx, c, opt.Log)
 	if err != nil {
 		return Summary{}, err
@@ -68,13 +67,17 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 	defer func() { err = errors.Join(err, house.close()) }()
 	opt.View.Started(house.where())
 
-	p, err := NewProcess(house.cfg, hostName("run"), house.world != nil, opt.Log, order.Roles...)
+	p, err := NewProcess(house.workers(), hostName("run"), house.world != nil, opt.Log, order.Roles...)
 	if err != nil {
 		return Summary{}, err
 	}
 	work, stop := context.WithCancel(ctx)
 	g, work := errgroup.WithContext(work)
 	g.Go(func() error { return p.Run(work, order.Roles...) })
+	if house.nats != nil {
+		k := keeper{server: house.nats, folder: house.cfg.State, troubles: &p.ready.troubles, log: opt.Log}
+		g.Go(func() error { return k.keep(work) })
+	}
 	if c.Listen != "" {
 		g.Go(func() error { return p.probes(work, c.Listen) })
 	}
@@ -92,6 +95,14 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 	return sum, err
 }
 
+// sealToItself gives a config that says nothing of keys an identity of its own, so
+// that a run can open them.
+func (c *Config) sealToItself() {
+	if len(c.Keys.Recipients) == 0 && c.Keys.Identity == "" {
+		c.Keys.Identity = filepath.Join(c.State, "identity.age")
+	}
+}
+
 // house is what one process of certmill run stands on.
 type house struct {
 	cfg   Config
@@ -101,7 +112,7 @@ type house struct {
 }
 
 func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) {
-	if err := claimState(c.State); err != nil {
+	if err := claimState(c); err != nil {
 		return nil, err
 	}
 	lock, err := lockState(c.State)
@@ -110,13 +121,16 @@ func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) 
 	}
 	h := &house{cfg: c, lock: lock}
 	if c.NATS.URL == "" {
-		if h.nats, err = StartEmbedded(c.State, c.NATS.Listen); err != nil {
+		if h.nats, err = StartEmbedded(c.State, c.NATS); err != nil {
 			return nil, errors.Join(err, h.close())
 		}
-		h.cfg.NATS.URL = h.nats.URL()
+		if h.cfg.NATS = h.nats.As(Operator); !h.nats.open {
+			log.WarnContext(ctx, "the embedded server listens where others reach it, and what they send it, their password too, is not encrypted; "+
+				"where that matters, use a nats-server of its own with TLS (deploy/nats)", "listen", c.NATS.Listen)
+		}
 		// Its own server is nobody else's: what is missing there was never made, or
 		// is lost. A server that the config names is set up by certmill init.
-		made, err := Init(ctx, h.cfg, log)
+		made, err := initIn(ctx, h.cfg, h.nats.free(), log)
 		if err != nil {
 			return nil, errors.Join(err, h.close())
 		}
@@ -140,8 +154,20 @@ func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) 
 	return h, nil
 }
 
+// workers is the config with the workers' own rights at the embedded server.
+func (h *house) workers() Config {
+	c := h.cfg
+	if h.nats != nil {
+		c.NATS = h.nats.As(Worker)
+	}
+	return c
+}
+
 func (h *house) where() Where {
 	w := Where{NATS: h.cfg.NATS.URL, State: h.cfg.State, Simulated: h.world != nil}
+	if h.nats != nil {
+		w.Looking = h.nats.access.contextOf(Monitor)
+	}
 	if h.world != nil {
 		w.Control = h.world.sim.ControlURL()
 	}
@@ -166,16 +192,10 @@ func (h *house) issue(ctx context.Context, p *Process, b Batch, view View, began
 		return Summary{}, err
 	}
 	defer console.Close()
-	steps, err := console.plan(ctx, b.Requests)
+	b, in, err := console.bring(ctx, b, view, false)
 	if err != nil {
 		return Summary{}, err
 	}
-	view.Planned(steps, b)
-	in, err := console.handIn(ctx, b.Requests, false)
-	if err != nil {
-		return Summary{}, err
-	}
-	view.HandedIn(in.known, in.fresh)
 	ended, err := console.follow(ctx, in.wanted, view.Moved)
 	sum := summarise(b, in, ended, time.Since(began))
 	sum.Certificates = h.cfg.Deliver.Directory

@@ -21,7 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/order"
@@ -250,7 +249,7 @@ func serving(t *testing.T) (*Console, jetstream.JetStream, string) {
 			t.Errorf("run ended with %v", err)
 		}
 	})
-	where := <-started
+	<-started
 	cfg, err := Load(filepath.Join(c.State, ConfigName))
 	if err != nil {
 		t.Fatal(err)
@@ -260,16 +259,7 @@ func serving(t *testing.T) (*Console, jetstream.JetStream, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(console.Close)
-	nc, err := nats.Connect(where.NATS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return console, js, dir
+	return console, connectAs(t, cfg.NATS.by(Admin)), dir
 }
 
 type startedView struct {
@@ -288,7 +278,7 @@ func TestBadMessages(t *testing.T) {
 		{"unreadable", `{"id": "x", "names": [`, "ends in the middle of its JSON"},
 		{"not JSON", `id=x`, "not JSON"},
 		{"unknown field", `{"id":"u1","names":["a.shop1.com"],"nmaes":[]}`, `unknown field`},
-		{"no id", `{"names":["a.shop2.com"]}`, "id"},
+		{"another order's derived id", `{"id":"a-shop1-com-0123456789ab","names":["a.shop2.com"]}`, "leave the id out"},
 		{"bad id", `{"id":"A B","names":["a.shop3.com"]}`, "id"},
 		{"no names", `{"id":"u2","names":[]}`, "names"},
 		{"public suffix", `{"id":"u3","names":["co.uk"]}`, "public suffix"},
@@ -386,7 +376,7 @@ func TestServerLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = h.close() }()
-	p, err := NewProcess(h.cfg, "test", true, log, order.Roles...)
+	p, err := NewProcess(h.workers(), "test", true, log, order.Roles...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -406,9 +396,7 @@ func TestServerLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := strings.TrimPrefix(h.nats.URL(), "nats://")
-	h.nats.Stop()
-	if h.nats, err = StartEmbedded(c.State, address); err != nil {
+	if err := h.nats.Restart(); err != nil {
 		t.Fatal(err)
 	}
 	second, err := OpenConsole(ctx, h.cfg, log)

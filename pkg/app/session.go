@@ -38,23 +38,32 @@ type Process struct {
 	identities *certstore.Identities // nil: this process cannot open keys
 	looker     stage.Looker
 
+	removedEvery time.Duration // as the constant, but for tests
+
 	mu     sync.Mutex
-	ground ground // what this process began with; guarded by mu until then
+	ground ground                 // what this process began with; guarded by mu until then
+	whose  map[string]stage.Whose // what was asked before anything was opened, by key; guarded by mu
+
+	refilled atomic.Bool // the key store was compared with the records
 
 	ready   health
+	writes  writes
 	working atomic.Pointer[permit.Set] // of the session that works now
+	serving atomic.Pointer[session]    // that session
 }
 
 // session is one connection of a worker to NATS and what stands on it.
 type session struct {
 	*Process
 	books
-	end      func(error) // drops the connection, for this reason
-	permits  *permit.Set
-	sinks    []stage.Sink
-	accounts stage.Accounts
-	solvers  map[string]dcv.Solver
-	files    files
+	settled   Config           // the process's, with the main accounts that were found out
+	unsettled map[string]error // why that of a label was not
+	end       func(error)      // drops the connection, for this reason
+	permits   *permit.Set
+	sinks     []stage.Sink
+	accounts  stage.Accounts
+	solvers   map[string]dcv.Solver
+	files     files
 
 	looked atomic.Int64 // when the storage was looked at, Unix seconds
 	full   atomic.Bool  // it was nearly used up then
@@ -63,7 +72,8 @@ type session struct {
 // NewProcess opens what needs no connection: keys, clients, permits. Whoever
 // buys or delivers needs the key store or the identity; roles tell which.
 func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles ...order.Role) (*Process, error) {
-	p := &Process{cfg: c, name: name, roles: roles, simulated: simulated, log: log}
+	p := &Process{cfg: c, name: name, roles: roles, simulated: simulated, log: log, whose: map[string]stage.Whose{}, removedEvery: removedEvery}
+	p.ready.troubles.log = log
 	// Once without permits, so that bad credentials are told before anything
 	// connects.
 	_, err := openClouds(c, permit.NewSet(c.limits(nil)), simulated, nil)
@@ -84,41 +94,6 @@ func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles .
 		}
 	}
 	return p, nil
-}
-
-// openKeys gives a role no more than it needs: the submitter seals and stores,
-// only the collector opens.
-func (p *Process) openKeys(r order.Role) (err error) {
-	k := p.cfg.Keys
-	if r == order.Verifier {
-		return nil
-	}
-	if r == order.Collector && k.Identity != "" {
-		id, err := certstore.OpenIdentity(k.Identity)
-		if err != nil {
-			return err
-		}
-		p.identities = &id
-	}
-	if r == order.Submitter && p.keys == nil {
-		if p.keys, err = certstore.OpenKeyStore(k.Store); err != nil {
-			return err
-		}
-	}
-	if len(k.Recipients) > 0 {
-		p.recipients, err = certstore.ParseRecipients(k.Recipients...)
-		return err
-	}
-	if k.Identity == "" {
-		return errors.New("keys.recipients is empty: write at least one age recipient (age1…), or nobody could open the private keys; age-keygen makes one")
-	}
-	// A machine that makes its own identity seals to that.
-	id, err := certstore.OpenIdentity(k.Identity)
-	if err != nil {
-		return err
-	}
-	p.recipients, err = id.Recipients()
-	return err
 }
 
 // Run serves the roles until ctx ends, over as many connections as it takes. It
@@ -158,13 +133,19 @@ func (p *Process) serve(ctx context.Context, roles []order.Role) error {
 		return err
 	}
 	defer s.close()
+	p.writes.clear() // another server answers, or the same one anew
+	p.ready.troubles.overAll(ctx, refusesPrefix)
 	p.working.Store(s.permits)
+	p.serving.Store(s)
 	p.ready.set(true)
 	defer p.ready.set(false)
 	p.log.InfoContext(ctx, "working", "roles", roles, "accounts", s.accounts.Labels())
 	g, work := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.identify(work) })
 	g.Go(func() error { return s.watchGround(work) })
+	g.Go(func() error { return s.line.Tend(work) })
+	g.Go(func() error { return s.permits.Tend(work) })
+	g.Go(func() error { return s.refill(work) })
 	for _, r := range roles {
 		g.Go(func() error { return s.work(work, r) })
 	}
@@ -179,7 +160,7 @@ func (p *Process) serve(ctx context.Context, roles []order.Role) error {
 func (p *Process) connect(ctx context.Context) (*session, context.Context, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	lost := func(err error) { cancel(fmt.Errorf("%w: %v", pipeline.ErrLost, err)) }
-	nc, err := dial(p.cfg.NATS, p.name, p.log, once(lost)...)
+	nc, err := dial(p.cfg.NATS, p.name, tell(p.log), p.log, once(lost)...)
 	if err != nil {
 		cancel(err)
 		return nil, nil, err
@@ -199,13 +180,18 @@ func (p *Process) connect(ctx context.Context) (*session, context.Context, error
 
 // open makes sure on what it stands, and only then builds what publishes.
 func (s *session) open(ctx context.Context) (err error) {
-	if s.js, err = jetstream.New(s.nc); err != nil {
+	js, err := jetstream.New(s.nc)
+	if err != nil {
 		return fmt.Errorf("JetStream: %w", err)
 	}
+	s.js = watched{js, &s.writes}
 	start, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	replicas := s.cfg.NATS.Replicas
-	now, err := stand(start, s.js, replicas)
+	now, named, err := stand(start, s.js, replicas)
+	if err == nil && s.keys != nil {
+		err = named.belongTo(s.keys)
+	}
 	if err != nil {
 		return err
 	}
@@ -219,7 +205,13 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.states, err = account.Open(ctx, s.js, replicas, s.log); err != nil {
 		return err
 	}
-	s.sinks = []stage.Sink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}
+	if s.settled, s.unsettled, err = s.settle(start, s.states); err != nil {
+		return err
+	}
+	s.sinks = []stage.Sink{plainSink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}}
+	if err := s.opens(start); err != nil {
+		return err
+	}
 	return s.openAccounts(start)
 }
 
@@ -235,9 +227,9 @@ func (p *Process) belongs(now ground) error {
 
 // openAccounts makes the clients on this connection's permits.
 func (s *session) openAccounts(ctx context.Context) error {
-	s.permits = permit.New(s.js, s.cfg.limits(s.states), permit.Options{Replicas: s.cfg.NATS.Replicas, SkipWait: s.simulated, Log: s.log})
+	s.permits = permit.New(s.js, s.settled.limits(s.states), permit.Options{Replicas: s.cfg.NATS.Replicas, SkipWait: s.simulated, Log: s.log})
 	aliases, _ := s.looker.(dcv.Aliases) // none where a test looks instead
-	c, err := openClouds(s.cfg, s.permits, s.simulated, aliases)
+	c, err := openClouds(s.settled, s.permits, s.simulated, aliases)
 	if err != nil {
 		return err
 	}
@@ -248,7 +240,12 @@ func (s *session) openAccounts(ctx context.Context) error {
 		c.solvers[label] = dcv.ByType{DNS: records, FILE: s.files.Solver}
 	}
 	s.accounts, s.solvers = c.accounts, c.solvers
-	return s.cfg.openRings(ctx, s.permits, s.accounts, s.roles)
+	for label, why := range s.unsettled {
+		if why != nil {
+			s.accounts[label].Halt(why)
+		}
+	}
+	return s.settled.openRings(ctx, s.permits, s.accounts, s.roles)
 }
 
 // restTime is what a session that ends gives its resting permits to be put

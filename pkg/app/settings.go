@@ -37,6 +37,9 @@ func rows(b *strings.Builder, prefix string, v reflect.Value) {
 		if f.Type == reflect.TypeFor[map[string]Account]() {
 			rows(b, name+".<label>.", reflect.ValueOf(Account{}))
 		}
+		if f.Type == reflect.TypeFor[map[string]Publisher]() {
+			rows(b, name+".<name>.", reflect.ValueOf(Publisher{}))
+		}
 		if f.Type == reflect.TypeFor[map[string]Solver]() {
 			rows(b, name+".<name>.", reflect.ValueOf(Solver{}))
 		}

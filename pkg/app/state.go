@@ -7,22 +7,40 @@ import (
 	"slices"
 
 	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/durable"
 )
 
 // lives are the names of what a life of certmill run leaves in its state folder.
 // An identity is not among them: a person may have put it there first.
-var lives = []string{"nats", "keys", "cloudsim", "placed", "files", ConfigName}
+var lives = []string{"nats", accessDir, "keys", "cloudsim", "placed", "files", ConfigName}
 
 // claimState makes the state folder, or makes sure that what an earlier life left
 // in it is of this format. It comes before anything else touches the folder: a
-// server that only opens its streams writes there.
-func claimState(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// server that only opens its streams writes there. It also makes sure that what is
+// there was made with clouds of the same kind: what was bought on simulated ones
+// would be taken for bought.
+func claimState(c Config) error {
+	if err := durable.MakeFolder(c.State, 0o700); err != nil {
 		return fmt.Errorf("state folder: %w", err)
 	}
-	return certstore.ClaimFolder(dir, "state folder",
-		"name another folder with --state and hand the order files in again",
+	durable.RemoveTorn(c.State)
+	err := certstore.ClaimFolder(c.State, stateWord, "name another folder with --state and hand the order files in again",
 		func(name string) bool { return slices.Contains(lives, name) })
+	if err != nil {
+		return err
+	}
+	// A crash here leaves a folder for either kind, without anything in it.
+	return certstore.Dedicate(c.State, stateWord, c.clouds(), "Name another folder with --state, or state in the config")
+}
+
+const stateWord = "state folder"
+
+// clouds are what a run in this folder buys at.
+func (c Config) clouds() certstore.Clouds {
+	if len(c.Accounts) == 0 {
+		return certstore.Simulated
+	}
+	return certstore.Real
 }
 
 // lockState keeps every other certmill run out of the folder until the file that
@@ -34,7 +52,7 @@ func lockState(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
-	taken, err := lockFile(f)
+	taken, err := durable.Lock(f)
 	if err == nil {
 		return f, nil
 	}

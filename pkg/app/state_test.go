@@ -12,8 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/natstest"
@@ -140,11 +139,11 @@ func TestClaimState(t *testing.T) {
 		{"missing", nil, "", ""},
 		{"a person's identity", []string{"identity.age"}, "", ""},
 		{"killed before it began", []string{".certmill-1.tmp"}, "", ""},
-		{"this format", []string{"nats/", "keys/"}, "1\n", ""},
+		{"this format", []string{"nats/", "keys/"}, "2\n", ""},
 		{"streams", []string{"nats/"}, "", `has no file "format"`},
 		{"a config", []string{ConfigName}, "", `has no file "format"`},
 		{"keys", []string{"keys/", "identity.age"}, "", `has no file "format"`},
-		{"a later format", []string{"nats/"}, "2\n", `has format "2", and this one knows format 1 only`},
+		{"a later format", []string{"nats/"}, "3\n", `has format "3", and this one knows format 2 only`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "state")
@@ -168,14 +167,14 @@ func TestClaimState(t *testing.T) {
 				before = filesIn(t, dir)
 			}
 			for range 2 {
-				err := claimState(dir)
+				err := claimState(inDir(filepath.Dir(dir)))
 				if (err == nil) != (tt.refused == "") || err != nil && !strings.Contains(err.Error(), tt.refused) {
 					t.Errorf("%v, want %q", err, tt.refused)
 				}
 			}
 			if tt.refused != "" {
 				unchangedFiles(t, dir, before)
-			} else if data, err := os.ReadFile(filepath.Join(dir, "format")); err != nil || string(data) != "1\n" {
+			} else if data, err := os.ReadFile(filepath.Join(dir, "format")); err != nil || string(data) != "2\n" {
 				t.Errorf("the file says %q, %v", data, err)
 			}
 		})
@@ -186,36 +185,28 @@ func TestClaimState(t *testing.T) {
 // everybody and left as they are.
 func TestStreamsOfAnEarlierFormat(t *testing.T) {
 	t.Parallel()
-	embedded, err := StartEmbedded(earlier(t), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer embedded.Stop()
-	nc, err := nats.Connect(embedded.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := withClouds(t, embedded.URL(), 1)
+	recorded := filepath.Join(earlier(t), "nats")
+	s := natstest.Server(t, func(o *server.Options) { o.StoreDir = recorded })
+	js := natstest.Connect(t, s)
+	c := withClouds(t, s.ClientURL(), 1)
+	makeStore(t, c)
 	before := natstest.Take(t, js)
 	if before["stream ORDERS"] == "" || before["stream LEDGER"] == "" || before["stream KV_ACCOUNTS"] == "" {
 		t.Fatalf("the recording has no streams: %v", before)
 	}
 	attempts := map[string]func() error{
 		"init":     func() error { _, err := Init(t.Context(), c, quiet); return err },
-		"console":  func() error { _, err := OpenConsole(t.Context(), at(embedded.URL(), 1), quiet); return err },
-		"restored": func() error { return Restored(t.Context(), at(embedded.URL(), 1), quiet) },
+		"console":  func() error { _, err := OpenConsole(t.Context(), at(s.ClientURL(), 1), quiet); return err },
+		"restored": func() error { return Restored(t.Context(), at(s.ClientURL(), 1), quiet) },
 		"plan": func() error {
 			_, err := MakePlan(t.Context(), c, quiet, Batch{}, PlanOptions{NoDNS: true})
 			return err
 		},
 		"run": func() error {
 			own := inDir(t.TempDir())
-			own.NATS.URL = embedded.URL()
+			own.NATS.URL = s.ClientURL()
+			own.Keys.Store = filepath.Join(t.TempDir(), "keys")
+			makeStore(t, own)
 			_, err := Run(t.Context(), RunOptions{Config: own, Log: quiet, View: &seen{}})
 			return err
 		},

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"time"
 
 	"github.com/certmill/certmill/pkg/stage"
 )
@@ -21,7 +22,7 @@ func (c *Console) Surplus(ctx context.Context) (Surplus, error) {
 		return Surplus{}, err
 	}
 	s, p := Surplus{Left: []stage.Left{}}, c.operator("")
-	switch keys, err := c.keyStore(); {
+	switch keys, err := c.keyStore(ctx); {
 	case err != nil:
 		s.NotLookedAt = append(s.NotLookedAt, "the attempt numbers of ended orders: "+err.Error())
 	case len(c.cfg.Accounts) == 0:
@@ -30,12 +31,21 @@ func (c *Console) Surplus(ctx context.Context) (Surplus, error) {
 	default:
 		p.Keys = keys
 	}
-	for _, a := range accounts {
+	for i, a := range accounts {
 		left, err := p.Lefts(ctx, a)
 		if err != nil {
 			return Surplus{}, err
 		}
 		s.Left = append(s.Left, left...)
+		of := *p
+		if i > 0 { // a key's main account stands elsewhere
+			of.Keys = nil
+		}
+		gone, err := of.Gone(ctx, a, time.Now())
+		if err != nil {
+			return Surplus{}, err
+		}
+		s.Left = append(s.Left, gone...)
 	}
 	return s, nil
 }

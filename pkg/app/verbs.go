@@ -19,24 +19,36 @@ import (
 // shown where it has some.
 func (c *Console) Order(ctx context.Context, b Batch, view View, follow, urgent bool) (Summary, error) {
 	began := time.Now()
-	steps, err := c.plan(ctx, b.Requests)
+	b, in, err := c.bring(ctx, b, view, urgent)
 	if err != nil {
 		return Summary{}, err
 	}
-	view.Planned(steps, b)
-	in, err := c.handIn(ctx, b.Requests, urgent)
-	if err != nil {
-		return Summary{}, err
-	}
-	view.HandedIn(in.known, in.fresh)
 	if !follow {
-		return Summary{Orders: len(b.Requests), Known: in.known, New: in.fresh, Bad: b.Bad}, nil
+		return Summary{Orders: len(b.Requests), Known: in.known, KnownAs: b.knownAs(), New: in.fresh, Bad: b.Bad}, nil
 	}
 	ended, err := c.follow(ctx, in.wanted, view.Moved)
 	sum := summarise(b, in, ended, time.Since(began))
 	sum.Certificates = c.cfg.Deliver.Directory
 	view.Ended(sum)
 	return sum, err
+}
+
+// bring says what there is of a batch and what will be spent, and hands it in then.
+func (c *Console) bring(ctx context.Context, b Batch, view View, urgent bool) (Batch, handed, error) {
+	b, ins, err := c.lookUp(ctx, b)
+	if err != nil {
+		return b, handed{}, err
+	}
+	steps, err := c.plan(ctx, fresh(ins))
+	if err != nil {
+		return b, handed{}, err
+	}
+	view.Planned(steps, b)
+	in, err := c.hand(ctx, ins, urgent)
+	if err == nil {
+		view.HandedIn(in.known, in.fresh)
+	}
+	return b, in, err
 }
 
 // operator carries out a person's verbs that need the books alone.
@@ -55,30 +67,31 @@ func (c *Console) Approve(ctx context.Context, who, id string) error {
 	return c.operator(who).Approve(ctx, id)
 }
 
-// Adopt says that a cloud order is this order's purchase.
+// Adopt says that a cloud order is this order's purchase. It asks the cloud, and
+// needs the key store.
 func (c *Console) Adopt(ctx context.Context, who, id, cloudID string) error {
-	return c.operator(who).Adopt(ctx, id, cloudID)
+	return c.decide(ctx, who, func(p *stage.Operator) error { return p.Adopt(ctx, id, cloudID) })
 }
 
-// BuyAgain authorises spending once more for a held or failed order.
-func (c *Console) BuyAgain(ctx context.Context, who, id string) error {
+// BuyAgain buys once more what an order bought. See stage.Operator.BuyAgain.
+func (c *Console) BuyAgain(ctx context.Context, who, id string) (next pipeline.Item, made bool, err error) {
 	return c.operator(who).BuyAgain(ctx, id)
 }
 
 // Cancel gives an order up. It may ask the cloud, and needs the key store.
 func (c *Console) Cancel(ctx context.Context, who, id string) error {
-	return c.decide(who, func(p *stage.Operator) error { return p.Cancel(ctx, id) })
+	return c.decide(ctx, who, func(p *stage.Operator) error { return p.Cancel(ctx, id) })
 }
 
 // NotBought says that an open attempt bought nothing. It may ask the cloud, and
 // needs the key store.
 func (c *Console) NotBought(ctx context.Context, who, id string) error {
-	return c.decide(who, func(p *stage.Operator) error { return p.NotBought(ctx, id) })
+	return c.decide(ctx, who, func(p *stage.Operator) error { return p.NotBought(ctx, id) })
 }
 
 // decide carries out a verb that goes by more than the books.
-func (c *Console) decide(who string, verb func(*stage.Operator) error) error {
-	keys, err := c.keyStore()
+func (c *Console) decide(ctx context.Context, who string, verb func(*stage.Operator) error) error {
+	keys, err := c.keyStore(ctx)
 	if err != nil {
 		return err
 	}
@@ -88,6 +101,7 @@ func (c *Console) decide(who string, verb func(*stage.Operator) error) error {
 	}
 	p := c.operator(who)
 	p.Accounts, p.Keys = h.accounts, keys
+	p.Guard = c.guard(keys)
 	return noWorker(verb(p))
 }
 
@@ -174,23 +188,32 @@ func (c *Console) Limit(ctx context.Context, label, action string, calls int) er
 	})
 }
 
-// FirstUse says, for this incarnation of the streams, that nothing can have
-// been bought on the account by an earlier installation.
+// FirstUse says, for this incarnation of the streams, that nothing can have been
+// bought on the account by an earlier installation, or that the lists of who calls
+// with the label show it: where the submitters' key store knows better, it holds
+// for the second alone (stage.Guard).
 func (c *Console) FirstUse(ctx context.Context, label string) error {
 	main, err := c.main(ctx, label)
 	if err != nil {
 		return err
 	}
-	return c.states.Change(ctx, main, func(s *account.State) { s.FirstUse = c.line.Incarnation() })
+	return c.states.Change(ctx, main, func(s *account.State) {
+		if id, known := s.Identities[label]; known && id.Main == main {
+			s.Vouch(c.line.Incarnation(), id.Caller)
+		} else { // no worker knows yet who calls
+			s.Vouch(c.line.Incarnation())
+		}
+	})
 }
 
 // Restored begins a new incarnation of the streams, after they were put back
 // from a copy. See pipeline.Renew.
 func Restored(ctx context.Context, c Config, log *slog.Logger) error {
+	c.NATS = c.NATS.by(Admin)
 	console, err := OpenConsole(ctx, c, log)
 	if err != nil {
 		return err
 	}
 	defer console.Close()
-	return pipeline.Renew(ctx, console.js)
+	return console.Because(pipeline.Renew(ctx, console.js))
 }

@@ -39,20 +39,28 @@ func (s *session) work(ctx context.Context, r order.Role) error {
 }
 
 func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
-	intake := stage.Intake{Accounts: s.accounts, Ledger: s.ledger, Line: s.line, Log: s.log, Sealer: s.recipients}
+	intake := stage.Intake{Accounts: s.accounts, Ledger: s.ledger, Line: s.line, Log: s.log, Sealer: s.recipients, Publishers: s.cfg.publishers()}
 	for _, urgent := range []bool{false, true} {
 		g.Go(func() error {
-			return s.while(ctx, s.roomy, func(ctx context.Context) error { return s.line.Intake(ctx, urgent, intake.Accept) })
+			return s.while(ctx, s.roomy, func(ctx context.Context) error { return s.line.Intake(ctx, urgent, intake) })
 		})
 	}
 	s.lanes(ctx, g, order.Submit, &stage.Submitter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Keys: s.keys,
-		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Flight: s.flight(), Line: s.line})
+		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Flight: s.flight(), Duplicates: s.cfg.Duplicates == duplicatesAllow, Line: s.line, Numbers: s.keys})
 
-	reconciler := &stage.Reconciler{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
-	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
-	for _, a := range s.accounts.Mains() {
+	reconciler := &stage.Reconciler{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Guard: s.guard(), Log: s.log, Now: time.Now}
+	neighbours := s.neighbours(true)
+	g.Go(func() error { return s.watchThrottles(ctx, neighbours) })
+	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Guard: s.guard(), Log: s.log, Now: time.Now}
+	for i, a := range s.accounts.Mains() {
+		removed := &stage.Removed{Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
+		if i == 0 { // a key's main account stands elsewhere
+			removed.Keys = s.keys
+		}
+		s.sweepMain(ctx, g, "removed", a.Main, func() time.Duration { return s.removedEvery }, removed.Sweep)
+		s.sweepMain(ctx, g, "neighbours", a.Main, func() time.Duration { return neighboursEvery }, neighbours.Sweep)
 		s.firstSweep(ctx, g, waiter, a.Main)
-		s.sweepMain(ctx, g, "surplus", a.Main, surplusEvery, waiter.Surplus)
+		s.sweepMain(ctx, g, "surplus", a.Main, func() time.Duration { return waiter.SurplusEvery(a.Main) }, waiter.Surplus)
 	}
 	for _, a := range s.accounts {
 		s.sweep(ctx, g, "unsure", a, nil, reconciler.Sweep)
@@ -69,7 +77,9 @@ func (s *session) verifier(ctx context.Context, g *errgroup.Group) error {
 		g.Go(func() error { return serveFiles(ctx, s.cfg.DCV.Serve, s.files.handler, s.log) })
 	}
 	s.lanes(ctx, g, order.Verify, &stage.Verifier{Accounts: s.accounts, Solvers: s.solvers, Placed: book, Looker: s.looker, Since: s.line.Since(), Trouble: s.trouble(), Pace: &stage.Pace{}})
-	issuing := &stage.IssuingSweep{Accounts: s.accounts, Line: s.line, Trouble: s.trouble(), Log: s.log, Now: time.Now}
+	neighbours := s.neighbours(false)
+	g.Go(func() error { return s.watchNeighbours(ctx, neighbours) })
+	issuing := &stage.IssuingSweep{Accounts: s.accounts, Line: s.line, Trouble: s.trouble(), Log: s.log, Now: time.Now, Neighbours: neighbours}
 	recheck := &stage.Recheck{Accounts: s.accounts, Line: s.line, Looker: s.looker, Log: s.log, Now: time.Now, Takes: issuing.Takes}
 	for _, a := range s.accounts {
 		s.sweep(ctx, g, "issuing", a, func() time.Duration { return issuing.Interval(a.Label) }, issuing.Sweep)
@@ -121,7 +131,7 @@ func (s *session) sweepPlaced(ctx context.Context, g *errgroup.Group, book *ledg
 
 func (s *session) budgets() stage.Budgets {
 	zone, _ := time.LoadLocation(s.cfg.Zone) // checked when the config was read
-	return stage.Budgets{States: s.states, Batches: s.cfg.Batches, Zone: zone}
+	return stage.Budgets{States: s.states, Batches: s.cfg.Batches, Publishers: s.cfg.publishers(), Zone: zone}
 }
 
 func (s *session) trouble() stage.Trouble { return stage.Trouble{States: s.states, Log: s.log} }
@@ -176,19 +186,19 @@ func (s *session) roomy(ctx context.Context) bool {
 
 const roomyEvery = 10 * time.Second
 
-// active tells whether an account is not paused: the consumers of a paused one
-// are not pulled, so that its orders stay where they are.
+// active tells whether an account is not paused, and whose it is: the consumers of
+// any other are not pulled, so that its orders stay where they are.
 func (s *session) active(a *stage.Account) func(context.Context) bool {
 	return func(context.Context) bool {
 		_, rests := s.states.State(a.Main).Rest(a.Label, time.Now())
-		return !rests
+		return !rests && mayWork(a)
 	}
 }
 
 // govern carries what commands changed over to the permits: a main account all
 // of whose labels rest hands out none, and a changed limit is in force at once.
 func (s *session) govern(ctx context.Context) error {
-	limit, told := s.cfg.limits(s.states), map[permit.Key]int{}
+	limit, told := s.settled.limits(s.states), map[permit.Key]int{}
 	for ; ctx.Err() == nil; _ = stream.Sleep(ctx, look) {
 		for _, a := range s.accounts.Mains() {
 			if s.resting(ctx, a.Main) {
@@ -224,9 +234,8 @@ func (s *session) resting(ctx context.Context, main string) bool {
 	return true
 }
 
-// surplusEvery is how often an account's whole list is read for what nobody
-// claims.
-const surplusEvery = time.Hour
+// removedEvery is how often orders are looked for whose message somebody removed.
+const removedEvery = 10 * time.Minute
 
 // look is how often a lane's condition is looked at.
 const look = time.Second
@@ -271,9 +280,9 @@ func (s *session) sweep(ctx context.Context, g *errgroup.Group, what string, a *
 
 // sweepMain runs f for one main account again and again, in one replica at a
 // time, by any of its labels.
-func (s *session) sweepMain(ctx context.Context, g *errgroup.Group, what, main string, every time.Duration, f func(context.Context, *stage.Account) error) {
+func (s *session) sweepMain(ctx context.Context, g *errgroup.Group, what, main string, every func() time.Duration, f func(context.Context, *stage.Account) error) {
 	g.Go(func() error {
-		return s.line.Ticket(ctx, what+"-"+main, func() time.Duration { return every }, func(ctx context.Context) {
+		return s.line.Ticket(ctx, what+"-"+main, every, func(ctx context.Context) {
 			if err := s.byAnyLabel(ctx, main, f); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "sweep failed; the next one comes by itself", "sweep", what, "main", main, "err", err)
 			}
@@ -303,10 +312,10 @@ func (s *session) byAnyLabel(ctx context.Context, main string, f func(context.Co
 // firstSweep marks a main account once. Each replica tries until it is marked.
 func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Waiter, main string) {
 	g.Go(func() error {
-		told, marked := false, false
+		told, marked, tried := false, false, false
 		sweep := func(ctx context.Context, a *stage.Account) error {
 			left, err := w.FirstSweep(ctx, a)
-			marked = err == nil && left == 0
+			marked, tried = err == nil && left == 0, true
 			if left > 0 && !told {
 				told = true
 				s.log.InfoContext(ctx, "nothing is bought on this account until its list was swept, which waits for calls of an earlier life of the streams; "+
@@ -316,8 +325,12 @@ func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Wa
 			return err
 		}
 		for ctx.Err() == nil {
-			if err := s.byAnyLabel(ctx, main, sweep); err != nil && !errors.Is(err, context.Canceled) {
-				s.log.WarnContext(ctx, "first sweep failed; again in a moment", "main", main, "err", err)
+			err := s.byAnyLabel(ctx, main, sweep)
+			if err == nil && !tried {
+				err = errors.New("all its labels are paused")
+			}
+			if err != nil && !errors.Is(err, context.Canceled) {
+				s.sweepFailed(ctx, w, main, err)
 			}
 			if marked {
 				return nil
@@ -326,4 +339,11 @@ func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Wa
 		}
 		return nil
 	})
+}
+
+func (s *session) sweepFailed(ctx context.Context, w *stage.Waiter, main string, why error) {
+	s.log.WarnContext(ctx, "first sweep failed; again in a moment", "main", main, "err", why)
+	if err := w.SweepFailed(ctx, main, why); err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "that the first sweep fails could not be stored", "main", main, "err", err)
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/dcv/file"
+	"github.com/certmill/certmill/pkg/durable"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -69,14 +69,15 @@ func webPort(c *DCV) (net.Listener, error) {
 // accounts are the simulator's, with their secrets in files as for real ones.
 func (w *world) accounts(state string) (map[string]Account, error) {
 	dir := filepath.Join(state, "cloudsim", "secrets")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MakeFolder(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("secrets of the simulated accounts: %w", err)
 	}
 	all := map[string]Account{}
 	for _, a := range w.sim.Accounts() {
 		secret := filepath.Join(absolute(dir), a.Label)
 		id := secret + ".id"
-		if err := errors.Join(os.WriteFile(secret, []byte(a.AccessKeySecret+"\n"), 0o600), os.WriteFile(id, []byte(a.AccessKeyID+"\n"), 0o600)); err != nil {
+		if err := errors.Join(durable.Replace(secret, []byte(a.AccessKeySecret+"\n"), 0o600),
+			durable.Replace(id, []byte(a.AccessKeyID+"\n"), 0o600)); err != nil {
 			return nil, fmt.Errorf("secrets of the simulated accounts: %w", err)
 		}
 		at := w.sim.URLOf(a)
@@ -108,7 +109,10 @@ func writeConfig(c Config) error {
 	if err != nil {
 		return fmt.Errorf("write config: %w", err)
 	}
-	return os.WriteFile(filepath.Join(c.State, ConfigName), data, 0o600)
+	if err := durable.Replace(filepath.Join(c.State, ConfigName), data, 0o600); err != nil {
+		return fmt.Errorf("write config: %w", err)
+	}
+	return nil
 }
 
 // begin puts the root of the simulated CA beside the certificates.

@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/order"
 )
+
+// of is an order as the key store knows it. Its hash is of what is ordered.
+var of = certstore.Ref{ID: "shop-1", Hash: strings.Repeat("0", 64), Main: "100000000001", Names: []string{"example.com"}}
 
 // A submitter makes a pair, seals it and puts it into the key store before it
 // spends anything.
@@ -24,8 +28,8 @@ func Example() {
 
 	key, csr, fingerprint, _ := certstore.NewKey("ecdsa-p256", []string{"example.com"}, true)
 	sealed, _ := recipients.Seal(key)
-	store, _ := certstore.OpenKeyStore(dir)
-	stored, won, err := store.Put(context.Background(), "shop-1", order.Key{Fingerprint: fingerprint, CSR: csr, Sealed: sealed})
+	store, _, _ := certstore.MakeKeyStore(dir)
+	stored, won, err := store.Put(context.Background(), of, order.Key{Fingerprint: fingerprint, CSR: csr, Sealed: sealed})
 	fmt.Println(won, err)
 
 	opened, _ := identity.Open(stored.Sealed) // only a collector can
@@ -44,12 +48,12 @@ func ExampleKeyStore_Raise() {
 		return
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	store, _ := certstore.OpenKeyStore(dir)
+	store, _, _ := certstore.MakeKeyStore(dir)
 
-	fmt.Println(store.Raise("shop-1", 2, 1, ""))
-	fmt.Println(errors.Is(store.Raise("shop-1", 2, 1, ""), certstore.ErrExists))
-	fmt.Println(errors.Is(store.Raise("shop-1", 1, 1, ""), certstore.ErrLower))
-	raised, err := store.Number("shop-1")
+	fmt.Println(store.Raise(of, certstore.Raised{Attempt: 2, Purchase: 1}))
+	fmt.Println(errors.Is(store.Raise(of, certstore.Raised{Attempt: 2, Purchase: 1}), certstore.ErrExists))
+	fmt.Println(errors.Is(store.Raise(of, certstore.Raised{Attempt: 1, Purchase: 1}), certstore.ErrLower))
+	raised, err := store.Number(of)
 	fmt.Println(raised.Attempt, raised.Purchase, err)
 	// Output:
 	// <nil>

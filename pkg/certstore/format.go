@@ -13,7 +13,7 @@ import (
 // Format is the number of the format of what this program keeps in folders: the
 // key store, and the state folder of certmill run. It is that of the streams,
 // too (stream.Format): whoever changes one changes both.
-const Format = 1
+const Format = 2
 
 // formatFile holds the number of a folder's format.
 const formatFile = "format"

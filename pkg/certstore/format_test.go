@@ -43,11 +43,11 @@ func TestFormatOfAStore(t *testing.T) {
 		{"empty", map[string]string{"keys/": ""}, "", "no key store is there"},
 		{"a volume of its own", map[string]string{"keys/lost+found/": "", "keys/placed/": ""}, "", "no key store is there"},
 		{"made by a submitter that died", map[string]string{"keys/tmp/": "", "keys/.certmill-1.tmp": "1"}, "", "no key store is there"},
-		{"made by a submitter that died later", map[string]string{"keys/format": "1\n"}, "", ""},
+		{"made by a submitter that died later", map[string]string{"keys/format": "2\n"}, "", ""},
 		{"of an earlier build", map[string]string{"keys/tmp/": "", "keys/3f/a/attempt-000001": "1 2026-11-25T00:00:00Z\n"},
-			`has no file "format": an earlier certmill made it, and this one knows format 1 only; nothing was changed. Use the build that made it, or once all its orders have ended, name a new folder in keys.store`,
+			`has no file "format": an earlier certmill made it, and this one knows format 2 only; nothing was changed. Use the build that made it, or once all its orders have ended, name a new folder in keys.store`,
 			`has no file "format"`},
-		{"of a later build", map[string]string{"keys/tmp/": "", "keys/format": "2\n", "keys/3f/a/attempt-000001": "1 2026-11-25T00:00:00Z\n"}, `has format "2"`, `has format "2"`},
+		{"of a later build", map[string]string{"keys/tmp/": "", "keys/format": "3\n", "keys/3f/a/attempt-000001": "1 2026-11-25T00:00:00Z\n"}, `has format "3"`, `has format "3"`},
 		{"damaged", map[string]string{"keys/format": ""}, `has format ""`, `has format ""`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestFormatOfAStore(t *testing.T) {
 			if after := contents(t, root); !maps.Equal(before, after) {
 				t.Errorf("looking changed it:\n%v\n%v", before, after)
 			}
-			_, err = certstore.OpenKeyStore(filepath.Join(root, "keys"))
+			_, _, err = certstore.MakeKeyStore(filepath.Join(root, "keys"))
 			judge(t, "opening", err, tt.submitter)
 			if after := contents(t, root); tt.submitter != "" && !maps.Equal(before, after) {
 				t.Errorf("a store that was refused was changed:\n%v\n%v", before, after)
@@ -70,14 +70,14 @@ func TestFormatOfAStore(t *testing.T) {
 				return
 			}
 			s := openStore(t, filepath.Join(root, "keys"))
-			if err := s.Raise("a", 1, 1, ""); err != nil {
+			if err := s.Raise(ref("a"), number(1, 1)); err != nil {
 				t.Fatal(err)
 			}
 			found, err := certstore.FindKeyStore(filepath.Join(root, "keys"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r, err := found.Number("a"); err != nil || r.Attempt != 1 {
+			if r, err := found.Number(ref("a")); err != nil || r.Attempt != 1 {
 				t.Errorf("read %+v, %v", r, err)
 			}
 		})
@@ -87,7 +87,7 @@ func TestFormatOfAStore(t *testing.T) {
 	}
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "format"), "7", false)
-	_, err := certstore.OpenKeyStore(dir)
+	_, _, err := certstore.MakeKeyStore(dir)
 	if other, ok := errors.AsType[*certstore.OtherFormat](err); !ok || other.Is != `"7"` {
 		t.Errorf("another format: %v", err)
 	}

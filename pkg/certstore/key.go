@@ -85,19 +85,6 @@ func Fingerprint(pub any) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// FingerprintOfCSR is the fingerprint of the key of a request in PEM.
-func FingerprintOfCSR(csrPEM string) (string, error) {
-	block, _ := pem.Decode([]byte(csrPEM))
-	if block == nil || !strings.HasSuffix(block.Type, "CERTIFICATE REQUEST") {
-		return "", errors.New("this is no certificate request in PEM")
-	}
-	req, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		return "", fmt.Errorf("read certificate request: %w", err)
-	}
-	return Fingerprint(req.PublicKey), nil
-}
-
 // publicOf returns the public half of a private key in PEM, in any of the
 // three forms that the clouds hand out. Its errors never repeat the text.
 func publicOf(key order.Secret) (crypto.PublicKey, error) {

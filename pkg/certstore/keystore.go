@@ -1,19 +1,17 @@
 package certstore
 
 import (
-	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/certmill/certmill/pkg/order"
 )
@@ -26,50 +24,106 @@ var ErrExists = errors.New("this attempt's number is taken")
 // wraps ErrExists.
 var ErrLower = fmt.Errorf("a higher number is there: %w", ErrExists)
 
-// ErrNoPair is wrapped by the error of Get when there is no pair under the id.
-var ErrNoPair = errors.New("there is no key under this id")
+// ErrGone is wrapped by the errors of a store that is not there any more.
+var ErrGone = errors.New("it is not the one any more that this process began with: it was removed or unmounted, or another one lies there; " +
+	"bring it back, and start again")
+
+// ErrNoPair is wrapped by the error of Get when the order has no pair here, and by
+// that of Raise when the pair that it is for is not here.
+var ErrNoPair = errors.New("the order's key is not in the key store")
 
 // KeyStore is a folder, on a file system that all submitters share, with what
-// must outlast a lost JetStream:
+// must outlast a lost JetStream. <id> lies below the first two hex digits of its
+// SHA-256:
 //
-//	<dir>/<2 hex of SHA-256 of the id>/<id>/pair.json        sealed key, fingerprint, CSR
-//	<dir>/<2 hex of SHA-256 of the id>/<id>/attempt-000007   attempt 7; its content: the purchase, the time
-//	<dir>/tmp/                                               files being written
-//	<dir>/format                                             number of the format of all this
+//	<dir>/<xx>/<id>/<hash>/pair-000001   of the order with this id and hash: sealed key, fingerprint, CSR
+//	<dir>/<xx>/<id>/attempt-000007       attempt 7 under this id: of which order, for what, where, when
+//	<dir>/installation                   id of the store, which is that of the installation
+//	<dir>/tmp/                           files being written
+//	<dir>/format                         number of the format of all this
+//
+// The same id may have been another order in another life of the streams: a pair
+// is of one order, and is used for that one only; the numbers of attempts are one
+// series for all of them, because none is ever used twice.
 //
 // Files are only ever created, never changed and never removed, so any number
 // of processes may use it at once. It needs hard links and create-exclusive
 // semantics: every local file system and NFS from version 3 have them.
-type KeyStore struct{ dir string }
+type KeyStore struct{ dir, id string }
 
 const (
-	pairFile      = "pair.json"
+	pairPrefix    = "pair-"
 	attemptPrefix = "attempt-"
 	tempFolder    = "tmp"
+	idFile        = "installation"
 )
 
-// pair is the file of one order's key.
-type pair struct {
-	ID  string    `json:"id"`
-	Key order.Key `json:"key"`
+// Ref is an order as the key store knows it.
+type Ref struct {
+	ID    string
+	Hash  string   // of what is ordered (order.Request.Hash)
+	Main  string   // main account that it stands at
+	Names []string // ordered names
 }
 
-// OpenKeyStore opens the folder for a submitter, and makes it if it is missing or
-// empty. It tries out at once whether the file system can do what the store
-// relies on. The error is *OtherFormat, wrapped, if another build's keys are
-// there; then nothing was changed.
-func OpenKeyStore(dir string) (*KeyStore, error) {
+// check refuses what must not become a path, and what would tell nobody what an
+// entry is of.
+func (r Ref) check() error {
+	switch {
+	case !order.ValidID(r.ID):
+		return fmt.Errorf("%q is no order id", r.ID)
+	case !hashForm.MatchString(r.Hash):
+		return fmt.Errorf("%.80q is no hash of order %s", r.Hash, r.ID)
+	case len(r.Names) == 0:
+		return fmt.Errorf("order %s has no names", r.ID)
+	}
+	return nil
+}
+
+// same tells whether an entry is of these names, whatever order it was made for.
+func (r Ref) same(names []string) bool { return order.NamesHash(r.Names) == order.NamesHash(names) }
+
+var hashForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{7,99}$`)
+
+// MakeKeyStore opens the store, as OpenKeyStore does, and makes it first where the
+// folder is missing or empty, with an id that no other has: for those who set an
+// installation up. made tells whether this very call did. Safe to repeat, and to
+// run from several processes at once.
+func MakeKeyStore(dir string) (s *KeyStore, made bool, err error) {
 	if dir == "" {
-		return nil, errors.New("open key store: no folder is given")
+		return nil, false, errors.New("make key store: no folder is given")
 	}
-	s := &KeyStore{dir}
-	if err := makeFolder(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open key store: %w", err)
+	err = makeFolder(dir, 0o700)
+	if err == nil {
+		err = ClaimFolder(dir, storeWord, storeHelp, isShard)
 	}
-	if err := ClaimFolder(dir, storeWord, storeHelp, isShard); err != nil {
-		return nil, fmt.Errorf("open key store: %w", err)
+	// A crash here leaves a folder of this format without an id; the next one makes
+	// it.
+	if err == nil {
+		err = createFile(dir, filepath.Join(dir, idFile), []byte(rand.Text()+"\n"), 0o600)
+		if made = err == nil; errors.Is(err, fs.ErrExist) {
+			err = nil
+		}
 	}
-	// A crash here leaves a store without keys; the next one makes the rest.
+	if err != nil {
+		return nil, false, fmt.Errorf("make key store: %w", err)
+	}
+	s, err = OpenKeyStore(dir)
+	return s, made, err
+}
+
+// OpenKeyStore opens the store for a submitter. It tries out at once whether the
+// file system can do what the store relies on. The error wraps ErrNoStore if there
+// is none: a volume that is not mounted looks like that. It is *OtherFormat,
+// wrapped, if another build's keys are there. Then nothing was changed.
+func OpenKeyStore(dir string) (*KeyStore, error) {
+	s, err := FindKeyStore(dir)
+	if err != nil {
+		return nil, err
+	}
+	if s.id == "" { // whoever was to make it died
+		return nil, fmt.Errorf("open key store %s: %w", dir, ErrNoStore)
+	}
 	if err := makeFolder(s.temp(), 0o700); err != nil {
 		return nil, fmt.Errorf("open key store: %w", err)
 	}
@@ -80,10 +134,10 @@ func OpenKeyStore(dir string) (*KeyStore, error) {
 	return s, nil
 }
 
-// FindKeyStore opens the store that submitters have made, for those who look or
-// decide. It makes and writes nothing: a store that somebody makes by looking for
-// one would say that nothing was ever bought. The error wraps ErrNoStore if there
-// is none, *OtherFormat if it is another build's.
+// FindKeyStore opens the store for those who look or decide. It makes and writes
+// nothing: a store that somebody makes by looking for one would say that nothing
+// was ever bought. The error wraps ErrNoStore if there is none, *OtherFormat if it
+// is another build's.
 func FindKeyStore(dir string) (*KeyStore, error) {
 	is, err := formatOf(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -93,10 +147,41 @@ func FindKeyStore(dir string) (*KeyStore, error) {
 			err = &OtherFormat{Dir: dir, What: storeWord, Do: storeHelp}
 		}
 	}
-	if err := checkFormat(dir, storeWord, storeHelp, is, err); err != nil {
+	s := &KeyStore{dir: dir}
+	if err = checkFormat(dir, storeWord, storeHelp, is, err); err == nil {
+		s.id, err = s.readID()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("look for the key store at %s: %w", dir, err)
 	}
-	return &KeyStore{dir}, nil
+	return s, nil
+}
+
+// ID is what tells this store from every other one: that of the installation. Of a
+// store that was only looked for it may be empty.
+func (s *KeyStore) ID() string { return s.id }
+
+// Dir is where it lies.
+func (s *KeyStore) Dir() string { return s.dir }
+
+// readID is the id that the folder has now, empty if it has none.
+func (s *KeyStore) readID() (string, error) {
+	data, err := os.ReadFile(filepath.Join(s.dir, idFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(data)), err
+}
+
+// Check makes sure that the folder is still the store that was opened. The error
+// wraps ErrGone if it is not: it was removed or unmounted, or another one lies
+// there. What is written then would be lost, or nobody's.
+func (s *KeyStore) Check() error {
+	is, err := s.readID()
+	if err == nil && is != s.id {
+		return fmt.Errorf("key store %s: %w", s.dir, ErrGone)
+	}
+	return err
 }
 
 // Words of errors.
@@ -126,215 +211,35 @@ func (s *KeyStore) probe() error {
 	if err := createFile(s.temp(), linked, nil, 0o600); err != nil {
 		return err
 	}
-	if err := createFile(s.temp(), linked, nil, 0o600); !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("creating a file twice was not refused (%v)", err)
+	switch err := createFile(s.temp(), linked, nil, 0o600); {
+	case err == nil:
+		return errors.New("creating a file twice was not refused")
+	case !errors.Is(err, fs.ErrExist):
+		return err
 	}
 	return nil
 }
 
-// folder is where an id's files are. The id is checked here, because it becomes
-// a path.
-func (s *KeyStore) folder(id string) (string, error) {
-	if !order.ValidID(id) {
-		return "", fmt.Errorf("%q is no order id", id)
-	}
+// idFolder is where all is that was ever kept under an id. The id is checked by
+// the caller, because it becomes a path.
+func (s *KeyStore) idFolder(id string) string {
 	sum := sha256.Sum256([]byte(id))
-	return filepath.Join(s.dir, hex.EncodeToString(sum[:1]), id), nil
+	return filepath.Join(s.dir, hex.EncodeToString(sum[:1]), id)
 }
 
-// makeFolder makes an id's folder and returns it. The folders above are synced
-// even if it is there: who made it may have died before it synced them.
-func (s *KeyStore) makeFolder(id string) (string, error) {
-	folder, err := s.folder(id)
-	if err != nil {
-		return "", err
-	}
+// pairs is the folder of an order's pairs.
+func (s *KeyStore) pairs(r Ref) string { return filepath.Join(s.idFolder(r.ID), r.Hash) }
+
+// make makes a folder of the store. Those above it are synced even if it is there:
+// who made it may have died before it synced them.
+func (s *KeyStore) make(folder string) error {
 	if err := makeFolder(folder, 0o700); err != nil {
-		return "", err
-	}
-	return folder, errors.Join(syncFolder(filepath.Dir(folder)), syncFolder(s.dir))
-}
-
-// Put stores the pair of an order, durably. If there is one under this id
-// already, it wins and is returned, with won false: a certificate may have been
-// bought for it.
-func (s *KeyStore) Put(ctx context.Context, id string, k order.Key) (stored order.Key, won bool, err error) {
-	k.Stored = true
-	p := pair{id, k}
-	// What Get would call damaged must not get in: it could never be replaced.
-	if err := errors.Join(ctx.Err(), p.check(id)); err != nil {
-		return order.Key{}, false, fmt.Errorf("put key of %s: %w", id, err)
-	}
-	data, err := json.Marshal(p)
-	if err != nil {
-		return order.Key{}, false, fmt.Errorf("put key of %s: %w", id, err)
-	}
-	folder, err := s.makeFolder(id)
-	if err != nil {
-		return order.Key{}, false, fmt.Errorf("put key of %s: %w", id, err)
-	}
-	// A crash here leaves an empty folder, which is an id without a pair.
-	err = createFile(s.temp(), filepath.Join(folder, pairFile), data, 0o600)
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return order.Key{}, false, fmt.Errorf("put key of %s: %w", id, err)
-	}
-	// A crash here leaves the pair; the next Put under this id returns it.
-	stored, getErr := s.Get(id)
-	return stored, err == nil && getErr == nil, getErr
-}
-
-// mayRest refuses what is no pair, and above all a private key in clear text.
-func mayRest(k order.Key) error {
-	switch {
-	case k.Fingerprint == "":
-		return errors.New("the key has no fingerprint")
-	case len(k.Sealed) == 0 && k.CSR == "":
-		return errors.New("there is neither a sealed key nor a CSR")
-	case len(k.Sealed) > 0 && !isSealed(k.Sealed):
-		return errors.New("the private key is not sealed with age")
-	case strings.Contains(k.CSR, "PRIVATE KEY"):
-		return errors.New("there is a private key where the CSR should be")
-	}
-	return nil
-}
-
-// Get returns the pair under an id. The error wraps ErrNoPair if there is none.
-func (s *KeyStore) Get(id string) (order.Key, error) {
-	folder, err := s.folder(id)
-	if err != nil {
-		return order.Key{}, fmt.Errorf("get key: %w", err)
-	}
-	path := filepath.Join(folder, pairFile)
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return order.Key{}, fmt.Errorf("get key of %s: %w", id, ErrNoPair)
-	}
-	if err != nil {
-		return order.Key{}, fmt.Errorf("get key of %s: %w", id, err)
-	}
-	var p pair
-	if err := json.Unmarshal(data, &p); err != nil {
-		return order.Key{}, fmt.Errorf("get key of %s: %s is damaged, restore it from a backup: %w", id, path, err)
-	}
-	if err := p.check(id); err != nil {
-		return order.Key{}, fmt.Errorf("get key of %s: %s is damaged, restore it from a backup: %w", id, path, err)
-	}
-	return p.Key, found(path)
-}
-
-func (p pair) check(id string) error {
-	if p.ID != id {
-		return fmt.Errorf("it is the pair of %q", p.ID)
-	}
-	if err := mayRest(p.Key); err != nil || p.Key.CSR == "" {
 		return err
 	}
-	fp, err := FingerprintOfCSR(p.Key.CSR)
-	if err == nil && fp != p.Key.Fingerprint {
-		err = errors.New("its fingerprint is not that of its CSR")
-	}
-	return err
-}
-
-// Raised is an attempt's number as it rests here.
-type Raised struct {
-	Attempt  int       // 0: none was raised
-	Purchase int       // what it was raised for
-	Resource string    // instance or certificate id that the attempt uses; empty for one that spends
-	At       time.Time // when, on the clock of whoever raised it
-}
-
-// Number is the highest attempt that was raised for an order.
-func (s *KeyStore) Number(id string) (Raised, error) {
-	folder, err := s.folder(id)
-	if err != nil {
-		return Raised{}, fmt.Errorf("read attempt number: %w", err)
-	}
-	entries, err := os.ReadDir(folder)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Raised{}, fmt.Errorf("read attempt number of %s: %w", id, err)
-	}
-	highest, name := 0, ""
-	for _, e := range entries {
-		if n, ok := attemptOf(e.Name()); ok && n > highest {
-			highest, name = n, e.Name()
+	for above := filepath.Dir(folder); len(above) >= len(s.dir); above = filepath.Dir(above) {
+		if err := syncFolder(above); err != nil {
+			return err
 		}
-	}
-	if highest == 0 {
-		return Raised{}, nil
-	}
-	content, err := os.ReadFile(filepath.Join(folder, name))
-	if err != nil {
-		return Raised{}, fmt.Errorf("read attempt number of %s: %w", id, err)
-	}
-	r, ok := parseRaised(highest, string(content))
-	if !ok {
-		return Raised{}, fmt.Errorf("read attempt number of %s: %s is damaged, restore it from a backup: %.20q is no number of a purchase and its time", id, name, content)
-	}
-	return r, nil
-}
-
-// parseRaised reads the content of an attempt's file: purchase, time and
-// resource. The time stands in the file because a backup may not bring the
-// file's own back.
-func parseRaised(attempt int, content string) (Raised, bool) {
-	words := strings.Fields(content)
-	if len(words) != 2 && len(words) != 3 {
-		return Raised{}, false
-	}
-	purchase, err := strconv.Atoi(words[0])
-	at, terr := time.Parse(time.RFC3339, words[1])
-	r := Raised{Attempt: attempt, Purchase: purchase, At: at}
-	if len(words) == 3 {
-		r.Resource = words[2]
-	}
-	return r, err == nil && terr == nil && purchase > 0
-}
-
-func attemptOf(file string) (int, bool) {
-	digits, ok := strings.CutPrefix(file, attemptPrefix)
-	n, err := strconv.Atoi(digits)
-	return n, ok && err == nil && n > 0
-}
-
-// Raise stores an attempt's number with its purchase, its resource and the time, durably. It succeeds for
-// one caller only: if the number is there, the error wraps ErrExists, and if a
-// higher one is, ErrLower too. Of two callers that raise different numbers at
-// once, the higher one succeeds; the lower one may fail although its number was
-// written, which costs an attempt and no money.
-func (s *KeyStore) Raise(id string, attempt, purchase int, resource string) error {
-	if attempt < 1 || purchase < 1 || len(strings.Fields(resource)) > 1 || strings.TrimSpace(resource) != resource {
-		return fmt.Errorf("raise attempt number of %s: attempt %d of purchase %d with %.80q cannot be", id, attempt, purchase, resource)
-	}
-	folder, err := s.makeFolder(id)
-	if err != nil {
-		return fmt.Errorf("raise attempt number of %s: %w", id, err)
-	}
-	if err := s.below(id, attempt, attempt-1); err != nil {
-		return err
-	}
-	path := filepath.Join(folder, fmt.Sprintf("%s%06d", attemptPrefix, attempt))
-	err = createFile(s.temp(), path, fmt.Appendf(nil, "%d %s %s\n", purchase, time.Now().UTC().Format(time.RFC3339), resource), 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("raise attempt number of %s to %d: %w", id, attempt, ErrExists)
-	}
-	if err != nil {
-		return fmt.Errorf("raise attempt number of %s: %w", id, err)
-	}
-	// A rival may have created a higher number since the first look. The files
-	// are there in some order, so at least the higher one passes here.
-	return s.below(id, attempt, attempt)
-}
-
-// below returns an error unless the highest number is at most the given one.
-func (s *KeyStore) below(id string, attempt, most int) error {
-	switch r, err := s.Number(id); {
-	case err != nil:
-		return err
-	case r.Attempt > attempt:
-		return fmt.Errorf("raise attempt number of %s to %d while %d is there: %w", id, attempt, r.Attempt, ErrLower)
-	case r.Attempt > most:
-		return fmt.Errorf("raise attempt number of %s to %d: %w", id, attempt, ErrExists)
 	}
 	return nil
 }

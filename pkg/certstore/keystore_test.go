@@ -21,9 +21,18 @@ import (
 	"github.com/certmill/certmill/pkg/order"
 )
 
+// ref is an order for the names that sealedPair makes pairs for.
+func ref(id string) certstore.Ref {
+	return certstore.Ref{ID: id, Hash: strings.Repeat("a", 64), Main: "100", Names: []string{"example.com"}}
+}
+
+func number(attempt, purchase int) certstore.Raised {
+	return certstore.Raised{Attempt: attempt, Purchase: purchase}
+}
+
 func openStore(t testing.TB, dir string) *certstore.KeyStore {
 	t.Helper()
-	s, err := certstore.OpenKeyStore(dir)
+	s, _, err := certstore.MakeKeyStore(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,20 +44,20 @@ func TestFirstPairWins(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "keys")
 	s := openStore(t, dir)
 	first, second := sealedPair(t, to), sealedPair(t, to)
-	if _, err := s.Get("shop-1"); !errors.Is(err, certstore.ErrNoPair) {
+	if _, err := s.Get(ref("shop-1")); !errors.Is(err, certstore.ErrNoPair) {
 		t.Fatalf("want ErrNoPair, got %v", err)
 	}
-	stored, won, err := s.Put(t.Context(), "shop-1", first)
+	stored, won, err := s.Put(t.Context(), ref("shop-1"), first)
 	if err != nil || !won || stored.Fingerprint != first.Fingerprint || !stored.Stored {
 		t.Fatalf("%v %v %+v", err, won, stored)
 	}
 	for range 2 {
-		again, won, err := openStore(t, dir).Put(t.Context(), "shop-1", second)
+		again, won, err := openStore(t, dir).Put(t.Context(), ref("shop-1"), second)
 		if err != nil || won || !reflect.DeepEqual(again, stored) {
 			t.Fatalf("%v %v %+v", err, won, again)
 		}
 	}
-	if got, err := s.Get("shop-1"); err != nil || !reflect.DeepEqual(got, stored) {
+	if got, err := s.Get(ref("shop-1")); err != nil || !reflect.DeepEqual(got, stored) {
 		t.Errorf("%v %+v", err, got)
 	}
 	if ids, err := s.IDs(); err != nil || !reflect.DeepEqual(ids, []string{"shop-1"}) {
@@ -73,12 +82,12 @@ func TestPutRefuses(t *testing.T) {
 		"fingerprint of another": func() error { k := good; k.Fingerprint = other.Fingerprint; return put(s, k) },
 		"CSR of another":         func() error { k := good; k.CSR = other.CSR; return put(s, k) },
 		"broken CSR":             func() error { k := good; k.CSR = "x"; return put(s, k) },
-		"cancelled":              func() error { _, _, err := s.Put(cancelled, "a", good); return err },
+		"cancelled":              func() error { _, _, err := s.Put(cancelled, ref("a"), good); return err },
 	} {
 		if err := put(); err == nil || strings.Contains(err.Error(), "BEGIN") {
 			t.Errorf("%s: %v", what, err)
 		}
-		if _, err := s.Get("a"); !errors.Is(err, certstore.ErrNoPair) {
+		if _, err := s.Get(ref("a")); !errors.Is(err, certstore.ErrNoPair) {
 			t.Errorf("%s: left something behind: %v", what, err)
 		}
 	}
@@ -88,7 +97,7 @@ func TestPutRefuses(t *testing.T) {
 }
 
 func put(s *certstore.KeyStore, k order.Key) error {
-	_, _, err := s.Put(context.Background(), "a", k)
+	_, _, err := s.Put(context.Background(), ref("a"), k)
 	return err
 }
 
@@ -99,10 +108,10 @@ func TestIDsAreNoPaths(t *testing.T) {
 	s := openStore(t, filepath.Join(root, "keys"))
 	before := tree(t, root)
 	for _, id := range []string{"", ".", "..", "../x", "a/../../x", "/etc/x", `a\b`, "a\x00", "A", "a.b", "-", strings.Repeat("a", 64), "ä"} {
-		_, _, err := s.Put(t.Context(), id, sealedPair(t, to))
-		_, getErr := s.Get(id)
-		raiseErr := s.Raise(id, 1, 1, "")
-		_, numberErr := s.Number(id)
+		_, _, err := s.Put(t.Context(), ref(id), sealedPair(t, to))
+		_, getErr := s.Get(ref(id))
+		raiseErr := s.Raise(ref(id), number(1, 1))
+		_, numberErr := s.Number(ref(id))
 		_, deliverErr := certstore.Dir{Path: filepath.Join(root, "certs")}.Deliver(t.Context(), certstore.Delivery{ID: id})
 		for _, err := range []error{err, getErr, raiseErr, numberErr, deliverErr} {
 			if err == nil || errors.Is(err, certstore.ErrNoPair) {
@@ -140,10 +149,10 @@ func TestModes(t *testing.T) {
 	_, to := identity(t)
 	root := t.TempDir()
 	s := openStore(t, filepath.Join(root, "keys"))
-	if _, _, err := s.Put(t.Context(), "a", sealedPair(t, to)); err != nil {
+	if _, _, err := s.Put(t.Context(), ref("a"), sealedPair(t, to)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Raise("a", 1, 1, ""); err != nil {
+	if err := s.Raise(ref("a"), number(1, 1)); err != nil {
 		t.Fatal(err)
 	}
 	files := 0
@@ -158,8 +167,8 @@ func TestModes(t *testing.T) {
 			}
 		}
 	}
-	if files != 3 {
-		t.Errorf("%d files, want pair, number and format", files)
+	if files != 4 {
+		t.Errorf("%d files, want pair, number, format and id", files)
 	}
 }
 
@@ -174,10 +183,10 @@ func TestDamagedPairIsTold(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		s := openStore(t, dir)
-		if _, _, err := s.Put(t.Context(), "a", sealedPair(t, to)); err != nil {
+		if _, _, err := s.Put(t.Context(), ref("a"), sealedPair(t, to)); err != nil {
 			t.Fatal(err)
 		}
-		found, err := filepath.Glob(filepath.Join(dir, "*", "a", "pair.json"))
+		found, err := filepath.Glob(filepath.Join(dir, "*", "a", "*", "pair-000001"))
 		if err != nil || len(found) != 1 {
 			t.Fatal(found, err)
 		}
@@ -185,10 +194,10 @@ func TestDamagedPairIsTold(t *testing.T) {
 		if err := os.WriteFile(found[0], []byte(damage(string(text))), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Get("a"); err == nil || errors.Is(err, certstore.ErrNoPair) || !strings.Contains(err.Error(), "damaged") {
+		if _, err := s.Get(ref("a")); err == nil || errors.Is(err, certstore.ErrNoPair) || !strings.Contains(err.Error(), "damaged") {
 			t.Errorf("%s: %v", what, err)
 		}
-		if _, won, err := s.Put(t.Context(), "a", sealedPair(t, to)); err == nil || won {
+		if _, won, err := s.Put(t.Context(), ref("a"), sealedPair(t, to)); err == nil || won {
 			t.Errorf("%s: a damaged pair was replaced (%v)", what, err)
 		}
 	}
@@ -200,7 +209,7 @@ func TestNumbersOnlyRise(t *testing.T) {
 	run := 0
 	rapid.Check(t, func(t *rapid.T) {
 		run++
-		s, err := certstore.OpenKeyStore(filepath.Join(root, fmt.Sprint(run)))
+		s, _, err := certstore.MakeKeyStore(filepath.Join(root, fmt.Sprint(run)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +217,7 @@ func TestNumbersOnlyRise(t *testing.T) {
 		for range rapid.IntRange(1, 8).Draw(t, "calls") {
 			attempt := rapid.IntRange(-1, 6).Draw(t, "attempt")
 			purchase := rapid.IntRange(0, 3).Draw(t, "purchase")
-			err := s.Raise("a", attempt, purchase, "")
+			err := s.Raise(ref("a"), number(attempt, purchase))
 			switch {
 			case attempt < 1 || purchase < 1:
 				if err == nil || errors.Is(err, certstore.ErrExists) {
@@ -222,7 +231,7 @@ func TestNumbersOnlyRise(t *testing.T) {
 			case !errors.Is(err, certstore.ErrExists) || errors.Is(err, certstore.ErrLower) != (attempt < highest):
 				t.Fatalf("%d with %d there: %v", attempt, highest, err)
 			}
-			if r, err := s.Number("a"); r.Attempt != highest || r.Purchase != of || err != nil {
+			if r, err := s.Number(ref("a")); r.Attempt != highest || r.Purchase != of || err != nil {
 				t.Fatalf("number %+v (%v), want %d of %d", r, err, highest, of)
 			}
 		}
@@ -232,18 +241,19 @@ func TestNumbersOnlyRise(t *testing.T) {
 func TestDamagedNumberIsTold(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir)
-	if err := s.Raise("a", 3, 1, ""); err != nil {
+	if err := s.Raise(ref("a"), number(3, 1)); err != nil {
 		t.Fatal(err)
 	}
 	found, _ := filepath.Glob(filepath.Join(dir, "*", "a", "attempt-*"))
-	for _, text := range []string{"", "x", "0", "-1", "1", "1 yesterday", "0 2026-11-25T00:00:00Z"} {
+	for _, text := range []string{"", "x", "0", "{}", "null", `{"id":"a","attempt":3}`,
+		`{"id":"a","attempt":2,"purchase":1,"at":"2026-11-25T00:00:00Z","main":"100","hash":"aaaaaaaa","names":["example.com"]}`} {
 		if err := os.WriteFile(found[0], []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Number("a"); err == nil || !strings.Contains(err.Error(), "damaged") {
+		if _, err := s.Number(ref("a")); err == nil || !strings.Contains(err.Error(), "damaged") {
 			t.Errorf("%q: %v", text, err)
 		}
-		if err := s.Raise("a", 4, 1, ""); err == nil {
+		if err := s.Raise(ref("a"), number(4, 1)); err == nil {
 			t.Errorf("%q: raised over a number that cannot be read", text)
 		}
 		_ = os.Remove(strings.Replace(found[0], "000003", "000004", 1))
@@ -263,12 +273,12 @@ func TestOneWinner(t *testing.T) {
 	for range rivals {
 		s, mine := openStore(t, dir), sealedPair(t, to)
 		all.Go(func() {
-			stored, won, err := s.Put(context.Background(), "a", mine)
+			stored, won, err := s.Put(context.Background(), ref("a"), mine)
 			if err != nil || won != (stored.Fingerprint == mine.Fingerprint) {
 				t.Errorf("won is %v: %v", won, err)
 			}
 			for n := 1; n <= attempts; n++ {
-				err := s.Raise("a", n, 1, "")
+				err := s.Raise(ref("a"), number(n, 1))
 				mu.Lock()
 				if err == nil {
 					winners[n]++
@@ -338,7 +348,7 @@ func rival(dir string) error {
 	if err != nil {
 		return err
 	}
-	s, err := certstore.OpenKeyStore(dir)
+	s, _, err := certstore.MakeKeyStore(dir)
 	if err != nil {
 		return err
 	}
@@ -346,13 +356,13 @@ func rival(dir string) error {
 	if _, err := fmt.Scanln(); err != nil && err.Error() != "unexpected newline" {
 		return err
 	}
-	stored, won, err := s.Put(context.Background(), "a", order.Key{Fingerprint: fp, CSR: csr, Sealed: sealed})
+	stored, won, err := s.Put(context.Background(), ref("a"), order.Key{Fingerprint: fp, CSR: csr, Sealed: sealed})
 	if err != nil {
 		return err
 	}
 	out := outcome{Fingerprint: stored.Fingerprint, Won: won}
 	for n := 1; n <= 20; n++ {
-		switch err := s.Raise("a", n, 1, ""); {
+		switch err := s.Raise(ref("a"), number(n, 1)); {
 		case err == nil:
 			out.Attempts = append(out.Attempts, n)
 		case !errors.Is(err, certstore.ErrExists):
@@ -419,20 +429,20 @@ func TestProcesses(t *testing.T) {
 			t.Errorf("attempt %d was won %d times", n, w)
 		}
 	}
-	if n, err := openStore(t, dir).Number("a"); n.Attempt != 20 || time.Since(n.At) > time.Minute || err != nil {
+	if n, err := openStore(t, dir).Number(ref("a")); n.Attempt != 20 || time.Since(n.At) > time.Minute || err != nil {
 		t.Errorf("number %+v, %v", n, err)
 	}
 }
 
 func TestStoreThatCannotWork(t *testing.T) {
-	if _, err := certstore.OpenKeyStore(""); err == nil {
+	if _, _, err := certstore.MakeKeyStore(""); err == nil {
 		t.Error("a store nowhere")
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := certstore.OpenKeyStore(file); err == nil {
+	if _, _, err := certstore.MakeKeyStore(file); err == nil {
 		t.Error("a store in a file")
 	}
 }
@@ -442,7 +452,7 @@ func TestStoreThatCannotWork(t *testing.T) {
 func TestTornFiles(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir)
-	if err := s.Raise("a", 1, 1, ""); err != nil {
+	if err := s.Raise(ref("a"), number(1, 1)); err != nil {
 		t.Fatal(err)
 	}
 	old, young := filepath.Join(dir, "tmp", ".certmill-1.tmp"), filepath.Join(dir, "tmp", ".certmill-2.tmp")
@@ -464,5 +474,79 @@ func TestTornFiles(t *testing.T) {
 	}
 	if ids, err := s.IDs(); err != nil || !reflect.DeepEqual(ids, []string{"a"}) {
 		t.Errorf("%v %v", ids, err)
+	}
+}
+
+// A store that was removed, or in whose place another one lies, takes nothing: what
+// is written there would be lost, or nobody's.
+func TestStoreThatIsGone(t *testing.T) {
+	_, to := identity(t)
+	for what, lose := range map[string]func(dir string) error{
+		"removed": os.RemoveAll,
+		"emptied": func(dir string) error { return errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)) },
+		"another": func(dir string) error {
+			_, _, err := certstore.MakeKeyStore(dir + "-another")
+			return errors.Join(err, os.RemoveAll(dir), os.Rename(dir+"-another", dir))
+		},
+	} {
+		dir := filepath.Join(t.TempDir(), "keys")
+		s := openStore(t, dir)
+		if _, _, err := s.Put(t.Context(), ref("a"), sealedPair(t, to)); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(s.Check(), lose(dir)); err != nil {
+			t.Fatal(err)
+		}
+		var before map[string]fs.FileMode
+		if what != "removed" {
+			before = tree(t, dir)
+		}
+		_, _, err := s.Put(t.Context(), ref("b"), sealedPair(t, to))
+		_, kerr := s.KeepRecipients(to)
+		for did, err := range map[string]error{"Check": s.Check(), "Put": err, "Raise": s.Raise(ref("a"), number(1, 1)), "KeepRecipients": kerr,
+			"ChangeRecipients": s.ChangeRecipients(to)} {
+			if !errors.Is(err, certstore.ErrGone) {
+				t.Errorf("%s: %s: %v", what, did, err)
+			}
+		}
+		if what == "removed" {
+			if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("it was made again: %v", err)
+			}
+		} else if after := tree(t, dir); !reflect.DeepEqual(before, after) {
+			t.Errorf("%s: something was written: %v", what, after)
+		}
+	}
+}
+
+// Who works opens what is there; only who sets an installation up makes a store.
+func TestOpeningMakesNoStore(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	for range 2 {
+		if _, err := certstore.OpenKeyStore(dir); !errors.Is(err, certstore.ErrNoStore) {
+			t.Error(err)
+		}
+		_ = os.Mkdir(dir, 0o700) // a volume without anything
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "format"), []byte("2\n"), 0o600); err != nil { // who made it died
+		t.Fatal(err)
+	}
+	if _, err := certstore.OpenKeyStore(dir); !errors.Is(err, certstore.ErrNoStore) {
+		t.Error(err)
+	}
+	s, made, err := certstore.MakeKeyStore(dir)
+	if err != nil || !made || s.ID() == "" {
+		t.Fatalf("%v, %v", made, err)
+	}
+	again, made, err := certstore.MakeKeyStore(dir)
+	if err != nil || made || again.ID() != s.ID() {
+		t.Errorf("%v, %v", made, err)
+	}
+	opened, err := certstore.OpenKeyStore(dir)
+	if err != nil || opened.ID() != s.ID() {
+		t.Error(err)
 	}
 }

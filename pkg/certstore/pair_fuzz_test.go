@@ -2,7 +2,6 @@ package certstore
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/certmill/certmill/pkg/order"
@@ -11,7 +10,7 @@ import (
 // FuzzPair reads a damaged pair of the key store: an error, or a pair whose
 // request carries the key that it names.
 func FuzzPair(f *testing.F) {
-	s, err := OpenKeyStore(f.TempDir())
+	s, _, err := MakeKeyStore(f.TempDir())
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -31,14 +30,11 @@ func FuzzPair(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	if _, _, err := s.Put(f.Context(), "a", order.Key{Algorithm: "ecdsa-p256", Fingerprint: fp, CSR: csr, Sealed: sealed}); err != nil {
+	of := Ref{ID: "a", Hash: "aaaaaaaa", Main: "100", Names: []string{"a.example.com"}}
+	if _, _, err := s.Put(f.Context(), of, order.Key{Algorithm: "ecdsa-p256", Fingerprint: fp, CSR: csr, Sealed: sealed}); err != nil {
 		f.Fatal(err)
 	}
-	folder, err := s.folder("a")
-	if err != nil {
-		f.Fatal(err)
-	}
-	path := filepath.Join(folder, pairFile)
+	path := s.pairPath(of, 1)
 	good, err := os.ReadFile(path)
 	if err != nil {
 		f.Fatal(err)
@@ -49,7 +45,7 @@ func FuzzPair(f *testing.F) {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		k, err := s.Get("a")
+		k, err := s.Get(of)
 		if err != nil || k.CSR == "" {
 			return
 		}

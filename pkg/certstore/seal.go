@@ -33,6 +33,12 @@ type Recipients struct {
 	lines []string
 }
 
+// nobodys are recipients that stand in documentation: what is sealed to them is lost.
+var nobodys = []string{ // those of age's own pages
+	"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
+	"age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg",
+}
+
 // ParseRecipients reads age recipients (age1…), one a line; an argument may
 // hold several lines. Empty lines and those that begin with # are skipped.
 func ParseRecipients(lines ...string) (Recipients, error) {
@@ -45,9 +51,12 @@ func ParseRecipients(lines ...string) (Recipients, error) {
 		if strings.Contains(strings.ToUpper(line), "AGE-SECRET-KEY-") { // never repeated in the error; Bech32 is of either case
 			return Recipients{}, errors.New("an age identity (AGE-SECRET-KEY-…) stands where a recipient is wanted: write its public half, age1…, as age-keygen -y prints it")
 		}
+		if slices.Contains(nobodys, line) {
+			return Recipients{}, fmt.Errorf("%s stands in examples, and nobody has its identity: write the line age1… that certmill identity FILE prints", line)
+		}
 		parsed, err := age.ParseRecipients(strings.NewReader(line))
 		if err != nil || len(parsed) != 1 {
-			return Recipients{}, fmt.Errorf("%s is no age recipient: write the line age1… that age-keygen prints", order.Quote(line))
+			return Recipients{}, fmt.Errorf("%s is no age recipient: write the line age1… that certmill identity FILE prints, or age-keygen", order.Quote(line))
 		}
 		r.all, r.lines = append(r.all, parsed[0]), append(r.lines, line)
 	}
@@ -126,6 +135,15 @@ func ParseIdentities(text order.Secret) (Identities, error) {
 	return Identities{all: all, text: &text}, nil
 }
 
+// JoinIdentities are several as one: they open what any of them opens.
+func JoinIdentities(several ...Identities) Identities {
+	var all Identities
+	for _, i := range several {
+		all.all = append(all.all, i.all...)
+	}
+	return all
+}
+
 // LoadIdentities reads an identity file.
 func LoadIdentities(path string) (Identities, error) {
 	text, err := os.ReadFile(path)
@@ -173,7 +191,9 @@ func OpenIdentity(path string) (Identities, error) {
 }
 
 // Recipients are the public halves.
-func (i Identities) Recipients() (Recipients, error) {
+func (i Identities) Recipients() (Recipients, error) { return ParseRecipients(i.halves()...) }
+
+func (i Identities) halves() []string {
 	var lines []string
 	for _, id := range i.all {
 		switch id := id.(type) {
@@ -183,7 +203,7 @@ func (i Identities) Recipients() (Recipients, error) {
 			lines = append(lines, id.Recipient().String())
 		}
 	}
-	return ParseRecipients(lines...)
+	return lines
 }
 
 // Open decrypts a sealed key.

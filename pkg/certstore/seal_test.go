@@ -78,7 +78,7 @@ func TestRecipientsNeverRepeatASecret(t *testing.T) {
 			t.Errorf("%.10s…: %v", text, err)
 		}
 	}
-	for _, text := range []string{"", "# nobody", "age1x", "ssh-ed25519 AAAA"} {
+	for _, text := range []string{"", "# nobody", "age1x", "ssh-ed25519 AAAA", "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"} {
 		if _, err := certstore.ParseRecipients(text); err == nil || !strings.Contains(err.Error(), "age1…") {
 			t.Errorf("%q: %v", text, err)
 		}

@@ -126,7 +126,7 @@ func (s *Sim) runRPC(c *rpcCall) reply {
 		out = rpcFields{}
 	}
 	out["RequestId"] = s.rpcRequestID()
-	return jsonReply(http.StatusOK, out)
+	return s.repeat(c.key, jsonReply(http.StatusOK, out))
 }
 
 // rpcRefusal is the gateway's error body, in which every value is a string. An
@@ -137,10 +137,10 @@ func (s *Sim) rpcRefusal(c *rpcCall, err error) reply {
 		s.log.Error("cloudsim cannot answer", "action", c.action(), "error", err)
 		no = &refusal{http.StatusInternalServerError, "InternalError", "The request processing has failed due to some unknown error."}
 	}
-	return jsonReply(no.Status, rpcFields{
+	return s.repeat(c.key, jsonReply(no.Status, rpcFields{
 		"RequestId": s.rpcRequestID(), "HostId": c.host, "Code": no.Code, "Message": no.Message,
 		"Recommend": "https://error-center.aliyun.com/status/search?Keyword=" + no.Code + "&source=PopGw",
-	})
+	}))
 }
 
 func (s *Sim) rpcRequestID() string { return strings.ToUpper(s.dice.uuid()) }

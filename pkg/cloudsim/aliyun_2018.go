@@ -35,6 +35,7 @@ func (s *Sim) createDVOrderAudit(c *rpcCall) (rpcFields, error) {
 		if err := fitsInstance(o, names); err != nil {
 			return err
 		}
+		o.By = c.key.caller()
 		o.Names, o.Method, o.Challenges, o.Email = names, method, challenges, c.params["Email"]
 		s.apply(o)
 		return s.seeZones(o)
@@ -108,7 +109,7 @@ func (s *Sim) describeOrderInstanceList(c *rpcCall) (rpcFields, error) {
 		return nil, err
 	}
 	now := time.Now()
-	all := s.books.list(c.own, func(o *order) bool { return o.Kind == kindInstance && o.visible(now) })
+	all := s.books.list(c.own, func(o *order) bool { return o.Kind == kindInstance && o.visible(now) && c.key.lists(o) })
 	rows := []rpcFields{}
 	for _, o := range offsetPage(s.arrange(all), s.start(start), s.cfg().MaxShowSize) {
 		rows = append(rows, rpcFields{

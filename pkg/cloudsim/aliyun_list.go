@@ -64,7 +64,7 @@ func (s *Sim) listUserCertificateOrder(c *rpcCall) (rpcFields, error) {
 	if f.ofCertificates() {
 		list = s.books.listIssued
 	}
-	found := s.arrange(list(c.own, func(o *order) bool { return s.matches(f, o, now) }))
+	found := s.arrange(list(c.own, func(o *order) bool { return s.matches(f, o, now) && c.key.lists(o) }))
 	rows := []rpcFields{}
 	for _, o := range offsetPage(found, s.start(pageStart(f.page, f.size, len(found))), f.size) {
 		row, err := s.row(f, o, now)

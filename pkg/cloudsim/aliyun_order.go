@@ -30,7 +30,7 @@ func errOrderState() error {
 // application reads what the three creating operations of 2020-04-07 have in
 // common. It may still name a product that was not bought.
 func (s *Sim) application(c *rpcCall) (*order, error) {
-	o := &order{Kind: kindPackage, Owner: c.own, Product: c.params["ProductCode"], Method: c.params["ValidateType"]}
+	o := &order{Kind: kindPackage, Owner: c.own, By: c.key.caller(), Product: c.params["ProductCode"], Method: c.params["ValidateType"]}
 	setIfZero(&o.Product, defaultProduct)
 	setIfZero(&o.Method, methodDNS)
 	var err error

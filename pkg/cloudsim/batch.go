@@ -121,16 +121,27 @@ func (s *Sim) runBatch(key string) {
 	}
 	next := *t
 	next.Rows = slices.Clone(t.Rows)
-	for i := range next.Rows {
-		if err := s.runRow(&next, &next.Rows[i]); err != nil {
-			s.log.Error("cloudsim cannot carry out a row of a batch", "batch", key, "error", err)
-			next.Rows[i].Reason = "内部异常" // the documents' example: an internal exception
+	if err := s.runRows(&next); err != nil {
+		// What was done stays done; the rest is, once the books can be written.
+		s.log.Error("cloudsim cannot carry out a batch; it goes on in a second", "batch", key, "error", err)
+		s.books.indexBatch(&next)
+		s.agenda.put(key, time.Now().Add(time.Second))
+	}
+}
+
+// runRows does the rows that are not done, and ends the task. Callers hold the
+// lock.
+func (s *Sim) runRows(t *batch) error {
+	for i := range t.Rows {
+		if row := &t.Rows[i]; !row.OK && row.Reason == "" {
+			if err := s.runRow(t, row); err != nil {
+				return err
+			}
 		}
 	}
-	next.DoneAt = time.Now()
-	if err := s.books.putBatch(&next); err != nil {
-		s.log.Error("cloudsim cannot end a batch", "batch", key, "error", err)
-	}
+	done := *t
+	done.DoneAt = time.Now()
+	return s.books.putBatch(&done)
 }
 
 // runRow does one row and notes how it went. A refusal is the row's, any other

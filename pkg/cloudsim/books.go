@@ -64,21 +64,22 @@ func (b *books) clear() {
 	b.indexNamed()
 }
 
-// load reads the state folder, compacts it and goes on appending there.
-func (b *books) load(dir string) error {
+// load reads the state folder, compacts it and goes on appending there. It tells
+// how many lines were torn.
+func (b *books) load(d disk, dir string) (torn int, err error) {
 	if dir == "" {
-		return nil
+		return 0, nil
 	}
-	entries, err := readJournal(dir)
+	entries, torn, err := readJournal(dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	now := time.Now()
 	live := entries[:0]
 	for _, e := range entries {
 		keep, err := b.restore(e, now)
 		if err != nil {
-			return fmt.Errorf("journal %s %s: %w", e.Type, e.Key, err)
+			return 0, fmt.Errorf("journal %s %s: %w", e.Type, e.Key, err)
 		}
 		if keep {
 			live = append(live, e)
@@ -87,8 +88,12 @@ func (b *books) load(dir string) error {
 	for _, keys := range b.issued { // the journal has them as they were placed
 		slices.SortStableFunc(keys, func(x, y string) int { return b.orders[x].IssuedAt.Compare(b.orders[y].IssuedAt) })
 	}
-	b.journal, err = openJournal(dir, live)
-	return err
+	journal, err := openJournal(d, dir, live)
+	if err != nil {
+		return 0, err
+	}
+	b.journal = journal
+	return torn, nil
 }
 
 // restore takes one entity into memory and says whether it is still worth a line.
@@ -177,7 +182,7 @@ func (b *books) stock(a Account, dice *dice) error {
 	}
 	for _, c := range a.Certificates {
 		o := &order{Kind: kindSSL, Owner: own, ID: c.ID, Product: c.Product, Type: c.DomainType,
-			Limit: c.Domains, State: stateBought, Created: time.Now()}
+			Limit: c.Domains, Origin: c.Origin, State: stateBought, Created: time.Now()}
 		setIfZero(&o.Product, "DV SSL")
 		if err := b.addOnce(o); err != nil {
 			return err

@@ -41,7 +41,7 @@ type ca struct {
 }
 
 // openCA takes the CA of the state folder, or makes one.
-func openCA(dir string) (*ca, error) {
+func openCA(d disk, dir string) (*ca, error) {
 	if dir == "" {
 		c, _, err := newCA()
 		return c, err
@@ -54,7 +54,7 @@ func openCA(dir string) (*ca, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, c.write(dir, rootKey)
+	return c, c.write(d, dir, rootKey)
 }
 
 func newCA() (*ca, crypto.Signer, error) {
@@ -100,7 +100,7 @@ func authority(name string, years int, parent *x509.Certificate, key, signer cry
 	return x509.ParseCertificate(der)
 }
 
-func (c *ca) write(dir string, rootKey crypto.Signer) error {
+func (c *ca) write(d disk, dir string, rootKey crypto.Signer) error {
 	var keys []byte
 	for _, k := range []crypto.Signer{rootKey, c.issuerKey} {
 		der, err := x509.MarshalPKCS8PrivateKey(k)
@@ -109,12 +109,13 @@ func (c *ca) write(dir string, rootKey crypto.Signer) error {
 		}
 		keys = append(keys, pem.EncodeToMemory(&pem.Block{Type: pemPKCS8, Bytes: der})...)
 	}
-	// The certificates come last: without them a half-written CA is made anew.
-	if err := os.WriteFile(filepath.Join(dir, caKeyFile), keys, 0o600); err != nil {
+	// The certificates come last: keys without them are those of a CA that was
+	// never told of, and it is made anew.
+	if err := d.put(dir, caKeyFile, 0o600, keys); err != nil {
 		return fmt.Errorf("write CA: %w", err)
 	}
 	certs := append(encodeCert(c.root.Raw), encodeCert(c.issuer.Raw)...)
-	if err := os.WriteFile(filepath.Join(dir, caFile), certs, 0o644); err != nil {
+	if err := d.put(dir, caFile, 0o644, certs); err != nil {
 		return fmt.Errorf("write CA: %w", err)
 	}
 	return nil

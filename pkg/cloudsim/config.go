@@ -20,7 +20,8 @@ type Config struct {
 	// Dir keeps the books, the DNS records and the CA, so that a stopped run, a
 	// killed one too, goes on exactly. Empty means memory only. Call counts and
 	// faults belong to one run and are not kept.
-	Dir string `json:"dir,omitempty"`
+	Dir  string `json:"dir,omitempty"`
+	disk disk   // what Dir lies on
 	// Seed makes ids, delays and faults repeatable; 0 draws one and logs it.
 	Seed uint64 `json:"seed,omitempty"`
 
@@ -120,6 +121,10 @@ type Config struct {
 	// ListShift is the share of pages, the first excepted, that begin up to three
 	// rows too early or too late, as when rows come or go while one pages.
 	ListShift float64 `json:"list_shift,omitempty"`
+	// Repeat makes every answer repeat the secrets of whoever asks, in clear, base64,
+	// hexadecimal and escaped for URLs: in messages, request ids, names of products and
+	// brands, and in the words of OddStates.
+	Repeat bool `json:"repeat,omitempty"`
 	// OddStates is the share of orders that, at any time, show a state that no
 	// document knows: "unknow" in DescribeCertificateState, another word in lists,
 	// another number at Tencent. Each does so for a few seconds.
@@ -164,6 +169,10 @@ type Account struct {
 	CallerID   string `json:"caller_id,omitempty"`
 	// Token is the security token of a role's key, without which it is refused.
 	Token string `json:"token,omitempty"`
+	// Sees is what the key's lists show: all of the main account's (the default), or
+	// own, what this very caller has ordered, as with a user or role whose rights end
+	// at a resource group. Single orders it may ask about all the same.
+	Sees string `json:"sees,omitempty"`
 	// Products is the quota bought per ProductCode. At Tencent the key "83" is the
 	// number of free certificates (default 50).
 	Products map[string]int `json:"products,omitempty"`
@@ -207,6 +216,8 @@ type Certificate struct {
 	// several, 3 one wildcard, 4 several wildcards; 0 = not restricted.
 	DomainType int `json:"domain_type,omitempty"`
 	Domains    int `json:"domains,omitempty"` // how many names it may bind, 0 = any
+	// Origin is the certificate that this one follows within a paid service.
+	Origin string `json:"origin,omitempty"`
 }
 
 // StaticRecord is served by the DNS from the start: A, AAAA, CAA, CNAME, NS, TXT

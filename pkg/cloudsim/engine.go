@@ -117,6 +117,7 @@ func (s *Sim) moveOn(key string, edit func(*order) error) {
 	}
 	if _, err := s.books.change(key, edit); err != nil && !errors.Is(err, errUnchanged) {
 		s.log.Error("cloudsim cannot move an order on", "order", key, "error", err)
+		s.agenda.put(key, time.Now().Add(time.Second)) // a disk that was full
 	}
 }
 

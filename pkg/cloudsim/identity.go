@@ -38,6 +38,9 @@ func (a Account) checkCaller() error {
 	default:
 		return fmt.Errorf("caller_kind %q is none of: %s %s %s", a.CallerKind, callerMain, callerUser, callerRole)
 	}
+	if a.Sees != "" && a.Sees != seesAll && a.Sees != seesOwn {
+		return fmt.Errorf("sees %q is neither %s nor %s", a.Sees, seesAll, seesOwn)
+	}
 	if (a.CallerKind == callerRole) != (a.Token != "") {
 		return errors.New("a token goes with the temporary key of a role, and with nothing else")
 	}
@@ -45,6 +48,20 @@ func (a Account) checkCaller() error {
 		return errors.New("GetCallerIdentity cannot be denied at aliyun: no policy has a word for it")
 	}
 	return nil
+}
+
+// What an access key's lists show, by Account.Sees.
+const (
+	seesAll = "all"
+	seesOwn = "own"
+)
+
+// caller is the id of who calls with the key.
+func (a Account) caller() string { return cmp.Or(a.CallerID, a.UID) }
+
+// lists tells whether the key's lists show an order.
+func (a Account) lists(o *order) bool {
+	return a.Sees != seesOwn || o.By == "" || o.By == a.caller()
 }
 
 // name is what users and roles are called in ARNs.

@@ -45,6 +45,7 @@ type order struct {
 	ID       string `json:"id"`               // OrderId, InstanceId or CertificateId
 	Number   int64  `json:"number,omitempty"` // CAS: OrderId, AliyunOrderId or instance list id
 	Instance string `json:"instance,omitempty"`
+	By       string `json:"by,omitempty"`      // id of the caller that ordered it; empty: it was bought, and nobody has
 	CertID   int64  `json:"cert_id,omitempty"` // CAS CertificateId, once issued
 	Product  string `json:"product,omitempty"`
 
@@ -83,6 +84,7 @@ type order struct {
 	CertType string `json:"cert_type,omitempty"`
 
 	// Tencent only.
+	Origin   string            `json:"origin,omitempty"` // the certificate that it follows
 	Alias    string            `json:"alias,omitempty"`
 	Tags     map[string]string `json:"tags,omitempty"`
 	CAOrder  string            `json:"ca_order,omitempty"`

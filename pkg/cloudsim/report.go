@@ -65,6 +65,7 @@ type StateReport struct {
 type OrderReport struct {
 	Cloud   string            `json:"cloud"`
 	UID     string            `json:"uid"`
+	By      string            `json:"by,omitempty"` // id of the caller that ordered it
 	ID      string            `json:"id"`
 	Kind    string            `json:"kind"` // package, instance, ssl or free
 	Product string            `json:"product,omitempty"`
@@ -198,7 +199,7 @@ func findDuplicates(orders []*order) []Duplicate {
 }
 
 func orderReport(o *order) OrderReport {
-	return OrderReport{Cloud: o.Owner.Cloud, UID: o.Owner.UID, ID: o.ID, Kind: string(o.Kind), Product: o.Product, Names: o.Names,
+	return OrderReport{Cloud: o.Owner.Cloud, UID: o.Owner.UID, By: o.By, ID: o.ID, Kind: string(o.Kind), Product: o.Product, Names: o.Names,
 		State: string(o.State), Spent: o.Counted && !o.Returned, Alias: o.Alias, Tags: o.Tags, KeyFP: o.KeyFP,
 		Reason: o.Reason, Created: o.Created, ChallengeAt: o.ChallengeAt, ValidatedAt: o.ValidatedAt, IssuedAt: o.IssuedAt,
 		ChangedAt: o.ChangedAt, ListedAt: later(o.ShownAt, o.VisibleAt)}

@@ -67,7 +67,7 @@ func newSim(cfg Config) (*Sim, error) {
 			return nil, fmt.Errorf("state folder: %w", err)
 		}
 	}
-	authority, err := openCA(cfg.Dir)
+	authority, err := openCA(cfg.disk, cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +83,12 @@ func (s *Sim) openBooks(cfg Config) error {
 	for _, a := range cfg.Accounts {
 		s.books.admit(a)
 	}
-	if err := s.books.load(cfg.Dir); err != nil {
+	torn, err := s.books.load(cfg.disk, cfg.Dir)
+	if err != nil {
 		return err
+	}
+	if torn > 0 {
+		s.log.Warn("cloudsim: torn lines of the books were left out; their calls were never answered", "dir", cfg.Dir, "lines", torn)
 	}
 	// A second run on the same folder must not draw the first one's ids again.
 	s.dice = newDice(cfg.Seed + uint64(len(s.books.orders)+len(s.books.records)))

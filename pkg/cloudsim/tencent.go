@@ -34,12 +34,12 @@ var tencentVersions = map[string]string{"ssl": "2019-12-05", "dnspod": "2021-03-
 
 // tencentActions are all actions; no two services share a name.
 var tencentActions = map[string]tencentAction{
-	"CertificateInfoSubmit":              serves("ssl", (*Sim).certificateInfoSubmit),
+	"CertificateInfoSubmit":              writes("ssl", (*Sim).certificateInfoSubmit),
 	"CertificateOrderSubmit":             serves("ssl", (*Sim).certificateOrderSubmit),
-	"ApplyCertificate":                   serves("ssl", (*Sim).applyCertificate),
+	"ApplyCertificate":                   writes("ssl", (*Sim).applyCertificate),
 	"DescribeCertificate":                serves("ssl", (*Sim).describeCertificate),
 	"DescribeCertificateDetail":          serves("ssl", (*Sim).describeCertificateDetail),
-	"DescribeCertificates":               serves("ssl", (*Sim).describeCertificates),
+	"DescribeCertificates":               writes("ssl", (*Sim).describeCertificates),
 	"CompleteCertificate":                serves("ssl", (*Sim).completeCertificate),
 	"CheckCertificateDomainVerification": serves("ssl", (*Sim).checkDomainVerification),
 	"DownloadCertificate":                serves("ssl", (*Sim).downloadCertificate),
@@ -100,13 +100,14 @@ func (s *Sim) serveTencent(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		s.pause()
-		s.tencentReply(nil, err).send(w)
+		s.repeat(a, s.tencentReply(nil, err)).send(w)
 		return
 	}
 	answer := s.tencentReply(nil, internal())
 	if f == nil || f.Commit == "before" {
 		answer = s.tencentReply(s.runTencent(a, r.Header.Get("X-TC-Action"), action, body))
 	}
+	answer = s.repeat(a, answer)
 	s.pause()
 	if f == nil {
 		answer.send(w)

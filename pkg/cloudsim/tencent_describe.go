@@ -90,7 +90,7 @@ func (s *Sim) describe(o *order, leaf *x509.Certificate, now time.Time) fields {
 		"Status": status, "StatusMsg": statusMsg(o, o.State, now), "StatusName": statusNames[status],
 		"VerifyType": orNull(o.Method), "VulnerabilityStatus": "INACTIVE", "VulnerabilityReport": nil,
 		"CertBeginTime": nil, "CertEndTime": nil, "ValidityPeriod": "12", "InsertTime": gmt8(o.Created),
-		"OrderId": orNull(o.CAOrder), "CertificateExtra": nil, "DvAuthDetail": s.dvAuthDetail(o, now),
+		"OrderId": orNull(o.CAOrder), "CertificateExtra": certificateExtra(o), "DvAuthDetail": s.dvAuthDetail(o, now),
 		"CertificateId": o.ID, "IsVip": o.Kind == kindSSL, "IsWildcard": countWildcards(o.Names) > 0, "IsDv": true,
 		"IsVulnerability": false, "RenewAble": false, "SubmittedData": submittedData(o), "Deployable": o.State == stateIssued,
 		"Tags": tagList(o),
@@ -120,6 +120,16 @@ func tagList(o *order) []fields {
 		tags = append(tags, fields{"TagKey": key, "TagValue": o.Tags[key]})
 	}
 	return tags
+}
+
+// certificateExtra links a certificate to the one that it follows, null where it
+// follows none. Its other fields have no effect here.
+func certificateExtra(o *order) any {
+	if o.Origin == "" {
+		return nil
+	}
+	return fields{"DomainNumber": "1", "OriginCertificateId": nil, "ReplacedBy": nil, "ReplacedFor": nil, "RenewOrder": nil,
+		"ServiceOriginCertificateId": o.Origin, "ServiceRenewCertificateId": nil}
 }
 
 // submittedData are the materials, null before there are any.
@@ -236,7 +246,7 @@ type certificateQuery struct {
 }
 
 // describeCertificates lists, newest first, what the lists know so far.
-func (s *Sim) describeCertificates(own owner, in certificateQuery) (fields, error) {
+func (s *Sim) describeCertificates(by caller, in certificateQuery) (fields, error) {
 	limit := 10
 	if in.Limit != nil {
 		limit = min(*in.Limit, 1000) // clamped, not refused
@@ -251,7 +261,9 @@ func (s *Sim) describeCertificates(own owner, in certificateQuery) (fields, erro
 	}
 	now := time.Now()
 	in.SearchKey = strings.ToLower(in.SearchKey)
-	found := s.books.list(own, func(o *order) bool { return in.wants(o, s.shownStatus(o, o.listed(now), now), now) })
+	found := s.books.list(by.owner, func(o *order) bool {
+		return by.key.lists(o) && in.wants(o, s.shownStatus(o, o.listed(now), now), now)
+	})
 	if s.cfg().ListOrder == noOrder {
 		found = s.arrange(found)
 	}
@@ -307,7 +319,8 @@ func (s *Sim) sslRow(o *order, now time.Time) fields {
 		"IsWildcard": countWildcards(o.Names) > 0, "IsVulnerability": false, "AllowDownload": shown == stateIssued,
 		"Deployable": shown == stateIssued, "RenewAble": false, "Tags": tagList(o), "DVAuthDeadline": gmt8(o.Deadline),
 		"ValidationPassedTime": gmt8(o.ValidatedAt), "AwaitingValidationMsg": nil, "HasRenewOrder": nil,
-		"BoundResource": []string{}, "PreAuditInfo": nil, "IsIgnore": false, "IsSM": false, "EncryptAlgorithm": nil,
+		"CertificateExtra": certificateExtra(o),
+		"BoundResource":    []string{}, "PreAuditInfo": nil, "IsIgnore": false, "IsSM": false, "EncryptAlgorithm": nil,
 	}
 	if len(o.Names) > 0 {
 		row["Domain"] = o.Names[0]

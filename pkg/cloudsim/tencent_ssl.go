@@ -70,7 +70,7 @@ type submittedInfo struct {
 
 // certificateInfoSubmit takes the materials of a bought certificate. Until the
 // order is submitted they may be overwritten.
-func (s *Sim) certificateInfoSubmit(own owner, in submittedInfo) (fields, error) {
+func (s *Sim) certificateInfoSubmit(by caller, in submittedInfo) (fields, error) {
 	if err := in.check(); err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (s *Sim) certificateInfoSubmit(own owner, in submittedInfo) (fields, error)
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.changeCertificate(own, in.CertId, func(o *order) error {
+	_, err = s.changeCertificate(by.owner, in.CertId, func(o *order) error {
 		switch {
 		case o.Kind != kindSSL:
 			return failed("InvalidCertificateStatusCode", "A free certificate takes no materials.")
@@ -93,7 +93,7 @@ func (s *Sim) certificateInfoSubmit(own owner, in submittedInfo) (fields, error)
 			return err
 		}
 		o.Names, o.Method, o.Email, o.Filled = names, in.VerifyType, in.ContactEmail, true
-		o.CSR, o.KeyAlg = "", keyAlg
+		o.CSR, o.KeyAlg, o.By = "", keyAlg, by.key.caller()
 		if in.GenCsrType == "parse" {
 			o.CSR = in.Csr
 		}
@@ -275,7 +275,7 @@ func (s *Sim) tencentChallenge(method, typ, name string) challenge {
 
 // applyCertificate is the free certificate: one name, the cloud's key, and quota
 // that is spent at once. An apex gets its www as well.
-func (s *Sim) applyCertificate(own owner, in struct {
+func (s *Sim) applyCertificate(by caller, in struct {
 	DvAuthMethod string `tc:"required"`
 	DomainName   string `tc:"required"`
 
@@ -307,7 +307,7 @@ func (s *Sim) applyCertificate(own owner, in struct {
 	if err := checkName(name); err != nil || isWildcard(name) {
 		return nil, failed("InvalidParam", "A free certificate is for one name: %q is none.", name)
 	}
-	return s.addFree(&order{Kind: kindFree, Owner: own, Product: freePackage, Names: []string{name}, Method: in.DvAuthMethod,
+	return s.addFree(&order{Kind: kindFree, Owner: by.owner, By: by.key.caller(), Product: freePackage, Names: []string{name}, Method: in.DvAuthMethod,
 		KeyAlg: keyAlg, Alias: in.Alias, Email: in.ContactEmail, DropAuto: in.DeleteDnsAutoRecord, Filled: true})
 }
 

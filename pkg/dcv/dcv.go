@@ -14,6 +14,7 @@ import (
 	"fmt"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // Types of challenges, as in order.Challenge.
@@ -64,7 +65,9 @@ type Sighting struct {
 	Silent  bool     // of those where it was not seen, none answered: it may be there all the same
 }
 
-// ByType sends each challenge to the solver of its type. A nil solver refuses.
+// ByType sends each challenge to the solver of its type. A nil solver refuses. Its
+// errors have none of the secrets of this process (package redact), whatever the
+// providers' answers repeat.
 type ByType struct {
 	DNS  Solver // TXT and CNAME
 	FILE Solver
@@ -76,7 +79,7 @@ func (b ByType) Present(ctx context.Context, c order.Challenge) error {
 	if err != nil {
 		return err
 	}
-	return s.Present(ctx, c)
+	return redact.Error(s.Present(ctx, c))
 }
 
 // CleanUp implements Solver.
@@ -85,7 +88,7 @@ func (b ByType) CleanUp(ctx context.Context, c order.Challenge) error {
 	if err != nil {
 		return err
 	}
-	return s.CleanUp(ctx, c)
+	return redact.Error(s.CleanUp(ctx, c))
 }
 
 func (b ByType) solver(c order.Challenge) (Solver, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // Haser is a Solver that can tell whether a challenge is there, so that what
@@ -58,7 +59,8 @@ func (b ByType) Has(ctx context.Context, c order.Challenge) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return has(ctx, s, c)
+	there, err := has(ctx, s, c)
+	return there, redact.Error(err)
 }
 
 func has(ctx context.Context, s Solver, c order.Challenge) (bool, error) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // AnyZone stands for all zones that no other solver of a Route serves.
@@ -125,7 +126,8 @@ func (b ByType) Locate(ctx context.Context, c order.Challenge) (order.Challenge,
 		return c, err
 	}
 	if l, ok := s.(Locator); ok {
-		return l.Locate(ctx, c)
+		at, err := l.Locate(ctx, c)
+		return at, redact.Error(err)
 	}
 	return c, nil
 }

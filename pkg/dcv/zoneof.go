@@ -3,6 +3,8 @@ package dcv
 import (
 	"context"
 	"errors"
+
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // Zoner is a solver that can tell which of its zones a name lies in.
@@ -33,7 +35,8 @@ func (r *Route) Zone(ctx context.Context, host string) (string, error) {
 
 // Zone implements Zoner, for records.
 func (b ByType) Zone(ctx context.Context, host string) (string, error) {
-	return zoneOf(ctx, b.DNS, host)
+	zone, err := zoneOf(ctx, b.DNS, host)
+	return zone, redact.Error(err)
 }
 
 func zoneOf(ctx context.Context, s Solver, host string) (string, error) {

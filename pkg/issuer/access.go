@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // Access is how one account is reached: what a cloud's client is made of.
@@ -25,6 +27,10 @@ type Access struct {
 	Main             string       // main account: what limits are keyed by; required
 	Permits          *permit.Set  // required
 
+	// Gate is asked before each call but that of Identify: an error means that
+	// nothing may be called with these credentials. nil: everything may.
+	Gate func(context.Context) error
+
 	Product string // of orders that name none; empty: the vendor's default
 	CSRSANs bool   // it was proved that the account's product honours the SANs of a CSR
 
@@ -32,8 +38,10 @@ type Access struct {
 	Proxy *url.URL    // nil: none; the environment is not asked
 }
 
-// Check refuses what no client can be made of.
+// Check refuses what no client can be made of, and makes the secrets known to
+// package redact.
 func (a Access) Check() error {
+	redact.Learn(a.Secret.Reveal(), a.Token.Reveal())
 	if a.KeyID == "" || a.Secret == "" || a.Main == "" || a.Permits == nil {
 		return errors.New("KeyID, Secret, Main and Permits are required")
 	}

@@ -24,6 +24,24 @@ func fenceOf(ctx context.Context) (Fence, bool) {
 	return f, ok
 }
 
+// Within bounds the time stamps of every call below ctx that does not spend: one
+// that was signed outside the fence is NeverSent. So a worker that slept does not
+// overwrite what by now is another's.
+func Within(ctx context.Context, f Fence) context.Context {
+	return context.WithValue(ctx, withinKey{}, f)
+}
+
+type withinKey struct{}
+
+// bounds are the fence of a call, and whether it has one.
+func bounds(ctx context.Context) (Fence, bool) {
+	if f, spending := fenceOf(ctx); spending {
+		return f, true
+	}
+	f, ok := ctx.Value(withinKey{}).(Fence)
+	return f, ok
+}
+
 // Unclear is the kind of an answer that says neither yes nor no: UnknownOutcome
 // below Spending, else Unavailable.
 func Unclear(ctx context.Context) Kind {
@@ -39,10 +57,25 @@ func Unclear(ctx context.Context) Kind {
 type Caller struct {
 	Main    string
 	Permits *permit.Set
+	Gate    func(context.Context) error // see Access.Gate
+}
+
+// open asks the gate.
+func (c Caller) open(ctx context.Context, action string) error {
+	if c.Gate == nil {
+		return nil
+	}
+	if err := c.Gate(ctx); err != nil {
+		return &Error{Kind: NeverSent, Action: action, Err: err}
+	}
+	return nil
 }
 
 // Reserve waits for the permit of action. See Flow.Reserve.
 func (c Caller) Reserve(ctx context.Context, action string) (context.Context, func(), error) {
+	if err := c.open(ctx, action); err != nil {
+		return nil, nil, err
+	}
 	reserved, p, err := c.Permits.Wait(ctx, permit.Key{Account: c.Main, Action: action})
 	if err != nil {
 		return nil, nil, &Error{Kind: NeverSent, Action: action, Err: err}
@@ -55,6 +88,9 @@ func (c Caller) Reserve(ctx context.Context, action string) (context.Context, fu
 // already: waiting for it now would keep a ledger entry open. The call ends at
 // the permit's deadline. A panic of send becomes an error. The error is *Error.
 func (c Caller) Do(ctx context.Context, action string, send func(context.Context) error) error {
+	if err := c.open(ctx, action); err != nil {
+		return err
+	}
 	ctx, p, err := c.permitted(ctx, permit.Key{Account: c.Main, Action: action})
 	if err != nil {
 		return &Error{Kind: NeverSent, Action: action, Err: err}

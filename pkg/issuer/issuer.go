@@ -55,6 +55,13 @@ type Status struct {
 	Certificate *Certificate // where the same call brings it
 	Submitted   bool         // the materials are in: see Preparer
 	RequestID   string
+
+	// What the order, or the resource, is for, as far as the cloud shows it: of one
+	// that is not started, by the materials that are in. Who starts a resource
+	// compares them with its own (see Namer).
+	Names   []string
+	CSR     string    // PEM, where the cloud shows the one that was handed in
+	Expires time.Time // of the certificate
 }
 
 // Certificate is an issued certificate as the cloud gives it out.
@@ -76,6 +83,9 @@ type Row struct {
 	Created    time.Time
 	Expires    time.Time
 	Tag        string // order id that we set, if the list shows it
+	// Origin is the CloudID of what this one follows within the term that was paid
+	// for: a resource that exists for the names of that one alone.
+	Origin string
 }
 
 // Page is one page of a list. Rows shift while one pages: read with care.
@@ -129,9 +139,14 @@ type Flow interface {
 // Further abilities, found by type assertion.
 type (
 	// Preparer is a flow whose resource needs its materials before Submit. Safe
-	// to repeat: it overwrites.
+	// to repeat: it overwrites, and so must not come late (Within).
 	Preparer interface {
 		Prepare(ctx context.Context, a Application) error
+	}
+	// Namer is a flow whose Look does not show what a started resource is for. No
+	// names: nothing shows it.
+	Namer interface {
+		Names(ctx context.Context, cloudID string) ([]string, error)
 	}
 	// Kicker is a flow that can be asked to check the challenge now. Safe to
 	// repeat; it has no result.
@@ -152,7 +167,8 @@ type (
 	CertLister interface {
 		Certificates(ctx context.Context, page int) (Page, error)
 	}
-	// Pool lists what was bought and is unused: instances, certificates.
+	// Pool lists what was bought and is unused: instances, certificates. What
+	// follows another one MUST say so (Row.Origin).
 	Pool interface {
 		Unused(ctx context.Context) ([]Row, error)
 	}
@@ -160,5 +176,8 @@ type (
 	// plain sweep. Pages count from 0.
 	AllLister interface {
 		All(ctx context.Context, page int) (Page, error)
+		// List names the list: flows that read the same one say the same, and it
+		// is read once.
+		List() string
 	}
 )

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/certmill/certmill/pkg/permit"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // maxAnswer is the largest answer that is read, in bytes after decompression.
@@ -52,6 +53,7 @@ type TransportOptions struct {
 //     permit would cover two calls;
 //   - no redirect is followed (both SDKs would POST again) and at most 4 MiB of
 //     an answer are read;
+//   - secrets of this process are taken out of the answer (package redact);
 //   - when the request's context ends, the connection is reset and not drained,
 //     so that nothing leaves late;
 //   - bytes are counted at the connection: an error before the first byte of
@@ -151,9 +153,9 @@ func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f
 
 // fenced refuses what must not leave and picks the connection for the rest.
 func (t *Transport) fenced(r *http.Request) (*http.Response, error) {
-	fence, spending := fenceOf(r.Context())
+	fence, fenced := bounds(r.Context())
 	err := onlyPOST(r)
-	if err == nil && spending {
+	if err == nil && fenced {
 		err = t.within(r, fence)
 	}
 	if err != nil {
@@ -162,6 +164,7 @@ func (t *Transport) fenced(r *http.Request) (*http.Response, error) {
 		}
 		return nil, &Error{Kind: NeverSent, Err: err}
 	}
+	_, spending := fenceOf(r.Context())
 	if spending {
 		return watched(r, t.fresh)
 	}
@@ -188,8 +191,8 @@ func (t *Transport) within(r *http.Request, f Fence) error {
 	return nil
 }
 
-// ErrOutsideFence is wrapped by the error of a spending request whose signed
-// time stamp lies outside its Fence. It was never sent.
+// ErrOutsideFence is wrapped by the error of a request whose signed time stamp lies
+// outside its Fence (Spending, Within). It was never sent.
 var ErrOutsideFence = errors.New("outside the fence of the ledger entry")
 
 // watched sends the request on next and counts what leaves.
@@ -231,6 +234,7 @@ func readAll(resp *http.Response) (*http.Response, error) {
 	if len(body) > maxAnswer {
 		return nil, badAnswer(fmt.Sprintf("answer longer than %d bytes", maxAnswer))
 	}
+	body = redact.JSON(body) // some clouds quote the request
 	resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	return resp, nil
 }

@@ -103,15 +103,15 @@ func TestAFurtherAttemptInheritsNothingUnknown(t *testing.T) {
 func TestClaimsKeepWhatAnotherBuildWrote(t *testing.T) {
 	l := openLedger(t)
 	put(t, l.js, claimSubject(main, "r"), `{"order":"a","purchase":1,"at":"2026-11-25T12:00:00Z","new":"n"}`)
-	if err := l.Claim(t.Context(), main, "r", "a", 2); err != nil {
+	if err := claim(t, l, names, "r", "a", 2); err != nil {
 		t.Fatal(err)
 	}
 	if got := raw(t, l.stream, claimSubject(main, "r")); got["new"] != "n" || got["purchase"] != 2.0 || got["v"] != 1.0 {
 		t.Errorf("%v", got)
 	}
 	put(t, l.js, claimSubject(main, "s"), `{"v":2,"order":""}`)
-	_, err := l.Holder(t.Context(), main, "s")
-	for _, err := range []error{err, l.Claim(t.Context(), main, "s", "a", 1), l.Release(t.Context(), main, "s", "a")} {
+	_, err := l.Owner(t.Context(), main, "s")
+	for _, err := range []error{err, l.Claim(t.Context(), of(names), "s", "a", 1, decided), l.Release(t.Context(), main, "s", "a", time.Now(), 0)} {
 		wantErr(t, "a claim of a newer program", err, record.ErrNewer)
 	}
 	if got := raw(t, l.stream, claimSubject(main, "s")); got["v"] != 2.0 {

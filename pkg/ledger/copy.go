@@ -7,7 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
+
+	"github.com/certmill/certmill/pkg/durable"
 )
 
 // Copy is a folder with a copy of what the book of placements has of ours, one
@@ -23,22 +24,14 @@ type Copy struct{ dir string }
 // OpenCopy makes the folder if it is not there, and removes from it what writers
 // that were killed left half written, a day ago or longer.
 func OpenCopy(dir string) (*Copy, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MakeFolder(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of the copies of what was placed: %w", err)
 	}
-	torn, _ := filepath.Glob(filepath.Join(dir, tornPrefix+"*")) // a folder that cannot be read is found out when it is written to
-	for _, path := range torn {
-		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
-			_ = os.Remove(path) // nobody reads it
-		}
-	}
+	durable.RemoveTorn(dir)
 	return &Copy{dir}, nil
 }
 
-const (
-	copySuffix = ".json"
-	tornPrefix = "new-"
-)
+const copySuffix = ".json"
 
 // path is the file of an entry: its subject, which is a name as good as any.
 func (c *Copy) path(subject string) string { return filepath.Join(c.dir, subject+copySuffix) }
@@ -52,17 +45,7 @@ func (c *Copy) keep(pl Placement) error {
 	if err != nil {
 		return err
 	}
-	temp, err := os.CreateTemp(c.dir, tornPrefix+"*")
-	if err != nil {
-		return fmt.Errorf("copy of a placement: %w", err)
-	}
-	_, err = temp.Write(data)
-	err = errors.Join(err, temp.Close())
-	if err == nil {
-		err = os.Rename(temp.Name(), c.path(placedSubject(pl.Challenge)))
-	}
-	if err != nil {
-		_ = os.Remove(temp.Name()) // the error that matters is the other one
+	if err := durable.Replace(c.path(placedSubject(pl.Challenge)), data, 0o600); err != nil {
 		return fmt.Errorf("copy of a placement: %w", err)
 	}
 	return nil

@@ -35,6 +35,7 @@ type Attempt struct {
 	Action      string    `json:"action,omitempty"`
 	Product     string    `json:"product,omitempty"`
 	Fingerprint string    `json:"fingerprint,omitempty"` // of the key the CSR carries
+	Caller      string    `json:"caller,omitempty"`      // whose credentials, as the cloud says; empty: it does not tell
 	Token       string    `json:"token,omitempty"`       // of this opening; only who reads it back may send
 	Opened      time.Time `json:"opened,omitzero"`       // the server's clock; zero in the message that opens
 	Sought      time.Time `json:"sought,omitzero"`       // rows since then are looked at; zero: since Opened
@@ -65,7 +66,9 @@ type Claim struct {
 	Purchase int       `json:"purchase"`
 	Attempt  int       `json:"attempt"`
 	At       time.Time `json:"at"`
-	How      string    `json:"how,omitempty"` // answered, adopted, by hand
+	How      string    `json:"how,omitempty"`     // answered, adopted, by hand
+	Product  string    `json:"product,omitempty"` // one of its quota was used
+	Intent   time.Time `json:"intent,omitzero"`   // when the attempt was opened; zero: by hand, without one
 }
 
 // Unclaimed is a cloud order for these names that no claim explains.
@@ -76,6 +79,35 @@ type Unclaimed struct {
 	Created time.Time `json:"created,omitzero"`
 	Seen    time.Time `json:"seen"`
 }
+
+// Take is what an order has of a set of names, whatever way it is ordered: they
+// are taken from the opening of the entry until the order is issued, then in
+// service until the certificate's end; or until it ended without one.
+type Take struct {
+	Order    string    `json:"order" record:"key"`
+	Since    time.Time `json:"since"`
+	Resource string    `json:"resource,omitempty"` // what it was taken for, of what is already bought
+	// Decided is when the order's record decided on it, with the resource: what an
+	// older record would do is a worker's that slept.
+	Decided time.Time `json:"decided,omitzero"`
+	// Ending: the order's end is decided, and is being cleaned up. Nothing is
+	// claimed or called for it any more.
+	Ending bool      `json:"ending,omitempty"`
+	End    TakeEnd   `json:"end,omitempty"` // empty: it is under way
+	At     time.Time `json:"at,omitzero"`   // when it ended
+	// Paid: something was bought or started for it, although no certificate came.
+	Paid      bool      `json:"paid,omitempty"`
+	NotBefore time.Time `json:"not_before,omitzero"` // of the certificate in service
+	NotAfter  time.Time `json:"not_after,omitzero"`
+}
+
+// TakeEnd is how an order ended that had taken names.
+type TakeEnd string
+
+const (
+	TakeIssued TakeEnd = "issued" // its certificate is in service
+	TakeOver   TakeEnd = "over"   // without a certificate
+)
 
 // version of the entries, claims and placements that this program writes. It
 // leaves higher ones alone.
@@ -90,9 +122,20 @@ type Entry struct {
 	Attempts  []Attempt   `json:"attempts,omitempty"` // one per order
 	Claims    []Claim     `json:"claims,omitempty"`
 	Unclaimed []Unclaimed `json:"unclaimed,omitempty"`
+	Takes     []Take      `json:"takes,omitempty"` // one per order
 
-	seq  uint64      // what was read; 0: nothing stored yet
-	rest record.Rest // what another build wrote and this one does not know
+	others []Entry     // of the same names at other main accounts
+	seq    uint64      // the greatest of all entries of these names that were read; 0: none is stored
+	rest   record.Rest // what another build wrote and this one does not know
+}
+
+// Elsewhere are the entries of the same names at other main accounts, as they were
+// read with this one.
+func (e Entry) Elsewhere() []Entry { return e.others }
+
+// Known tells whether anything is known of the names at this main account.
+func (e Entry) Known() bool {
+	return len(e.Attempts)+len(e.Claims)+len(e.Unclaimed)+len(e.Takes) > 0
 }
 
 // Last returns the last attempt of an order, and whether there was one.
@@ -136,6 +179,56 @@ func (e Entry) Claimed(cloudID string) (Claim, bool) {
 	return Claim{}, false
 }
 
+// Take returns what an order has of the names, at this main account.
+func (e Entry) Take(order string) (Take, bool) {
+	for _, t := range e.Takes {
+		if t.Order == order {
+			return t, true
+		}
+	}
+	return Take{}, false
+}
+
+// withTake returns the entry with this take in place of the order's last one.
+func (e Entry) withTake(t Take) Entry {
+	e.Takes = slices.Clone(e.Takes)
+	for i := range e.Takes {
+		if e.Takes[i].Order == t.Order {
+			e.Takes[i] = t
+			return e
+		}
+	}
+	e.Takes = append(e.Takes, t)
+	return e
+}
+
+// taken returns the entry with the names taken by an order, from now on or
+// since it took them.
+func (e Entry) taken(order string, now time.Time) Entry {
+	t, ok := e.Take(order)
+	if !ok || t.End != "" {
+		t = Take{Order: order, Since: moment(now), Resource: t.Resource, Decided: t.Decided}
+	}
+	t.Ending = false
+	return e.withTake(t)
+}
+
+// moment is a time as entries keep it.
+func moment(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
+
+// Decided tells whether a decision of an order's record is in force, or would be:
+// no later one was, and the order did not end since.
+func (e Entry) Decided(order string, at time.Time) bool {
+	t, ok := e.Take(order)
+	return !at.IsZero() && (!ok || at.After(t.Decided) || at.Equal(t.Decided) && t.End == "" && !t.Ending)
+}
+
+// Decision is the moment of a further decision: now, but after every earlier one.
+func (e Entry) Decision(order string, now time.Time) time.Time {
+	t, _ := e.Take(order)
+	return later(moment(now), t.Decided.Add(time.Millisecond))
+}
+
 // Free tells whether a cloud id may be a candidate for this order: nobody
 // claims it, no other order has it provisionally, and it is not known to have
 // another key.
@@ -152,6 +245,18 @@ func (e Entry) Free(cloudID, order string) bool {
 		}
 	}
 	return true
+}
+
+// Used tells whether an order for these names has had a resource.
+func (e Entry) Used(resource string) bool {
+	return slices.ContainsFunc(e.Takes, func(t Take) bool { return t.Resource == resource })
+}
+
+// Explained returns the entry without the unclaimed row of a resource whose order
+// is known. Empty: none is.
+func (e Entry) Explained(resource string) Entry {
+	e.Unclaimed = slices.DeleteFunc(slices.Clone(e.Unclaimed), func(u Unclaimed) bool { return resource != "" && u.CloudID == resource })
+	return e
 }
 
 // with returns the entry with this attempt in place of the order's last one.
@@ -174,5 +279,18 @@ func (e Entry) withClaim(c Claim) Entry {
 		e.Claims = append(slices.Clone(e.Claims), c)
 	}
 	e.Unclaimed = slices.DeleteFunc(slices.Clone(e.Unclaimed), func(u Unclaimed) bool { return u.CloudID == c.CloudID })
+	return e
+}
+
+// withUnclaimed returns the entry with cloud orders that nobody claims, of which
+// no more is known here than that they are there.
+func (e Entry) withUnclaimed(ids ...string) Entry {
+	e.Unclaimed = slices.Clone(e.Unclaimed)
+	for _, id := range ids {
+		is := func(u Unclaimed) bool { return u.CloudID == id }
+		if _, claimed := e.Claimed(id); !claimed && !slices.ContainsFunc(e.Unclaimed, is) {
+			e.Unclaimed = append(e.Unclaimed, Unclaimed{CloudID: id, Status: "another key", Seen: time.Now().UTC()})
+		}
+	}
 	return e
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/record"
 	"github.com/certmill/certmill/pkg/stream"
@@ -69,26 +70,58 @@ func spendSubject(main string, names []string) string {
 	return "spend." + main + "." + order.NamesHash(names)
 }
 
-func (l *Ledger) entry(main string, names []string) stream.Cell {
-	return stream.At(l.js, l.stream, spendSubject(main, names))
+// names is the group of the entries of a set of names at all main accounts: every
+// write of one is conditional on all (DESIGN 12.3). The text of the filter belongs
+// to the format: all builds of one format build the same.
+func (l *Ledger) names(names []string) stream.Group {
+	return stream.Within(l.js, l.stream, spendSubject("*", names))
 }
 
-// Read returns what is known of a set of names; an empty entry if nothing is.
-// The error wraps record.ErrNewer if a newer program wrote it.
+// Read returns what is known of a set of names: the entry at a main account,
+// empty if there is none, and those at the others (Elsewhere), whether the config
+// has these or not. The error wraps record.ErrNewer if a newer program wrote one.
 func (l *Ledger) Read(ctx context.Context, main string, names []string) (Entry, error) {
-	v, err := l.entry(main, names).Read(ctx)
-	if err != nil {
-		return Entry{}, fmt.Errorf("read ledger of %s: %w", strings.Join(names, " "), err)
+	all, last, err := l.names(names).Read(ctx)
+	if err == nil {
+		var e Entry
+		if e, err = stored(main, names, all, last); err == nil {
+			return e, nil
+		}
 	}
-	return stored(main, names, v)
+	return Entry{}, fmt.Errorf("read ledger of %s: %w", strings.Join(names, " "), err)
 }
 
-// stored is the entry that lies in its cell.
-func stored(main string, names []string, v stream.Value) (Entry, error) {
-	if v.Seq == 0 {
-		return Entry{Main: main, Names: canonical(names)}, nil
+// Mains are the main accounts that have an entry for a set of names, in the order
+// of their last writing; also those whose entry this program cannot read.
+func (l *Ledger) Mains(ctx context.Context, names []string) ([]string, error) {
+	all, _, err := l.names(names).Read(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read ledger of %s: %w", strings.Join(names, " "), err)
 	}
-	return decodeEntry(v.Data, v.Seq, v.Stored)
+	var mains []string
+	for _, v := range all {
+		mains = append(mains, strings.Split(v.Subject, ".")[1])
+	}
+	return mains, nil
+}
+
+// stored is the entry among those that lie there.
+func stored(main string, names []string, all []stream.Value, last uint64) (Entry, error) {
+	own := Entry{Main: main, Names: canonical(names)}
+	var others []Entry
+	for _, v := range all {
+		e, err := decodeEntry(v.Data, v.Seq, v.Stored)
+		if err != nil {
+			return Entry{}, err
+		}
+		if v.Subject == spendSubject(main, names) {
+			own = e
+		} else {
+			others = append(others, e)
+		}
+	}
+	own.others, own.seq = others, last
+	return own, nil
 }
 
 // decodeEntry reads an entry. An attempt that this very message opened has no
@@ -133,7 +166,7 @@ func (l *Ledger) write(ctx context.Context, e Entry) error {
 	if err != nil {
 		return err
 	}
-	if _, err = l.entry(e.Main, e.Names).Write(ctx, data, e.seq); err != nil {
+	if _, err = l.names(e.Names).Write(ctx, spendSubject(e.Main, e.Names), data, e.seq); err != nil {
 		return fmt.Errorf("ledger of %s: %w", strings.Join(e.Names, " "), err)
 	}
 	return nil
@@ -145,17 +178,23 @@ func (l *Ledger) write(ctx context.Context, e Entry) error {
 // again and decide); ErrNotOpener that an attempt is open which the caller must
 // not send. Any other error leaves it unknown whether the entry is open: read.
 // A number is never used twice, and a purchase that has a claim is over: both
-// are ErrConflict, because the caller decided on something else than e.
+// are ErrConflict, because the caller decided on something else than e. Names
+// that another order has, at whatever main account, are ErrNotOpener.
+//
+// With the attempt the order takes the names: until Issued or Over.
 func (l *Ledger) Begin(ctx context.Context, e Entry, a Attempt) (Entry, Attempt, error) {
 	if open, is := e.OpenAttempt(); is {
 		return e, open, ErrNotOpener
+	}
+	if by, is := e.blockedBy(a.Order); is {
+		return e, a, fmt.Errorf("%w: %w", ErrNotOpener, &NotFree{by})
 	}
 	if !mayOpen(e, a) {
 		return e, a, ErrConflict
 	}
 	a = carry(e, a)
 	a.Token = crand.Text()
-	werr := l.write(ctx, e.with(a))
+	werr := l.write(ctx, e.with(a).taken(a.Order, time.Now()))
 	if errors.Is(werr, ErrConflict) {
 		return e, a, werr
 	}
@@ -178,7 +217,9 @@ func (l *Ledger) Begin(ctx context.Context, e Entry, a Attempt) (Entry, Attempt,
 }
 
 // BeginOwnerless opens an entry for an attempt whose number is in the key store
-// but not in the ledger: its outcome is unknown and nobody may send.
+// but not in the ledger: its outcome is unknown and nobody may send. It takes the
+// names even beside an order that has them: what may have been bought is known
+// before anything else is decided.
 func (l *Ledger) BeginOwnerless(ctx context.Context, e Entry, a Attempt) error {
 	if _, is := e.OpenAttempt(); is {
 		return ErrNotOpener
@@ -186,7 +227,7 @@ func (l *Ledger) BeginOwnerless(ctx context.Context, e Entry, a Attempt) error {
 	if last, _ := e.Last(a.Order); a.Attempt <= last.Attempt {
 		return ErrConflict
 	}
-	return l.write(ctx, e.with(carry(e, a)))
+	return l.write(ctx, e.with(carry(e, a)).taken(a.Order, time.Now()))
 }
 
 // mayOpen: an attempt may be sent only under a number that was never used and
@@ -209,8 +250,8 @@ func carry(e Entry, a Attempt) Attempt {
 // f returns false if there is nothing to change; every f finds its own change
 // done.
 func (l *Ledger) change(ctx context.Context, main string, names []string, f func(Entry) (Entry, bool, error)) error {
-	_, err := l.entry(main, names).Change(ctx, func(v stream.Value) ([]byte, error) {
-		e, err := stored(main, names, v)
+	return l.names(names).Change(ctx, spendSubject(main, names), func(all []stream.Value, last uint64) ([]byte, error) {
+		e, err := stored(main, names, all, last)
 		if err != nil {
 			return nil, err
 		}
@@ -220,16 +261,23 @@ func (l *Ledger) change(ctx context.Context, main string, names []string, f func
 		}
 		return next.encode() // an open attempt carries its time by now (decodeEntry)
 	})
-	return err
 }
 
 // Bought closes the attempt with the cloud's id. It closes only if the attempt
 // is still the open one, or is the claim already; else it returns ErrConflict.
-// Safe to repeat.
+// The error wraps ErrTaken if another order has that cloud order. Safe to repeat.
+//
+// The owner is written first (DESIGN 12.5). A crash between the two leaves a
+// cloud order that is this order's and that its entry does not know: the
+// reconciler finds it by the list, and nobody else may have it.
 func (l *Ledger) Bought(ctx context.Context, main string, names []string, a Attempt, cloudID, how string) error {
 	if cloudID == "" {
 		return errors.New("close ledger entry: a purchase without a cloud id is none")
 	}
+	if err := l.own(ctx, main, cloudID, Owner{Order: a.Order, Purchase: a.Purchase, Names: canonical(names)}); err != nil {
+		return err
+	}
+	gap.At(ctx, "ledger: owner written")
 	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
 		if c, ok := e.Claimed(cloudID); ok {
 			if c.Order == a.Order && c.Purchase == a.Purchase {
@@ -243,7 +291,7 @@ func (l *Ledger) Bought(ctx context.Context, main string, names []string, a Atte
 		}
 		last.Ending, last.Provisional = Bought, ""
 		return e.with(last).withClaim(Claim{CloudID: cloudID, Order: a.Order, Purchase: last.Purchase,
-			Attempt: last.Attempt, At: time.Now().UTC(), How: how}), true, nil
+			Attempt: last.Attempt, At: time.Now().UTC(), How: how, Product: last.Product, Intent: last.Opened}), true, nil
 	})
 }
 
@@ -292,9 +340,123 @@ func (l *Ledger) Forgo(ctx context.Context, main string, names []string, a Attem
 	})
 }
 
+// Take takes the names for an order that spends nothing, before it claims its
+// resource (DESIGN 12.2), by a decision of its record (Decision). e is what it was
+// decided on: ErrConflict if that has changed. The error is *NotFree if another
+// order has them, and wraps ErrStale if the order has ended or decided otherwise
+// since. An unclaimed row of the resource is explained by it. Safe to repeat.
+func (l *Ledger) Take(ctx context.Context, e Entry, id, resource string, decided time.Time) error {
+	if by, is := e.blockedBy(id); is {
+		return &NotFree{by}
+	}
+	if !e.Decided(id, decided) {
+		return fmt.Errorf("take %s: %w", strings.Join(e.Names, " "), ErrStale)
+	}
+	t, ok := e.Take(id)
+	if ok && t.End == "" && t.Resource == resource && t.Decided.Equal(decided) {
+		return nil
+	}
+	e = e.Explained(resource).taken(id, time.Now())
+	t, _ = e.Take(id)
+	t.Resource, t.Decided = resource, decided
+	return l.write(ctx, e.withTake(t))
+}
+
+// Ending notes that an order's end is decided, before its resource is looked at
+// and given back: from then on no worker claims or calls anything for it by what
+// it read before, whether it had come to take the names by its last decision or
+// not. The names stay taken. Safe to repeat.
+func (l *Ledger) Ending(ctx context.Context, main string, names []string, id string, decided time.Time) error {
+	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
+		t, ok := e.Take(id)
+		if ok && (t.End != "" || t.Ending) && !decided.After(t.Decided) {
+			return e, false, nil
+		}
+		if !ok || t.End != "" { // it never came to take them, and never will
+			t.Order, t.End, t.At = id, TakeOver, time.Now().UTC()
+		}
+		t.Ending, t.Decided = t.End == "", later(t.Decided, decided)
+		return e.withTake(t), true, nil
+	})
+}
+
+// Resume takes the names again for an order that had ended without a certificate
+// and goes on by a person's word. The error is *NotFree if another order has
+// them by now. Safe to repeat.
+func (l *Ledger) Resume(ctx context.Context, main string, names []string, id string) error {
+	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
+		t, ok := e.Take(id)
+		if !ok || t.End != TakeOver {
+			return e, false, nil
+		}
+		if by, is := e.blockedBy(id); is {
+			return e, false, &NotFree{by}
+		}
+		// What the order had decided before is over, whatever a worker that slept
+		// has read.
+		t.End, t.At, t.Paid, t.Ending, t.Decided = "", time.Time{}, false, false, e.Decision(id, time.Now())
+		return e.withTake(t), true, nil
+	})
+}
+
+// Issued records that an order's certificate is in service, before the order is
+// told to be issued. Safe to repeat.
+func (l *Ledger) Issued(ctx context.Context, main string, names []string, id string, notBefore, notAfter time.Time) error {
+	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
+		t, ok := e.Take(id)
+		if ok && t.End == TakeIssued && t.NotAfter.Equal(notAfter) {
+			return e, false, nil
+		}
+		if !ok { // from before a lost ledger
+			t = Take{Order: id, Since: time.Now().UTC()}
+		}
+		t.End, t.At, t.NotBefore, t.NotAfter, t.Ending, t.Paid = TakeIssued, time.Now().UTC(), notBefore, notAfter, false, false
+		return e.withTake(t), true, nil
+	})
+}
+
+// Over records that an order ended without a certificate, before it is told to
+// have failed: its names are free again, or, if something was paid for it, stop
+// the next order once more. started says so for an order on something already
+// bought. Of one that spends, a is the attempt that its record knows: nobody may
+// send it any more, because its number is closed by the same write. It is refused,
+// with an error that wraps ErrOpen, while the order's attempt is open: reconcile
+// first. Safe to repeat.
+func (l *Ledger) Over(ctx context.Context, main string, names []string, a Attempt, started bool) error {
+	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
+		last, _ := e.Last(a.Order)
+		if last.Ending == Open {
+			return e, false, fmt.Errorf("order %q: %w", a.Order, ErrOpen)
+		}
+		changed := false
+		if _, bought := e.Claim(a.Order, a.Purchase); !bought && a.Attempt > last.Attempt {
+			a.Ending, a.Foreign = NeverSent, last.Foreign
+			e, changed = e.with(a), true
+		}
+		paid := started || slices.ContainsFunc(e.Claims, func(c Claim) bool { return c.Order == a.Order })
+		t, ok := e.Take(a.Order)
+		switch {
+		case !ok && !paid, t.End == TakeIssued, t.End == TakeOver && (t.Paid || !paid):
+			return e, changed, nil
+		case !ok: // from before a lost ledger
+			t = Take{Order: a.Order, Since: moment(time.Now())}
+		}
+		t.End, t.At, t.Ending, t.Paid = TakeOver, time.Now().UTC(), false, paid
+		return e.withTake(t), true, nil
+	})
+}
+
 // Adopt takes a cloud order for the open attempt without proof: it stays open
-// until the key is compared at collection (Bought, or Disown).
+// until the key is compared at collection (Bought, or Disown). The error wraps
+// ErrTaken if another order has it. As with Bought, the owner is written first.
 func (l *Ledger) Adopt(ctx context.Context, main string, names []string, a Attempt, cloudID string) error {
+	if cloudID == "" {
+		return errors.New("adopt a cloud order: a row without an id is none")
+	}
+	if err := l.own(ctx, main, cloudID, Owner{Order: a.Order, Purchase: a.Purchase, Names: canonical(names), Provisional: true}); err != nil {
+		return err
+	}
+	gap.At(ctx, "ledger: owner written")
 	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
 		last, ok := e.Last(a.Order)
 		switch {
@@ -312,6 +474,9 @@ func (l *Ledger) Adopt(ctx context.Context, main string, names []string, a Attem
 
 // Disown records that a provisionally adopted cloud order has another key: it
 // is foreign for this order, and the attempt is open again with its old intent.
+// The owner's cell still names the order; the entry says otherwise, and who
+// claims that cloud order next replaces it (own). It is unclaimed from now on, and
+// stops the next purchase (DESIGN 12.5).
 func (l *Ledger) Disown(ctx context.Context, main string, names []string, a Attempt, cloudID string) error {
 	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
 		last, ok := e.Last(a.Order)
@@ -328,12 +493,13 @@ func (l *Ledger) Disown(ctx context.Context, main string, names []string, a Atte
 		}
 		last.Provisional = ""
 		last.Foreign = append(slices.Clone(last.Foreign), cloudID)
-		return e.with(last), true, nil
+		return e.with(last).withUnclaimed(cloudID), true, nil
 	})
 }
 
 // Foreign records that cloud orders, which were candidates for the open attempt,
-// have another key: they are none for this order any more.
+// have another key: they are none for this order any more, and stop the next
+// purchase as unclaimed ones.
 func (l *Ledger) Foreign(ctx context.Context, main string, names []string, a Attempt, cloudIDs ...string) error {
 	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
 		last, ok := e.Last(a.Order)
@@ -342,15 +508,30 @@ func (l *Ledger) Foreign(ctx context.Context, main string, names []string, a Att
 		}
 		fresh := slices.DeleteFunc(slices.Clone(cloudIDs), func(id string) bool { return slices.Contains(last.Foreign, id) || last.Provisional == id })
 		last.Foreign = append(slices.Clone(last.Foreign), fresh...)
-		return e.with(last), len(fresh) > 0, nil
+		return e.with(last).withUnclaimed(fresh...), len(fresh) > 0, nil
 	})
 }
 
-// Assign claims a cloud order for a purchase by an operator's word. It closes
-// the order's open attempt, if there is one. The error wraps ErrTaken if another
+// Assign claims a cloud order for a purchase by an operator's word, or because its
+// key is the order's, which has the names from then on. It closes the order's open
+// attempt, if there is one. The error wraps ErrTaken if another
 // order has it, also provisionally, or if its key was seen not to be this
 // order's.
 func (l *Ledger) Assign(ctx context.Context, main string, names []string, c Claim) error {
+	if c.CloudID == "" {
+		return errors.New("claim a cloud order: it has no id")
+	}
+	e, err := l.Read(ctx, main, names)
+	if err != nil {
+		return err
+	}
+	if was, ok := e.Claimed(c.CloudID); (!ok || was.Order != c.Order) && !e.Free(c.CloudID, c.Order) {
+		return fmt.Errorf("cloud order %s: %w, or has another key than %q", c.CloudID, ErrTaken, c.Order)
+	}
+	if err := l.own(ctx, main, c.CloudID, Owner{Order: c.Order, Purchase: c.Purchase, Names: canonical(names)}); err != nil {
+		return err
+	}
+	gap.At(ctx, "ledger: owner written")
 	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
 		if was, ok := e.Claimed(c.CloudID); ok {
 			if was.Order == c.Order && was.Purchase == c.Purchase {
@@ -363,20 +544,20 @@ func (l *Ledger) Assign(ctx context.Context, main string, names []string, c Clai
 		}
 		if last, ok := e.Last(c.Order); ok && last.Ending == Open {
 			last.Ending, last.Provisional = Bought, ""
-			e = e.with(last)
+			e, c.Product, c.Intent = e.with(last), last.Product, last.Opened
 		}
-		return e.withClaim(c), true, nil
+		// Until it is issued or has ended, whoever has the names besides: what was
+		// bought is on its way.
+		return e.withClaim(c).taken(c.Order, time.Now()), true, nil
 	})
 }
 
-// Report writes an unclaimed cloud order under its names, never where an
-// attempt is open (that row may be the attempt's own).
+// Report writes an unclaimed cloud order under its names, also where an attempt
+// is open: a row that is foreign for that order still stops the next (DESIGN
+// 12.6). One that turns out to be the attempt's own is unclaimed no more.
 func (l *Ledger) Report(ctx context.Context, main string, names []string, u Unclaimed) error {
 	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
-		if _, open := e.OpenAttempt(); open {
-			return e, false, nil
-		}
-		if _, claimed := e.Claimed(u.CloudID); claimed {
+		if _, claimed := e.Claimed(u.CloudID); claimed || u.CloudID == "" {
 			return e, false, nil
 		}
 		for i, old := range e.Unclaimed {

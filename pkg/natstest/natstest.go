@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,10 +21,11 @@ import (
 // startTime is how long a server or a cluster may take to become ready.
 const startTime = 20 * time.Second
 
-// Server starts one server, which is shut down when the test ends.
-func Server(t testing.TB) *server.Server {
+// Server starts one server, which is shut down when the test ends. It asks nobody
+// who it is, unless with changes that.
+func Server(t testing.TB, with ...func(*server.Options)) *server.Server {
 	t.Helper()
-	return start(t, options(t, "single"))
+	return start(t, options(t, "single", with...))
 }
 
 // clusterTries bounds how often a cluster is begun anew: routes must be known
@@ -31,10 +34,10 @@ func Server(t testing.TB) *server.Server {
 const clusterTries = 3
 
 // Cluster starts three servers that have elected a leader.
-func Cluster(t testing.TB) []*server.Server {
+func Cluster(t testing.TB, with ...func(*server.Options)) []*server.Server {
 	t.Helper()
 	for n := range clusterTries {
-		all, ready := cluster(t, fmt.Sprint("try", n, "-"))
+		all, ready := cluster(t, fmt.Sprint("try", n, "-"), with...)
 		if !ready {
 			continue
 		}
@@ -53,7 +56,7 @@ func Cluster(t testing.TB) []*server.Server {
 }
 
 // cluster starts three servers and tells whether all of them became ready.
-func cluster(t testing.TB, prefix string) (all []*server.Server, ready bool) {
+func cluster(t testing.TB, prefix string, with ...func(*server.Options)) (all []*server.Server, ready bool) {
 	t.Helper()
 	var routes []*url.URL
 	var ports []int
@@ -64,7 +67,7 @@ func cluster(t testing.TB, prefix string) (all []*server.Server, ready bool) {
 	}
 	ready = true
 	for i, port := range ports {
-		o := options(t, fmt.Sprintf("n%d", i))
+		o := options(t, fmt.Sprintf("n%d", i), with...)
 		o.StoreDir = filepath.Join(t.TempDir(), prefix+o.ServerName)
 		o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port}
 		o.Routes = routes
@@ -90,13 +93,41 @@ func Connect(t testing.TB, s *server.Server) jetstream.JetStream {
 	return js
 }
 
-func options(t testing.TB, name string) *server.Options {
-	return &server.Options{
+func options(t testing.TB, name string, with ...func(*server.Options)) *server.Options {
+	o := &server.Options{
 		ServerName: name, Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
 		JetStream: true, StoreDir: filepath.Join(t.TempDir(), name),
 		JetStreamMaxMemory: 256 << 20, JetStreamMaxStore: 8 << 30, // more than the inbox reserves
 	}
+	for _, change := range with {
+		change(o)
+	}
+	return o
 }
+
+// UsersOf gives a server the accounts and users of a config file, each with
+// PasswordOf as its password: the file names them as $<USER>_PASSWORD.
+func UsersOf(t testing.TB, path string, users ...string) func(*server.Options) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known strings.Builder
+	for _, u := range users {
+		fmt.Fprintf(&known, "%s_PASSWORD: %q\n", strings.ToUpper(u), PasswordOf(u))
+	}
+	return func(o *server.Options) {
+		var file server.Options
+		if err := file.ProcessConfigString(known.String() + string(text)); err != nil {
+			t.Fatal(err)
+		}
+		o.Accounts, o.Users = file.Accounts, file.Users
+	}
+}
+
+// PasswordOf is a user's password in a test.
+func PasswordOf(user string) string { return user + "'s password" }
 
 func start(t testing.TB, o *server.Options) *server.Server {
 	t.Helper()

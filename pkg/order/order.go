@@ -32,7 +32,8 @@ const (
 // Request is the order message: what a publisher asks for. Its JSON form is
 // the published schema (see Schema).
 type Request struct {
-	ID         string            `json:"id" jsonschema:"required" jsonschema_description:"Unique name of the order, chosen by the publisher: lower-case letters, digits, '-' and '_', at most 63, not beginning with 'bad-'. The same id never runs twice."`
+	ID         string            `json:"id,omitempty" jsonschema_description:"Unique name of the order, chosen by the publisher: lower-case letters, digits, '-' and '_', at most 63, not beginning with 'bad-'. Left out: derived from what is ordered, so that the same order has the same id. The same id never runs twice."`
+	Again      string            `json:"again,omitempty" jsonschema_description:"Id of an order for the same names that has ended: what this message orders is bought once more, as its one successor, which gets the id of its line with a number. In files also true, for the last of the line."`
 	Names      []string          `json:"names" jsonschema:"required,minItems=1,maxItems=5,uniqueItems=true" jsonschema_description:"One to five domain names as A-labels: all single names or all wildcards. The first one becomes the common name."`
 	Account    string            `json:"account,omitempty" jsonschema_description:"Account label of the config. Left out or 'any': certmill chooses one."`
 	Product    string            `json:"product,omitempty" jsonschema_description:"Product code, as the cloud spells it. Left out: that of the account, or the cloud's usual one."`
@@ -74,10 +75,13 @@ func (c Contact) Or(d Contact) Contact {
 type Order struct {
 	V         int       `json:"v"`
 	Request   Request   `json:"request"`
-	Hash      string    `json:"hash"`                // of the canonical request, tells a repeated message from another one
+	Hash      string    `json:"hash"`                // of what is bought, tells a repeated message from another order
 	Publisher string    `json:"publisher,omitempty"` // token of the intake subject it came by
 	Urgent    bool      `json:"urgent,omitempty"`
 	Received  time.Time `json:"received"`
+
+	Predecessor string `json:"predecessor,omitempty"` // id of the order that this one buys again
+	Generation  int    `json:"generation,omitempty"`  // 2 for the first successor; absent: the first of its line
 
 	State     State  `json:"state"`
 	Account   string `json:"account,omitempty"`   // label, fixed by the submitter
@@ -92,7 +96,7 @@ type Order struct {
 	Retries   int       `json:"retries"`             // attempts of the present step that ended in an error
 	NotBefore time.Time `json:"not_before,omitzero"` // of the next attempt of the present step
 	Wait      Wait      `json:"wait,omitzero"`       // in state waiting: what for, and where it goes then
-	Approved  bool      `json:"approved,omitempty"`  // a person let it go on past its deadline or a budget
+	Approvals []string  `json:"approvals,omitempty"` // facts that a person let pass: see Approves
 	Late      bool      `json:"late,omitempty"`      // its deadline passed after it was bought
 
 	CloudID     string      `json:"cloud_id,omitempty"`    // what the cloud calls it: an order, or the resource
@@ -101,6 +105,9 @@ type Order struct {
 	Challenges  []Challenge `json:"challenges,omitempty"`
 	Proofs      []Proof     `json:"proofs,omitempty"` // what is known of the challenges, in their order
 	Placed      bool        `json:"placed,omitempty"` // challenges were (or may have been) put out: clean-up is owed
+	// Taken is when it was last decided to take the names for a resource: what an
+	// older record would do with either is a worker's that slept.
+	Taken time.Time `json:"taken,omitzero"`
 
 	Failure     *Failure     `json:"failure,omitempty"`
 	Hold        *Hold        `json:"hold,omitempty"`
@@ -115,10 +122,11 @@ type Order struct {
 // ciphertext.
 type Key struct {
 	Algorithm   string `json:"algorithm,omitempty"`
-	Fingerprint string `json:"fingerprint"`      // SHA-256 of the SubjectPublicKeyInfo, hex
-	CSR         string `json:"csr,omitempty"`    // PEM
-	Sealed      []byte `json:"sealed,omitempty"` // age ciphertext of the PKCS#8 PEM; empty when the key is the user's
-	Stored      bool   `json:"stored,omitempty"` // the key store has it
+	Fingerprint string `json:"fingerprint"`         // SHA-256 of the SubjectPublicKeyInfo, hex
+	CSR         string `json:"csr,omitempty"`       // PEM
+	Sealed      []byte `json:"sealed,omitempty"`    // age ciphertext of the PKCS#8 PEM; empty when the key is the user's
+	SealedTo    string `json:"sealed_to,omitempty"` // the recipients of Sealed (certstore.Recipients.ID)
+	Stored      bool   `json:"stored,omitempty"`    // the key store has it
 }
 
 // Challenge is what the CA wants to see for one name.
@@ -196,6 +204,7 @@ func (o Order) Prove() []Proof {
 type Wait struct {
 	For  string    `json:"for,omitempty"`  // one of the WaitFor constants
 	What string    `json:"what,omitempty"` // product, names or order: what exactly
+	Open bool      `json:"open,omitempty"` // for names: until it is known whether that order's attempt was bought
 	Till time.Time `json:"till,omitzero"`  // looked at again no earlier
 	Then State     `json:"then,omitempty"`
 }
@@ -204,7 +213,7 @@ type Wait struct {
 const (
 	WaitForTime      = "time"        // a moment
 	WaitForQuota     = "quota"       // quota of a product
-	WaitForNames     = "names"       // another order's open ledger entry
+	WaitForNames     = "names"       // another order that has them
 	WaitForSweep     = "first sweep" // the mark of the first complete sweep
 	WaitForChallenge = "challenge"   // a challenge that does not come or does not show
 )
@@ -224,6 +233,7 @@ func (f *Failure) Error() string { return f.Reason }
 type Hold struct {
 	Reason   string   `json:"reason"`
 	Commands []string `json:"commands"`
+	Fact     string   `json:"fact,omitempty"` // what approve would let pass (see Facts); empty: it does not apply
 	From     State    `json:"from"`           // the state it was held in
 	Open     bool     `json:"open,omitempty"` // a ledger entry is open: only adopt and not-bought
 }
@@ -262,6 +272,13 @@ func (o *Order) Tell(e Event) {
 		o.Timeline = append(o.Timeline[:keep:keep], o.Timeline[len(o.Timeline)-keep:]...)
 	}
 	o.Timeline = append(o.Timeline[:len(o.Timeline):len(o.Timeline)], e)
+}
+
+// Owes tells whether an end is owed: challenges to be taken back, a resource to be
+// given back, names that are (or may be) taken in the ledger. An order that owes
+// any ends by way of collect, whatever it ends of.
+func (o Order) Owes() bool {
+	return o.Placed || o.Attempt > 0 || o.Resource != "" || o.CloudID != "" || !o.Taken.IsZero()
 }
 
 // ID is the order's id.

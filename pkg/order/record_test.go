@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	goldenHash  = "ed8d9d09c5531025009ea2890f0a50f61e292ce4d41cfd4c5d75686f91ee3ac7"
+	goldenHash  = "2-e60ed511d66a296d97fbb859a32047f14602d7af5449e9e97fd4f27b05a80548"
 	goldenNames = "d12522ca42c531086051a55ca81720f8fbf249c8"
 )
 
@@ -113,12 +113,12 @@ func record() order.Order {
 	at := time.Date(2027, 1, 2, 3, 4, 5, 6000, time.UTC)
 	return order.Order{
 		V: order.SchemaVersion, Request: order.Request{ID: "a", Names: []string{"a.example"}, Deadline: &at, Labels: map[string]string{"x": "y"}},
-		Hash: "h", Received: at, State: order.Collect, Account: "ali", Main: "1", Purchase: 1, Attempt: 2,
+		Hash: "h", Predecessor: "b", Generation: 2, Approvals: []string{order.FactDeadline}, Received: at, State: order.Collect, Account: "ali", Main: "1", Purchase: 1, Attempt: 2, Taken: at,
 		Key: &order.Key{Fingerprint: "f", Sealed: []byte{0, 1, 255}}, NotBefore: at, Wait: order.Wait{For: order.WaitForTime, Till: at, Then: order.Submit},
 		CloudID: "98987582437920968", Challenges: []order.Challenge{{Name: "a.example", Type: "TXT", Host: "_dnsauth.a.example", Value: "v"}},
 		Proofs: []order.Proof{{Challenge: order.Challenge{Name: "a.example", Type: "TXT", Host: "_dnsauth.a.example", Value: "v"}, At: "x.example",
 			Placed: at, Found: true, Inherited: true, Looked: at, Seen: at, Missing: []string{"ns1 has no TXT"}}},
-		Failure: &order.Failure{Class: "c", Reason: "r"}, Hold: &order.Hold{Reason: "r", Commands: []string{"c"}, From: order.Unsure},
+		Failure: &order.Failure{Class: "c", Reason: "r"}, Hold: &order.Hold{Reason: "r", Commands: []string{"c"}, Fact: order.FactBudget("x"), From: order.Unsure},
 		Certificate: &order.Certificate{Chain: "c", NotAfter: at}, Original: []byte("{"), Timeline: []order.Event{{At: at, State: order.Submit}},
 	}
 }

@@ -2,8 +2,6 @@ package order
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,20 +30,28 @@ func (e *Invalid) Error() string {
 	return e.Field + ": " + e.Reason
 }
 
-// ParseRequest reads, normalises and validates an order message. The error is
-// an *Invalid. The request returned with it holds the id, if a usable one could
-// be read, so that the refusal can name the order.
+// ParseRequest reads, normalises and validates an order message, and derives the
+// id that it does not bring; one that orders again keeps without one, because its
+// id follows from its predecessor's. The error is an *Invalid. The request
+// returned with it holds the id, if a usable one could be read, so that the
+// refusal can name the order.
 func ParseRequest(data []byte) (Request, error) {
 	r, err := DecodeRequest(data)
 	if err != nil {
 		return r, err
 	}
 	r = r.Normal()
-	if err := r.Validate(); err != nil {
+	if err = r.Validate(); err == nil && r.Again == AgainLast {
+		err = &Invalid{"again", "is true, which only files and the command know: write the id of the order that is to be bought once more"}
+	}
+	if err != nil {
 		if !ValidID(r.ID) {
 			r.ID = ""
 		}
 		return Request{ID: r.ID}, err
+	}
+	if r.ID == "" && r.Again == "" {
+		r.ID = r.DerivedID()
 	}
 	return r, nil
 }
@@ -68,11 +74,31 @@ func DecodeRequestAt(line int, data []byte) (Request, error) {
 	if err := checkObject(data, "", requestFields); err != nil {
 		return Request{ID: peekID(data)}, err
 	}
-	var r Request
-	if err := json.Unmarshal(data, &r); err != nil {
+	var w written
+	if err := json.Unmarshal(data, &w); err != nil {
 		return Request{ID: peekID(data)}, wrongType(err)
 	}
-	return r, nil
+	w.Request.Again = string(w.Again)
+	return w.Request, nil
+}
+
+// written is a request as it is written: again may be the JSON value true.
+type written struct {
+	Request
+	Again again `json:"again"`
+}
+
+type again string
+
+func (a *again) UnmarshalJSON(data []byte) error {
+	switch string(data) {
+	case "true":
+		*a = AgainLast
+		return nil
+	case "false":
+		return nil
+	}
+	return json.Unmarshal(data, (*string)(a))
 }
 
 // checkSyntax makes sure that data is one JSON object and nothing else.
@@ -84,14 +110,14 @@ func checkSyntax(line int, data []byte) error {
 	var value json.RawMessage
 	switch err := dec.Decode(&value); {
 	case errors.Is(err, io.EOF):
-		return &Invalid{Reason: `the message is empty: publish a JSON object, at least {"id": "…", "names": ["example.com"]}`}
+		return &Invalid{Reason: `the message is empty: publish a JSON object, at least {"names": ["example.com"]}`}
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return &Invalid{Reason: "the message ends in the middle of its JSON: publish the whole object"}
 	case err != nil:
 		return &Invalid{Reason: notJSON(line, data, err)}
 	}
 	if value[0] != '{' {
-		return &Invalid{Reason: `the message is JSON but no object: publish each order as a message of its own, {"id": "…", "names": ["example.com"]}`}
+		return &Invalid{Reason: `the message is JSON but no object: publish each order as a message of its own, {"names": ["example.com"]}`}
 	}
 	if rest := bytes.TrimSpace(data[dec.InputOffset():]); len(rest) > 0 {
 		return &Invalid{Reason: fmt.Sprintf("more follows after the JSON object (%s): publish one order a message", Quote(string(rest)))}
@@ -173,23 +199,24 @@ func wrongType(err error) error {
 	if !errors.As(err, &t) { // deadline is the only field that parses itself
 		return &Invalid{Field: "deadline", Reason: `is no time of RFC 3339: write for example "2027-01-31T12:00:00Z"`}
 	}
+	field := strings.TrimPrefix(t.Field, "Request.") // of the type written
 	want := "a text in double quotes"
 	switch {
-	case t.Field == "names":
+	case field == "names":
 		want = `a list of texts: write "names": ["example.com"]`
-	case t.Field == "contact":
+	case field == "contact":
 		want = `an object: write "contact": {"name": "…", "email": "…", "phone": "…"}`
-	case strings.HasPrefix(t.Field, "labels"):
+	case strings.HasPrefix(field, "labels"):
 		want = `an object of texts: write "labels": {"team": "web"}`
 	}
-	return &Invalid{Field: t.Field, Reason: fmt.Sprintf("is a %s, but must be %s", t.Value, want)}
+	return &Invalid{Field: field, Reason: fmt.Sprintf("is a %s, but must be %s", t.Value, want)}
 }
 
 // Normal returns the request in its normal form: white space around values and
 // a trailing dot gone, names in lower case, defaults filled in, times in UTC.
 // Doing it twice changes nothing.
 func (r Request) Normal() Request {
-	for _, text := range []*string{&r.ID, &r.Account, &r.Product, &r.Company, &r.Key, &r.CSR, &r.Resource, &r.Batch,
+	for _, text := range []*string{&r.ID, &r.Again, &r.Account, &r.Product, &r.Company, &r.Key, &r.CSR, &r.Resource, &r.Batch,
 		&r.Contact.Name, &r.Contact.Email, &r.Contact.Phone, &r.Contact.Province, &r.Contact.City} {
 		*text = strings.TrimSpace(*text)
 	}
@@ -220,38 +247,4 @@ func (r Request) Normal() Request {
 		r.Deadline = &utc
 	}
 	return r
-}
-
-// Hash tells a repeated message from another order under the same id. It is
-// taken over the JSON of the normal form with the names sorted, so that spaces,
-// the order of the fields and of the names, and spelled-out defaults do not
-// make another order. It is stored: whoever changes a field's JSON name or its
-// place in Request changes the hash of orders in flight.
-func (r Request) Hash() string {
-	r = r.Normal()
-	slices.Sort(r.Names)
-	body, err := json.Marshal(r)
-	if err != nil { // a deadline beyond the year 9999, which Validate refuses
-		body = fmt.Appendf(nil, "%#v", r)
-	}
-	sum := sha256.Sum256(body)
-	return hex.EncodeToString(sum[:])
-}
-
-// NamesHash is the same for the same set of names, however they are ordered and
-// spelled (upper case, trailing dot, U-labels, as the clouds' lists may have
-// them). It is a token of the ledger's subjects: 40 hexadecimal digits, 160
-// bits of SHA-256.
-func NamesHash(names []string) string {
-	all := make([]string, 0, len(names))
-	for _, n := range names {
-		n = normalName(n)
-		if a, err := toALabels(n); err == nil {
-			n = a
-		}
-		all = append(all, n)
-	}
-	slices.Sort(all)
-	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(all), "\n")))
-	return hex.EncodeToString(sum[:20])
 }

@@ -39,7 +39,7 @@ func ExampleParseRequest() {
 	// Output:
 	// [example.com www.example.com] any DNS ecdsa-p256 <nil>
 	// names: "bücher.example" is not ASCII: write the A-label form (RFC 5890), "xn--bcher-kva.example"
-	// "domains": unknown field: known are id, names, account, product, validation, contact, company, key, csr, resource, batch, labels, deadline
+	// "domains": unknown field: known are id, again, names, account, product, validation, contact, company, key, csr, resource, batch, labels, deadline
 	// "name": unknown field: did you mean "names"?
 }
 
@@ -194,7 +194,19 @@ func TestMessages(t *testing.T) {
 		{`{"id":"a",` + n + `,"deadline":5}`, "deadline", "RFC 3339"},
 		{`{"id":"a",` + n + `,"deadline":"9999-12-31T23:59:59-01:00"}`, "deadline", "between 1970 and 9999"},
 
-		{`{` + n + `}`, "id", "is missing"},
+		{`{` + n + `}`, "", ""},
+		{`{"id":"",` + n + `}`, "", ""},
+		{`{"again":"a",` + n + `}`, "", ""},
+		{`{"again":"a","id":"a",` + n + `}`, "", ""},
+		{`{"again":"a-2","id":"a",` + n + `}`, "", ""},
+		{`{"again":"a","id":"a-2",` + n + `}`, "", ""}, // as its record has it
+		{`{"again":false,` + n + `}`, "", ""},
+		{`{"again":true,` + n + `}`, "again", "only files and the command know"},
+		{`{"again":"true",` + n + `}`, "again", "only files and the command know"},
+		{`{"again":"A b",` + n + `}`, "again", "is no order id"},
+		{`{"again":"bad-x-1",` + n + `}`, "again", "is no order id"},
+		{`{"again":7,` + n + `}`, "again", "a number, but must be a text"},
+		{`{"again":"a","id":"b",` + n + `}`, "again", "leave id out"},
 		{`{"id":"A b",` + n + `}`, "id", "no order id"},
 		{`{"id":"a.b",` + n + `}`, "id", "no order id"},
 		{`{"id":"-a",` + n + `}`, "id", "no order id"},

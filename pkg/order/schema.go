@@ -35,15 +35,17 @@ const nameForm = `^(\*\.)?([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-
 // whose commas would end a tag's value, and rules over several values.
 func describeFields(get func(string) (*jsonschema.Schema, bool)) {
 	for name, form := range map[string]string{
-		"id": idForm.String(), "account": accountForm.String(), "product": productForm.String(), "batch": batchForm.String(),
+		"id": idForm.String(), "again": idForm.String(), "account": accountForm.String(), "product": productForm.String(), "batch": batchForm.String(),
 		"resource": resourceForm.String(),
 	} {
 		if field, ok := get(name); ok {
 			field.Pattern = form
 		}
 	}
-	if id, ok := get("id"); ok {
-		id.Not = &jsonschema.Schema{Pattern: "^" + BadPrefix}
+	for name, not := range map[string]string{"id": "^" + BadPrefix, "again": "^(" + BadPrefix + ".*|" + AgainLast + "$)"} {
+		if field, ok := get(name); ok {
+			field.Not = &jsonschema.Schema{Pattern: not}
+		}
 	}
 	if names, ok := get("names"); ok {
 		wildcard := &jsonschema.Schema{Pattern: `^\*\.`}

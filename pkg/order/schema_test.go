@@ -46,6 +46,9 @@ func TestSchema(t *testing.T) {
 	s := schema(t)
 	request, _ := json.Marshal(csr(t, ecKey(t, elliptic.P256()), "example.com", []string{"example.com"}, nil))
 	for _, good := range []string{
+		`{"names":["example.com"]}`,
+		`{"names":["example.com"],"again":"shop-1"}`,
+		`{"names":["example.com"],"again":"trueish"}`,
 		`{"id":"a","names":["example.com"]}`,
 		`{"id":"shop-1","names":["*.example.com","*.example.org"],"account":"any","product":"digicert-free-1-free","validation":"DNS","key":"rsa-4096","batch":"2027.Q1"}`,
 		`{"id":"a","names":["Example.com"],"validation":"FILE","contact":{"name":"n","email":"a@example.com","phone":"13800000000","province":"p","city":"c"},"company":"c","labels":{"team":"web"},"deadline":"2027-01-01T00:00:00+08:00"}`,
@@ -67,7 +70,10 @@ func TestSchema(t *testing.T) {
 	for _, bad := range []string{
 		`[]`,
 		`{"id":"a"}`,
-		`{` + n + `}`,
+		`{"again":"A",` + n + `}`,
+		`{"again":"true",` + n + `}`,
+		`{"again":true,` + n + `}`,
+		`{"again":"bad-x-1",` + n + `}`,
 		`{"id":"A",` + n + `}`,
 		`{"id":"bad-1",` + n + `}`,
 		`{"id":"` + strings.Repeat("a", 64) + `",` + n + `}`,
@@ -112,7 +118,7 @@ func TestSchemaDescribesEveryField(t *testing.T) {
 	if err := json.Unmarshal(order.Schema(), &s); err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Properties) != 13 {
+	if len(s.Properties) != 14 {
 		t.Errorf("%d fields", len(s.Properties))
 	}
 	for name, p := range s.Properties {

@@ -47,7 +47,7 @@ func (r Request) Validate() error {
 	}
 	var found []*Invalid
 	for _, rule := range []func(Request) *Invalid{
-		checkID, checkNames, checkValidation, checkKey, checkResource, checkPlainFields, checkContact, checkLabels, checkDeadline,
+		checkID, checkAgain, checkNames, checkValidation, checkKey, checkResource, checkPlainFields, checkContact, checkLabels, checkDeadline,
 	} {
 		if bad := rule(r); bad != nil {
 			found = append(found, bad)
@@ -66,7 +66,7 @@ func (r Request) Validate() error {
 // checkSecrets refuses a private key in whatever field, alone, before anything
 // else is said: fields are kept in the record and shown.
 func checkSecrets(r Request) *Invalid {
-	fields := [][2]string{{"id", r.ID}, {"names", strings.Join(r.Names, "\n")}, {"account", r.Account}, {"product", r.Product},
+	fields := [][2]string{{"id", r.ID}, {"again", r.Again}, {"names", strings.Join(r.Names, "\n")}, {"account", r.Account}, {"product", r.Product},
 		{"validation", string(r.Validation)}, {"contact.name", r.Contact.Name}, {"contact.email", r.Contact.Email},
 		{"contact.phone", r.Contact.Phone}, {"contact.province", r.Contact.Province}, {"contact.city", r.Contact.City},
 		{"company", r.Company}, {"key", r.Key}, {"csr", r.CSR}, {"resource", r.Resource}, {"batch", r.Batch}}
@@ -84,13 +84,32 @@ func checkSecrets(r Request) *Invalid {
 func checkID(r Request) *Invalid {
 	switch {
 	case r.ID == "":
-		return &Invalid{"id", "is missing: give every order a name of its own, such as shop-2027-001; the same id never runs twice"}
+		return nil // it is derived
 	case !ValidID(r.ID):
-		return &Invalid{"id", fmt.Sprintf("%s is no order id: write 1 to 63 lower-case letters, digits, '-' and '_', beginning with a letter or digit", Quote(r.ID))}
+		return &Invalid{"id", fmt.Sprintf("%s is no order id: write 1 to 63 lower-case letters, digits, '-' and '_', beginning with a letter or digit, or leave it out", Quote(r.ID))}
 	case strings.HasPrefix(r.ID, BadPrefix):
 		return &Invalid{"id", fmt.Sprintf("%q begins with %q, which is kept for messages that cannot be read: write another beginning", r.ID, BadPrefix)}
+	case r.Again != "" && r.Again != AgainLast: // the predecessor's line: see checkAgain
+		return nil
+	}
+	if reason := wrongDerived(r); reason != "" {
+		return &Invalid{"id", reason}
 	}
 	return nil
+}
+
+// checkAgain: the id of a successor follows from its predecessor's, so beside
+// again it may only say which line is meant.
+func checkAgain(r Request) *Invalid {
+	switch {
+	case r.Again == "", r.Again == AgainLast:
+		return nil
+	case !ValidID(r.Again) || strings.HasPrefix(r.Again, BadPrefix):
+		return &Invalid{"again", fmt.Sprintf("%s is no order id: write that of the order for the same names that has ended", Quote(r.Again))}
+	case r.ID == "" || r.ID == r.Again || Base(r.ID, 1) == Base(r.Again, 2) || Base(r.ID, 2) == Base(r.Again, 1):
+		return nil
+	}
+	return &Invalid{"again", fmt.Sprintf("the id of what is bought once more follows from that of %q: leave id out", r.Again)}
 }
 
 func checkNames(r Request) *Invalid {

@@ -17,6 +17,7 @@ import (
 // columns are the names a header may have, with what each puts into a request.
 var columns = map[string]func(r *order.Request, cell string) error{
 	"id":               text(func(r *order.Request) *string { return &r.ID }),
+	"again":            text(func(r *order.Request) *string { return &r.Again }),
 	"names":            func(r *order.Request, cell string) error { r.Names = splitNames(cell); return nil },
 	"account":          text(func(r *order.Request) *string { return &r.Account }),
 	"product":          text(func(r *order.Request) *string { return &r.Product }),
@@ -116,7 +117,7 @@ func (f *file) readCSV(data []byte) error {
 		data, number = rest, number+lines
 	}
 	if header == nil {
-		return errors.New("the file is empty: write a header line such as id,names,account and one order a line")
+		return errors.New("the file is empty: write a header line such as names,account and one order a line")
 	}
 	return nil
 }
@@ -186,7 +187,7 @@ func parseHeader(cells []string) ([]string, error) {
 		header[i] = name
 	}
 	if !slices.Contains(header, "names") {
-		return nil, errors.New("there is no column \"names\": the first line must be a header such as id,names,account")
+		return nil, errors.New("there is no column \"names\": the first line must be a header such as names,account")
 	}
 	return header, nil
 }

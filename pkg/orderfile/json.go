@@ -76,7 +76,7 @@ func (b *braces) scan(text []byte) {
 // after it can be told apart: that is said at the line it happens.
 func (f *file) readArray(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
-	at := place{data: data, line: 1}
+	at := counted{data: data, line: 1}
 	if _, err := dec.Token(); err != nil {
 		return fmt.Errorf("line 1: the file is not JSON: %w", err)
 	}
@@ -111,14 +111,14 @@ func (f *file) broken(number int, err error) error {
 	return f.add(number, order.Request{}, fmt.Errorf("the array is broken here or soon after (%w), and the orders from here on were not read: mend it, or write one object a line", err))
 }
 
-// place tells lines of rising offsets without counting from the start each
+// counted tells lines of rising offsets without counting from the start each
 // time.
-type place struct {
+type counted struct {
 	data         []byte
 	offset, line int
 }
 
-func (p *place) lineOf(offset int) int {
+func (p *counted) lineOf(offset int) int {
 	offset = max(p.offset, min(offset, len(p.data)))
 	p.line += bytes.Count(p.data[p.offset:offset], []byte{'\n'})
 	p.offset = offset

@@ -2,10 +2,11 @@
 // YAML. Every bad line is explained with its number and does not stop the
 // others.
 //
-// An order without an id gets one from its batch and its row: the first order
-// of shop.csv becomes "shop-1". The row counts the orders of the file, the bad
-// ones too and empty lines not, so that mending a line or adding one at the end
-// changes no other id, and handing the same file in twice orders nothing twice.
+// An order without an id gets one from what it buys (order.Request.DerivedID), so
+// that the same list, downloaded again under another name, sorted, shortened or
+// with a row more, orders nothing twice. Two lines that buy for the same set of
+// names are one purchase: the second is refused with the line of the first,
+// unless it says "again".
 package orderfile
 
 import (
@@ -17,7 +18,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/certmill/certmill/pkg/order"
@@ -64,33 +64,47 @@ func FormatOf(path string) (Format, error) {
 func Read(path string) ([]Line, error) { return ReadBatch(path, "") }
 
 // ReadBatch is Read with a batch of the caller's choice.
-func ReadBatch(path, batch string) ([]Line, error) {
+func ReadBatch(path, batch string) ([]Line, error) { return (&Files{Batch: batch}).Read(path) }
+
+// Files reads several files as one list: what one of them orders no other does.
+type Files struct {
+	Batch string // of orders that name none; "": each file's name
+
+	first twins
+}
+
+// Read reads the next file. See ReadBatch.
+func (f *Files) Read(path string) ([]Line, error) {
 	format, err := FormatOf(path)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
+	data, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read orders: %w", err)
 	}
-	defer func() { _ = f.Close() }()
-	if batch == "" {
-		batch = slug(strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)))
+	defer func() { _ = data.Close() }()
+	one := &file{path: path, batch: f.Batch, first: &f.first}
+	if one.batch == "" {
+		one.batch = slug(strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)))
 	}
-	lines, err := DecodeBatch(f, format, batch)
+	lines, err := one.decode(data, format)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return lines, nil
 }
 
-// Decode reads orders from a stream. There is no file name to make a batch of,
-// so every order needs an id or a batch.
+// Decode reads orders from a stream. There is no file name to make a batch of.
 func Decode(r io.Reader, format Format) ([]Line, error) { return DecodeBatch(r, format, "") }
 
 // DecodeBatch is Decode with a batch for the orders that name none. The error
 // is about the file as a whole; a bad order is in its Line.
 func DecodeBatch(r io.Reader, format Format, batch string) ([]Line, error) {
+	return (&file{batch: batch, first: &twins{}}).decode(r, format)
+}
+
+func (f *file) decode(r io.Reader, format Format) ([]Line, error) {
 	data, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("read orders: %w", err)
@@ -102,7 +116,6 @@ func DecodeBatch(r io.Reader, format Format, batch string) ([]Line, error) {
 		return nil, errors.New("the file is in UTF-16: save it as UTF-8 (in Excel: CSV UTF-8)")
 	}
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
-	f := &file{batch: batch, ids: map[string]int{}}
 	switch format {
 	case CSV:
 		err = f.readCSV(data)
@@ -121,9 +134,10 @@ func DecodeBatch(r io.Reader, format Format, batch string) ([]Line, error) {
 
 // file gathers the orders of one file.
 type file struct {
+	path  string // "" for a stream
 	batch string
 	lines []Line
-	ids   map[string]int // line of each id's first use
+	first *twins
 }
 
 var errTooManyRows = fmt.Errorf("the file has more than %d orders: split it", MaxRows)
@@ -133,9 +147,8 @@ func (f *file) add(number int, r order.Request, err error) error {
 	if len(f.lines) >= MaxRows {
 		return errTooManyRows
 	}
-	row := len(f.lines) + 1
 	if err == nil {
-		r, err = f.complete(r, row, number)
+		r, err = f.complete(r, number)
 	}
 	if err != nil {
 		r = order.Request{ID: usable(r.ID)}
@@ -152,40 +165,87 @@ func usable(id string) string {
 	return ""
 }
 
-// complete fills in batch and id, and validates.
-func (f *file) complete(r order.Request, row, number int) (order.Request, error) {
+// complete fills in batch and id, and validates. What buys a named order again
+// goes by that one's id.
+func (f *file) complete(r order.Request, number int) (order.Request, error) {
 	r = r.Normal()
 	if r.Batch == "" {
 		r.Batch = f.batch
 	}
-	if r.ID == "" && r.Batch != "" {
-		r.ID = slug(r.Batch) + "-" + strconv.Itoa(row)
-	}
+	r.Again = againWord(r.Again)
 	if err := r.Validate(); err != nil {
 		return r, err
 	}
-	if first, twice := f.ids[r.ID]; twice {
-		return r, &order.Invalid{Field: "id", Reason: fmt.Sprintf("%q is in line %d already: give each order an id of its own", r.ID, first)}
+	switch {
+	case r.ID != "":
+	case r.Again == "" || r.Again == order.AgainLast:
+		r.ID = r.DerivedID()
+	default:
+		r.ID = r.Again
 	}
-	f.ids[r.ID] = number
-	return r, nil
+	return r, f.first.add(r, place{f.path, number})
 }
 
-// maxSlug leaves room for "-" and a row below MaxRows in an id of 63.
-const maxSlug = 55
+// againWord takes the words of a table's cell for yes and no.
+func againWord(text string) string {
+	switch strings.ToLower(text) {
+	case "true", "yes", "y", "1", "x", "是":
+		return order.AgainLast
+	case "false", "no", "n", "0", "否":
+		return ""
+	}
+	return text
+}
 
-// slug makes the beginning of an id of a batch's name. Names that it would cut,
-// empty or take letters from (those beyond ASCII) get a hash besides, so that two
-// files do not share their ids.
+// twins knows where each set of names and each id was first.
+type twins struct{ names, ids map[string]place }
+
+type place struct {
+	file string
+	line int
+}
+
+// from tells the place to whoever is at another one.
+func (p place) from(other place) string {
+	if p.file == other.file {
+		return fmt.Sprintf("line %d", p.line)
+	}
+	return fmt.Sprintf("line %d of %s", p.line, p.file)
+}
+
+// add takes an order that is right in itself. What says "again" has no twin: it is
+// meant to be bought besides.
+func (t *twins) add(r order.Request, at place) error {
+	if r.Again != "" {
+		return nil
+	}
+	if t.ids == nil {
+		t.ids, t.names = map[string]place{}, map[string]place{}
+	}
+	set := order.NamesHash(r.Names)
+	if first, twice := t.names[set]; twice {
+		return &order.Invalid{Field: "names", Reason: fmt.Sprintf("the same names are in %s already: leave one of the two out, "+
+			"or, if two certificates are wanted, write true into \"again\" of this one", first.from(at))}
+	}
+	if first, twice := t.ids[r.ID]; twice {
+		return &order.Invalid{Field: "id", Reason: fmt.Sprintf("%q is in %s already: give each order an id of its own, or leave it out",
+			r.ID, first.from(at))}
+	}
+	t.ids[r.ID], t.names[set] = at, at
+	return nil
+}
+
+const maxSlug = 55 // of a batch's name
+
+// slug makes a batch's name of a file's. Names that it would cut, empty or take
+// letters from (those beyond ASCII) get a hash besides, so that two files are not
+// one batch.
 func slug(name string) string {
 	s := strings.Trim(strings.Map(slugLetter, name), "-_")
 	foreign := strings.ContainsFunc(name, func(c rune) bool { return slugLetter(c) < 0 })
 	if len(s) > maxSlug || s == "" || foreign {
 		sum := sha256.Sum256([]byte(name))
 		s = strings.Trim(s[:min(len(s), maxSlug-9)]+"-"+hex.EncodeToString(sum[:4]), "-_")
-	}
-	if strings.HasPrefix(s+"-", order.BadPrefix) { // kept for unreadable messages
-		s = "batch-" + s[:min(len(s), maxSlug-6)]
 	}
 	return s
 }

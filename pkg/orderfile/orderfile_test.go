@@ -2,6 +2,7 @@ package orderfile_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -74,7 +75,10 @@ func TestCSV(t *testing.T) {
 		{"empty rows of a spreadsheet", "id,names\n,\na,a.example.com\n , \n", []want{{3, "a", "a.example.com", ""}}},
 		{"cell of several lines", "id,names,company\na,\"a.example.com\nb.example.com\",\"x\"\nb,c.example.com,\n", []want{{2, "a", "a.example.com b.example.com", ""}, {4, "b", "c.example.com", ""}}},
 		{"quotes in a cell", "id,names,company\na,a.example.com,\"the \"\"best\"\"\"\n", []want{{2, "a", "a.example.com", ""}}},
-		{"no id", "names\na.example.com\nb.example.com\n", []want{{2, "b-1", "a.example.com", ""}, {3, "b-2", "b.example.com", ""}}},
+		{"no id", "names\na.example.com\nb.example.com\n", []want{{2, "a-example-com-18bec2daed46", "a.example.com", ""}, {3, "b-example-com-1dd6f2b37777", "b.example.com", ""}}},
+		{"again", "id,names,again\na,a.example.com,shop-1-2\n,b.example.com,yes\nc,c.example.com,NO\nd,d.example.com,Ja\n", []want{
+			{2, "a", "", "leave id out"}, {3, "b-example-com-1dd6f2b37777", "b.example.com", ""}, {4, "c", "c.example.com", ""}, {5, "d", "", "no order id"}}},
+		{"again of an order that is named", "names,again\na.example.com,shop-1-2\n", []want{{2, "shop-1-2", "a.example.com", ""}}},
 
 		{"stray quote", "id,names,company\na,a.example.com,5\" pipes\nb,b.example.com,x\nc,c.example.com,x\n", []want{
 			{2, "", "", "quotes do not match"}, {3, "b", "b.example.com", ""}, {4, "c", "c.example.com", ""}}},
@@ -88,8 +92,12 @@ func TestCSV(t *testing.T) {
 		{"bad id", "id,names\nNot An Id,a.example.com\n", []want{{2, "", "", "no order id"}}},
 		{"bad id beside a bad cell", "id,names,deadline\nNot An Id,a.example.com,tomorrow\n a ,a.example.com,tomorrow\n", []want{{2, "", "", "RFC 3339"}, {3, "a", "", "RFC 3339"}}},
 		{"twice", "id,names\na,a.example.com\na,b.example.com\n", []want{{2, "a", "a.example.com", ""}, {3, "a", "", "in line 2 already"}}},
-		{"explicit id meets a derived one", "id,names\nb-2,a.example.com\n,b.example.com\n", []want{{2, "b-2", "a.example.com", ""}, {3, "b-2", "", "in line 2 already"}}},
-		{"bad rows count", "id,names\n,co.uk\n,b.example.com\n", []want{{2, "b-1", "", "public suffix"}, {3, "b-2", "b.example.com", ""}}},
+		{"the same names twice", "id,names,product\n,a.example.com b.example.com,\nb,B.example.com. A.example.com,p\n,a.example.com b.example.com,\n", []want{
+			{2, "a-example-com-b527de815cc1", "a.example.com b.example.com", ""}, {3, "b", "", "the same names are in line 2 already"}, {4, "a-example-com-b527de815cc1", "", "in line 2 already"}}},
+		{"the same names again", "id,names,again\na,a.example.com,\nb,a.example.com,true\na,a.example.com,true\n", []want{
+			{2, "a", "a.example.com", ""}, {3, "b", "a.example.com", ""}, {4, "a", "a.example.com", ""}}},
+		{"another's derived id", "id,names\na-example-com-18bec2daed46,b.example.com\n", []want{{2, "a-example-com-18bec2daed46", "", "leave the id out"}}},
+		{"a bad row has no derived id", "id,names\n,co.uk\n,b.example.com\n", []want{{2, "", "", "public suffix"}, {3, "b-example-com-1dd6f2b37777", "b.example.com", ""}}},
 		{"not UTF-8", "id,names,company\na,a.example.com,\xff\nb,b.example.com,\n", []want{{2, "", "", "not UTF-8"}, {3, "b", "b.example.com", ""}}},
 		{"deadline", "id,names,deadline\na,a.example.com,2027-01-31\nb,b.example.com,2027-01-31T12:00:00+08:00\n", []want{{2, "a", "", "RFC 3339"}, {3, "b", "b.example.com", ""}}},
 		{"labels", "id,names,labels\na,a.example.com,team=web;stage=prod;\nb,b.example.com,team\nc,c.example.com,x=1;x=2\n", []want{
@@ -169,7 +177,7 @@ func TestJSON(t *testing.T) {
 	}{
 		{"lines", `{"id":"a","names":["a.example.com"]}` + "\n\n" + `{"id":"b","names":["b.example.com"]}`, []want{{1, "a", "a.example.com", ""}, {3, "b", "b.example.com", ""}}},
 		{"BOM and CRLF", "\ufeff" + `{"id":"a","names":["a.example.com"]}` + "\r\n" + `{"id":"b","names":["b.example.com"]}` + "\r\n", []want{{1, "a", "a.example.com", ""}, {2, "b", "b.example.com", ""}}},
-		{"indented", "{\n  \"id\": \"a\",\n  \"names\": [\n    \"a.example.com\"\n  ]\n}\n{\"names\":[\"b.example.com\"]}\n", []want{{1, "a", "a.example.com", ""}, {7, "b-2", "b.example.com", ""}}},
+		{"indented", "{\n  \"id\": \"a\",\n  \"names\": [\n    \"a.example.com\"\n  ]\n}\n{\"names\":[\"b.example.com\"]}\n", []want{{1, "a", "a.example.com", ""}, {7, "b-example-com-1dd6f2b37777", "b.example.com", ""}}},
 		{"array", "[\n{\"id\":\"a\",\"names\":[\"a.example.com\"]},\n{\"id\":\"b\",\"names\":[\"co.uk\"]},\n\n{\"id\":\"c\",\"names\":[\"c.example.com\"]}]\n", []want{
 			{2, "a", "a.example.com", ""}, {3, "b", "", "public suffix"}, {5, "c", "c.example.com", ""}}},
 		{"braces in texts", `{"id":"a","names":["a.example.com"],"company":"}{\"{"}` + "\n" + `{"id":"b","names":["b.example.com"]}`, []want{{1, "a", "a.example.com", ""}, {2, "b", "b.example.com", ""}}},
@@ -210,7 +218,7 @@ func TestYAML(t *testing.T) {
 		{"one order", "id: a\nnames: [a.example.com]\n", []want{{1, "a", "a.example.com", ""}}},
 		{"texts that look like something else", "- id: 0123\n  names: [a.example.com]\n  contact: {phone: 13800000000, province: NO, city: null, name: 1e3}\n  labels: {on: yes, v: 1.20, n: ~}\n", []want{{1, "0123", "a.example.com", ""}}},
 		{"comment at the margin", "- id: a\n# - id: x\n  names: [a.example.com]\n- id: b\n  names: [b.example.com]\n", []want{{1, "a", "a.example.com", ""}, {4, "b", "b.example.com", ""}}},
-		{"no id", "- names: [a.example.com]\n- names: [co.uk]\n- names: [c.example.com]\n", []want{{1, "b-1", "a.example.com", ""}, {2, "b-2", "", "public suffix"}, {3, "b-3", "c.example.com", ""}}},
+		{"no id", "- names: [a.example.com]\n- names: [co.uk]\n- names: [c.example.com]\n", []want{{1, "a-example-com-18bec2daed46", "a.example.com", ""}, {2, "", "", "public suffix"}, {3, "c-example-com-82c243f97e71", "c.example.com", ""}}},
 		{"empty", "# nothing\n---\n...\n", nil},
 
 		{"one broken between good ones", "- id: a\n  names: [a.example.com]\n- id: b\n  names: [b.example.com\n- id: c\n  names: [c.example.com]\n", []want{{1, "a", "a.example.com", ""}, {3, "", "", "cannot be read as YAML"}, {5, "c", "c.example.com", ""}}},
@@ -290,10 +298,13 @@ func TestPrivateKeysAreNotRepeated(t *testing.T) {
 	}
 }
 
-func TestBatchAndID(t *testing.T) {
+// TestBatch: DESIGN 12.1: the file's name is its orders' batch and no part of
+// their ids.
+func TestBatch(t *testing.T) {
 	dir := t.TempDir()
-	ids := map[string]string{}
-	for _, file := range []string{"shop.csv", "Shop 2027.csv", "bad-orders.csv", "公司.csv", "商店.csv", "公司1.csv", "商店1.csv", strings.Repeat("x", 70) + "1.csv", strings.Repeat("x", 70) + "2.csv", "---.csv"} {
+	batches := map[string]string{}
+	for _, file := range []string{"shop.csv", "Shop 2027.csv", "bad-orders.csv", "公司.csv", "商店.csv", "公司1.csv", "商店1.csv",
+		strings.Repeat("x", 70) + "1.csv", strings.Repeat("x", 70) + "2.csv", "---.csv"} {
 		path := filepath.Join(dir, file)
 		if err := os.WriteFile(path, []byte("names\na.example.com\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -303,22 +314,88 @@ func TestBatchAndID(t *testing.T) {
 			t.Errorf("%s: %v %+v", file, err, lines)
 			continue
 		}
-		id := lines[0].Request.ID
-		if other := ids[id]; other != "" {
-			t.Errorf("%s and %s share the id %s", file, other, id)
+		r := lines[0].Request
+		if other := batches[r.Batch]; other != "" {
+			t.Errorf("%s and %s share the batch %s", file, other, r.Batch)
 		}
-		ids[id] = file
+		if batches[r.Batch] = file; r.ID != "a-example-com-18bec2daed46" {
+			t.Errorf("%s: id %s", file, r.ID)
+		}
 	}
-	if ids["shop-1"] != "shop.csv" || ids["shop-2027-1"] != "Shop 2027.csv" {
-		t.Errorf("%v", ids)
+	if batches["shop"] != "shop.csv" || batches["shop-2027"] != "Shop 2027.csv" {
+		t.Errorf("%v", batches)
 	}
 	lines := decode(t, orderfile.CSV, "names,batch\na.example.com,\nb.example.com,Own.1\n")
-	compare(t, "own batch", lines, []want{{2, "b-1", "a.example.com", ""}, {3, "own-1-2", "b.example.com", ""}})
-	lines, err := orderfile.Decode(strings.NewReader("names\na.example.com\n"), orderfile.CSV)
-	if err != nil {
-		t.Fatal(err)
+	if lines[0].Request.Batch != "b" || lines[1].Request.Batch != "Own.1" {
+		t.Errorf("%+v", lines)
 	}
-	compare(t, "no batch at all", lines, []want{{2, "", "", "id: is missing"}})
+}
+
+// TestTheSameListAgain: DESIGN 12.1: whatever a spreadsheet does to a list, what
+// it ordered before has the id it had before.
+func TestTheSameListAgain(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		rows := rapid.IntRange(1, 12).Draw(t, "rows")
+		row := func(i int) string { return fmt.Sprintf("www.shop-%d.example.com shop-%[1]d.example.com", i) }
+		before := idsOf(t, "list", numbers(rows), row)
+		now := rapid.Permutation(numbers(rows+1)).Draw(t, "sorted in another way, a row inserted")
+		now = now[:rapid.IntRange(1, len(now)).Draw(t, "shortened")]
+		spelled := func(i int) string {
+			return strings.ToUpper(fmt.Sprintf("shop-%d.example.com; www.shop-%[1]d.example.com. ", i))
+		}
+		for i, id := range idsOf(t, "list-1", now, spelled) {
+			if was, there := before[i]; there && id != was || !there && slices.Contains(slices.Collect(maps.Values(before)), id) {
+				t.Fatalf("row %d was %q and is %q", i, was, id)
+			}
+		}
+	})
+}
+
+func numbers(n int) (all []int) {
+	for i := range n {
+		all = append(all, i)
+	}
+	return all
+}
+
+// idsOf reads a list of such rows, and returns the id of each.
+func idsOf(t *rapid.T, batch string, rows []int, row func(int) string) map[int]string {
+	text := "contact_email,names\n"
+	for _, i := range rows {
+		text += "me@example.com,\"" + row(i) + "\"\n"
+	}
+	lines, err := orderfile.DecodeBatch(strings.NewReader(text), orderfile.CSV, batch)
+	if err != nil || len(lines) != len(rows) {
+		t.Fatalf("%v %+v", err, lines)
+	}
+	ids := map[int]string{}
+	for at, l := range lines {
+		if l.Err != nil {
+			t.Fatalf("%v\n%s", l.Err, text)
+		}
+		ids[rows[at]] = l.Request.ID
+	}
+	return ids
+}
+
+// TestTwinsOverFiles: several files are one list.
+func TestTwinsOverFiles(t *testing.T) {
+	dir := t.TempDir()
+	first, second := filepath.Join(dir, "1.csv"), filepath.Join(dir, "2.csv")
+	var lines []orderfile.Line
+	files := orderfile.Files{Batch: "b"}
+	for _, path := range []string{first, second} {
+		err := os.WriteFile(path, []byte("names\na.example.com\n"), 0o600)
+		if err == nil {
+			lines, err = files.Read(path)
+		}
+		if err != nil || len(lines) != 1 {
+			t.Fatal(err, lines)
+		}
+	}
+	if err := lines[0].Err; err == nil || !strings.Contains(err.Error(), "line 2 of "+first) {
+		t.Errorf("%v", err)
+	}
 }
 
 func TestRead(t *testing.T) {
@@ -352,7 +429,7 @@ func TestFormatsAgree(t *testing.T) {
 		csv.WriteString("id,names,key,company\n")
 		for i := range rapid.IntRange(1, 5).Draw(t, "orders") {
 			id := fmt.Sprintf("%s-%d", rapid.StringMatching(`[a-z0-9]{1,8}`).Draw(t, "id"), i)
-			name := rapid.StringMatching(`(\*\.)?[a-z]{1,8}\.example\.com`).Draw(t, "name")
+			name := rapid.StringMatching(`(\*\.)?[a-z]{1,8}`).Draw(t, "name") + fmt.Sprintf("-%d.example.com", i)
 			key := rapid.SampledFrom(order.KeyAlgorithms).Draw(t, "key")
 			company := rapid.StringMatching(`[A-Za-z ,;'{}:#&*!-]{0,12}`).Draw(t, "company")
 			fmt.Fprintf(&csv, "%s,%s,%s,\"%s\"\n", id, name, key, company)
@@ -401,10 +478,10 @@ func checkLines(t testing.TB, data []byte, lines []orderfile.Line) {
 		if err := l.Request.Validate(); err != nil {
 			t.Fatalf("line %d was taken: %v", l.Number, err)
 		}
-		if ids[l.Request.ID] {
+		if ids[l.Request.ID] && l.Request.Again == "" {
 			t.Fatalf("line %d: id %q twice", l.Number, l.Request.ID)
 		}
-		ids[l.Request.ID] = true
+		ids[l.Request.ID] = l.Request.Again == "" || ids[l.Request.ID]
 	}
 }
 

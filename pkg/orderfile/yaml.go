@@ -186,7 +186,7 @@ func fromNode(n ast.Node) (order.Request, error) {
 		return order.Request{}, err
 	}
 	if _, ok := value.(map[string]any); !ok {
-		return order.Request{}, errors.New("this is no order: write its fields, id: …, names: [example.com]")
+		return order.Request{}, errors.New("this is no order: write its fields, names: [example.com]")
 	}
 	body, err := json.Marshal(value)
 	if err != nil {
@@ -238,7 +238,7 @@ func plainMapping(values []*ast.MappingValueNode, depth int) (any, error) {
 		}
 		name, ok := key.(string)
 		if !ok {
-			return nil, errors.New("the name of a field must be a text: write id: …, names: [example.com]")
+			return nil, errors.New("the name of a field must be a text: write names: [example.com]")
 		}
 		if _, twice := m[name]; twice {
 			return nil, fmt.Errorf("%s is there twice: write it once", order.Quote(name))

@@ -53,6 +53,8 @@ const (
 	metaDeadline = "permit-deadline"
 	metaPull     = "permit-pull"
 	metaShards   = "permit-shards"
+	metaLife     = "permit-life"     // as in the filter
+	metaAckWait  = "permit-ack-wait" // as its maker wanted it
 )
 
 // metadata writes down the settings that all processes must share.
@@ -207,6 +209,11 @@ func (s *streamSource) open(ctx context.Context, l Limit, shards int, retune boo
 			err = s.makeStream(ctx)
 		case errors.Is(err, jetstream.ErrConsumerNotFound):
 			err = s.makeConsumer(ctx, l, shards)
+		case err == nil && s.refiltered(c.CachedInfo().Config):
+			err = s.store.js.DeleteConsumer(ctx, s.store.opt.Stream, s.name) // and it is made anew
+			if errors.Is(err, jetstream.ErrConsumerNotFound) {
+				err = nil
+			}
 		case err == nil:
 			return s.join(ctx, c.CachedInfo(), l, retune)
 		}
@@ -215,6 +222,12 @@ func (s *streamSource) open(ctx context.Context, l Limit, shards int, retune boo
 		}
 	}
 	return opened{}, errGone
+}
+
+// refiltered tells that somebody has changed what the consumer hands out.
+func (s *streamSource) refiltered(c jetstream.ConsumerConfig) bool {
+	life, marked := c.Metadata[metaLife]
+	return marked && !s.store.opt.Join && (c.FilterSubject != s.subject+life+".*" || len(c.FilterSubjects) > 0)
 }
 
 func missing(err error) bool {
@@ -236,10 +249,12 @@ func (s *streamSource) makeConsumer(ctx context.Context, l Limit, shards int) er
 	if err := s.checkStream(ctx); err != nil {
 		return err
 	}
+	life, meta := rand.Text()[:12], metadata(l, shards)
+	meta[metaLife], meta[metaAckWait] = life, s.store.opt.AckWait.String()
 	_, err := s.store.js.CreateConsumer(ctx, s.store.opt.Stream, jetstream.ConsumerConfig{
 		Durable:       s.name,
 		Description:   "one message per permit that may be taken now",
-		FilterSubject: s.subject + rand.Text()[:12] + ".*",
+		FilterSubject: s.subject + life + ".*",
 		DeliverPolicy: jetstream.DeliverNewPolicy,
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		AckWait:       s.store.opt.AckWait,
@@ -247,7 +262,7 @@ func (s *streamSource) makeConsumer(ctx context.Context, l Limit, shards int) er
 		MaxAckPending: maxAckPending(l),
 		MaxWaiting:    2048, // pulls: one per process
 		MemoryStorage: s.store.opt.Replicas == 1,
-		Metadata:      metadata(l, shards),
+		Metadata:      meta,
 	})
 	if errors.Is(err, jetstream.ErrConsumerExists) {
 		return nil

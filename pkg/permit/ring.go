@@ -243,6 +243,11 @@ func (r *ring) ended(o Outcome, began time.Time, rest time.Duration) time.Time {
 		if back = now.Add(l.Period); rest == 0 {
 			back = back.Add(throttleRest())
 		}
+		// The provider has counted this call at some time after its permit was
+		// asked for, and with it those of the period before.
+		if r.stats.since(began.Add(-l.Period)) <= l.Calls {
+			r.stats.Below++
+		}
 	default:
 		r.stats.Unknown++
 		back = began.Add(l.quiet())

@@ -790,3 +790,30 @@ func TestToken(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A provider that throttles although no more than L calls were made within its
+// period has somebody else's calls in it.
+func TestThrottledBelow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostile(4*time.Second, 4)
+		defer h.stop()
+		p := h.process(Limit{Calls: 4}, Options{SkipWait: true})
+		for range 2 {
+			take(t, p.Set).Give(Throttled, time.Second)
+		}
+		if s := p.Stats()[0]; s.Below != 2 || s.Throttled != 2 {
+			t.Errorf("%+v", s)
+		}
+		// More than L in the time in which the provider may have counted: it may
+		// have been our own.
+		last := take(t, p.Set)
+		time.Sleep(2 * time.Second)
+		for range 4 {
+			take(t, p.Set).Give(Answered, 0)
+		}
+		last.Give(Throttled, time.Second)
+		if s := p.Stats()[0]; s.Below != 2 || s.Throttled != 3 {
+			t.Errorf("%+v", s)
+		}
+	})
+}

@@ -240,6 +240,7 @@ type Stats struct {
 	Granted     int           // permits handed to callers
 	Unused      int           // given back without a call
 	Throttled   int           // calls that met the provider's limit all the same
+	Below       int           // of those, while this process had made no more calls than the limit: somebody else calls, or it is lower
 	Unknown     int           // calls without an answer
 	Redelivered int           // permits of holders that were taken for dead; not used
 	Late        int           // permits that came too late to be used
@@ -257,12 +258,25 @@ func (s *Stats) granted(wait time.Duration) {
 	s.Granted++
 	now := time.Now()
 	s.recent = append(s.recent, now)
-	for now.Sub(s.recent[0]) >= time.Second {
+	for now.Sub(s.recent[0]) >= recently {
 		s.recent = s.recent[1:]
 	}
-	s.Peak = max(s.Peak, len(s.recent))
+	s.Peak = max(s.Peak, s.since(now.Add(-time.Second)))
 	s.Waited += wait
 	s.LongestWait = max(s.LongestWait, wait)
+}
+
+// recently is how long grants are remembered: longer than a call may take and the
+// second before it.
+const recently = 30 * time.Second
+
+// since counts the permits that were handed out after a moment.
+func (s *Stats) since(at time.Time) int {
+	n := len(s.recent)
+	for n > 0 && s.recent[n-1].After(at) {
+		n--
+	}
+	return len(s.recent) - n
 }
 
 // Stats returns the counters of all rings that were used, sorted by Key.

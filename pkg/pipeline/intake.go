@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,6 +19,7 @@ import (
 type Message struct {
 	Data      []byte
 	Publisher string // last token of orders.new.<publisher>; "" for orders.new
+	subject   string
 	Urgent    bool
 	Seq       uint64 // of stream INTAKE
 	Stored    time.Time
@@ -42,18 +44,46 @@ func Publish(ctx context.Context, js jetstream.JetStream, subject string, data [
 	return ack.Sequence, nil
 }
 
-// Intake takes order messages until ctx ends. accept must make the order's
-// first transition and may be called again for the same message: a crash
-// between it and the ack hands the message out once more, and the second
-// creation finds the id taken.
-func (l *Line) Intake(ctx context.Context, urgent bool, accept func(context.Context, Message) error) error {
+// Taker is who takes order messages in.
+type Taker interface {
+	// Accept MUST make the order's first transition. It may be called again for
+	// the same message, also for one that was accepted: a crash between it and the
+	// acknowledgement hands the message out once more, and one that was accepted
+	// before its turn is handed out in its turn. The second creation finds the id
+	// taken.
+	Accept(ctx context.Context, m Message) error
+	// Account tells, of a message's bytes, which account it is for, so that those
+	// of one account do not wait behind those of all others. Whatever is no account
+	// SHOULD be "".
+	Account(data []byte) string
+}
+
+// AcceptFunc is a Taker that takes all messages for those of one account.
+type AcceptFunc func(ctx context.Context, m Message) error
+
+func (f AcceptFunc) Accept(ctx context.Context, m Message) error { return f(ctx, m) }
+
+func (AcceptFunc) Account([]byte) string { return "" }
+
+// Intake takes order messages, urgent ones or all others, until ctx ends: fair
+// over publishers, and within each over its accounts (backlog). Messages of one
+// publisher for one account are accepted in the order in which they came, but
+// several at a time.
+func (l *Line) Intake(ctx context.Context, urgent bool, t Taker) error {
 	cfg := jetstream.ConsumerConfig{Durable: "intake", AckPolicy: jetstream.AckExplicitPolicy, AckWait: l.ackWait,
-		MaxDeliver: -1, MaxAckPending: 1000, FilterSubjects: []string{NewSubject, NewSubject + ".*"}}
+		MaxDeliver: -1, MaxAckPending: -1, FilterSubjects: []string{NewSubject, NewSubject + ".*"}}
 	if urgent {
 		cfg.Durable, cfg.FilterSubjects = "intake-urgent", []string{UrgentSubject, UrgentSubject + ".*"}
 	}
-	return l.pull(ctx, IntakeStream, cfg, intakeHands, func(m jetstream.Msg) {
-		l.acceptOne(ctx, m, urgent, accept)
+	ctx, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	ahead := l.backlog(cfg.FilterSubjects, t)
+	running.Go(func() { ahead.run(ctx) })
+	hands := make(chan struct{}, intakeHands)
+	return l.pull(ctx, IntakeStream, cfg, func(cons jetstream.Consumer) error {
+		return l.fetchFrom(ctx, cons, hands, &running, func(m *nats.Msg) { l.acceptOne(ctx, m, ahead) })
 	})
 }
 
@@ -64,39 +94,42 @@ const intakeHands = 8
 // the tests only.
 var intakeRest = 2 * time.Second
 
-func (l *Line) acceptOne(ctx context.Context, m jetstream.Msg, urgent bool, accept func(context.Context, Message) error) {
+// acceptOne accepts what the consumer handed out, when it is its turn.
+func (l *Line) acceptOne(ctx context.Context, m *nats.Msg, ahead *backlog) {
 	md, err := m.Metadata()
 	if err != nil {
 		return
 	}
-	_ = m.InProgress() // a new leader knows only when the message was stored
-	msg := Message{Data: m.Data(), Urgent: urgent, Seq: md.Sequence.Stream, Stored: md.Timestamp}
-	if parts := strings.Split(m.Subject(), "."); len(parts) == 3 {
-		msg.Publisher = parts[2]
-	}
+	inProgress := func() { _ = m.InProgress() }
+	inProgress() // a new leader knows only when the message was stored
+	msg := inboxMessage(m.Subject, m.Data, md.Sequence.Stream, md.Timestamp)
+	q := ahead.queueOf(ctx, msg)
+	ahead.take(q, md)
+	defer ahead.release(q, msg.Seq)
 	work, cancel := l.drained(ctx, drainTime)
 	defer cancel()
-	_, err = underHeartbeat(work, m, l.ackWait/3, func() (struct{}, error) {
-		err := unpanicked(work, l.log, func() error { return accept(work, msg) })
-		if p := (*panicked)(nil); errors.As(err, &p) && md.NumDelivered > maxDeliveries {
-			err = l.refusePoison(work, msg, p)
+	_, err = underHeartbeat(work, inProgress, l.ackWait/3, func() (struct{}, error) {
+		if ahead.wasEarly(msg.Seq) {
+			return struct{}{}, nil
 		}
-		return struct{}{}, err
+		ahead.await(ctx)
+		if err := ahead.turns.take(ctx, q); err != nil {
+			return struct{}{}, err
+		}
+		defer ahead.turns.give()
+		return struct{}{}, ahead.accept(work, msg)
 	})
 	switch {
-	case errors.Is(err, ErrUnreadable), errors.Is(err, order.ErrNewer):
-		// What is in its way only another program can read.
-		stream.Unreadable{Subject: m.Subject(), Seq: msg.Seq, Err: err}.Tell(ctx, l.log)
-		_ = m.NakWithDelay(l.ackWait)
+	case err != nil && ctx.Err() != nil:
+		_ = m.Nak() // another worker has it at once
 		return
 	case err != nil:
-		l.log.WarnContext(ctx, "order message not taken yet", "seq", msg.Seq, "err", err)
-		_ = m.NakWithDelay(intakeRest)
+		_ = m.NakWithDelay(l.notTaken(ctx, msg, err, md.NumDelivered))
 		return
 	}
 	// The order exists now. A crash here hands the message out again; the
 	// creation from sequence 0 then finds it known.
-	if err := m.DoubleAck(work); err != nil {
+	if err := m.AckSync(nats.Context(work)); err != nil {
 		l.log.WarnContext(ctx, "order message taken but not acknowledged", "seq", msg.Seq, "err", err)
 	}
 }
@@ -122,7 +155,8 @@ func (l *Line) BadID(seq uint64) string {
 	return fmt.Sprintf("bad-%s-%d", strings.ToLower(l.token[:min(8, len(l.token))]), seq)
 }
 
-// Pending counts the messages of the inbox that nobody has taken yet.
+// Pending counts the messages of the inbox: those that nobody has taken yet, and
+// those that were taken before their turn (backlog).
 func (l *Line) Pending(ctx context.Context) (uint64, error) {
 	s, err := l.js.Stream(ctx, IntakeStream)
 	if err != nil {
@@ -152,6 +186,7 @@ func (l *Line) Ticket(ctx context.Context, name string, interval func() time.Dur
 	if err != nil {
 		return err
 	}
+	defer l.tended.pulls(TicketStream, l.ticketConfig(name))()
 	heard := time.Now()
 	for ctx.Err() == nil {
 		m, err := nextTicket(ctx, cons)
@@ -187,20 +222,31 @@ func nextTicket(ctx context.Context, cons jetstream.Consumer) (jetstream.Msg, er
 	return cons.Next(jetstream.FetchContext(ctx))
 }
 
+// ticketConsumer makes sure of a ticket and its consumer.
 func (l *Line) ticketConsumer(ctx context.Context, name string) (jetstream.Consumer, error) {
-	subject := "ticket." + name
 	if err := l.Tickets(ctx, l.replicas); err != nil {
 		return nil, fmt.Errorf("ticket %s: %w", name, err)
 	}
-	_, err := l.js.Publish(ctx, subject, nil, jetstream.WithExpectLastSequencePerSubject(0))
-	if api, ok := errors.AsType[*jetstream.APIError](err); err != nil && (!ok || api.ErrorCode != codeWrongSequence) {
-		return nil, fmt.Errorf("ticket %s: %w", name, err)
+	if err := l.putTicket(ctx, name); err != nil {
+		return nil, err
 	}
-	cons, err := l.js.CreateOrUpdateConsumer(ctx, TicketStream, jetstream.ConsumerConfig{
-		Durable: name, FilterSubject: subject, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: l.ackWait, MaxDeliver: -1, MemoryStorage: true})
+	cons, err := l.consumer(ctx, TicketStream, l.ticketConfig(name))
 	if err != nil {
 		return nil, fmt.Errorf("ticket %s: %w", name, err)
 	}
 	return cons, nil
+}
+
+func (l *Line) ticketConfig(name string) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{Durable: name, FilterSubject: ticketSubject(name), AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: l.ackWait, MaxDeliver: -1, MaxAckPending: 1000, MemoryStorage: true}
+}
+
+// putTicket puts a ticket that is not there.
+func (l *Line) putTicket(ctx context.Context, name string) error {
+	_, err := l.js.Publish(ctx, ticketSubject(name), nil, jetstream.WithExpectLastSequencePerSubject(0))
+	if api, ok := errors.AsType[*jetstream.APIError](err); err != nil && (!ok || api.ErrorCode != codeWrongSequence) {
+		return fmt.Errorf("ticket %s: %w", name, err)
+	}
+	return nil
 }

@@ -25,7 +25,7 @@ func publish(t testing.TB, l *Line, subject string, data []byte) uint64 {
 
 func intake(t testing.TB, l *Line, urgent bool, accept func(context.Context, Message) error) (stop func()) {
 	t.Helper()
-	return running(t, func(ctx context.Context) error { return l.Intake(ctx, urgent, accept) })
+	return running(t, func(ctx context.Context) error { return l.Intake(ctx, urgent, AcceptFunc(accept)) })
 }
 
 func TestIntake(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/redact"
 	"github.com/certmill/certmill/pkg/stream"
 )
 
@@ -22,6 +25,9 @@ var (
 	ErrMoved = errors.New("the order has moved on")
 	// ErrNoOrder: no message of this order exists.
 	ErrNoOrder = errors.New("no such order")
+	// ErrRemoved: no message of this order exists any more, although nothing of
+	// ours ever removes the last one.
+	ErrRemoved = errors.New("the order's message was removed from stream " + OrdersStream + ", and not by certmill; hand the order in again")
 	// ErrUnreadable: the order is there, and its record is a newer program's, or
 	// none. It MUST be left alone.
 	ErrUnreadable = errors.New("the order's record cannot be read")
@@ -39,6 +45,7 @@ type Line struct {
 
 	ackWait  time.Duration
 	replicas int // of the streams; 0: any
+	tended   *tended
 }
 
 // Item is an order as it lies in the stream: Seq is what a transition is
@@ -64,7 +71,7 @@ func Replicas(n int) Option { return func(l *Line) { l.replicas = n } }
 // IntakeConfig have them, and makes nothing. See stream.Open for the errors.
 // worker is the name that appears in the orders' timelines.
 func Open(ctx context.Context, js jetstream.JetStream, worker string, log *slog.Logger, options ...Option) (*Line, error) {
-	l := &Line{js: js, worker: worker, log: log, ackWait: standardAckWait}
+	l := &Line{js: js, worker: worker, log: log, ackWait: standardAckWait, tended: &tended{}}
 	for _, o := range options {
 		o(l)
 	}
@@ -142,6 +149,20 @@ func (l *Line) Move(ctx context.Context, from Item, to order.Order) (Item, error
 	return next, nil
 }
 
+// Rewrite replaces an order's record where it is: its state and everything that
+// decides where it goes stay. Whoever works on it finds that it has moved on, and is
+// handed it again. The error wraps ErrMoved if the item is no longer the order's
+// last.
+func (l *Line) Rewrite(ctx context.Context, from Item, to order.Order) error {
+	if from.ID() != to.ID() || from.State != to.State || from.Lane() != to.Lane() {
+		return fmt.Errorf("rewriting order %q would move it", from.ID())
+	}
+	// The stream keeps one message of a subject: the new one takes the old one's
+	// place.
+	_, err := l.publish(ctx, from.Seq, to)
+	return err
+}
+
 // publishTries bounds how often one publish is asked again. Each try waits for
 // the server; a worker that gives up leaves the order where it is.
 const publishTries = 5
@@ -162,7 +183,7 @@ func (l *Line) publish(ctx context.Context, seq uint64, o order.Order) (Item, er
 		return Item{}, err
 	}
 	msg := nats.NewMsg(order.Subject(o.State, o.ID(), o.Lane()))
-	msg.Data = body
+	msg.Data = redact.Bytes(body)
 	msg.Header.Set(moveHeader, rand.Text()) // tells our own publish from an equal one
 	for try := range publishTries {
 		ack, err := l.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequenceForSubject(seq, order.AllOf(o.ID())))
@@ -179,6 +200,8 @@ func (l *Line) publish(ctx context.Context, seq uint64, o order.Order) (Item, er
 		case lerr == nil && last.Sequence > seq:
 			// A lower one is a stale read: it decides nothing.
 			return Item{}, fmt.Errorf("move order %q to %s: %w", o.ID(), o.State, ErrMoved)
+		case seq > 0 && errors.Is(lerr, ErrNoOrder) && nothingThere(err):
+			return Item{}, fmt.Errorf("move order %q to %s: %w", o.ID(), o.State, ErrRemoved)
 		case permanent(err):
 			return Item{}, fmt.Errorf("move order %q to %s: %w", o.ID(), o.State, err)
 		}
@@ -190,6 +213,12 @@ func (l *Line) publish(ctx context.Context, seq uint64, o order.Order) (Item, er
 }
 
 var errBadID = errors.New("an id is lower-case letters, digits, '-' and '_', at most 63 of them, and begins with a letter or digit")
+
+// nothingThere tells whether a condition did not hold because there is no message.
+func nothingThere(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == codeWrongSequence && strings.HasSuffix(api.Description, ": 0")
+}
 
 // permanent tells whether asking again is useless: the message itself was
 // refused, by the server or before it was sent.
@@ -251,16 +280,45 @@ func decodeItem(subject string, header nats.Header, data []byte, seq uint64, sto
 	return Item{Order: o, Seq: seq, Stored: stored}, nil
 }
 
-// hashHeader keeps the hash of an archived order, so that its message, handed in
-// again, is known.
-const hashHeader = "Certmill-Hash"
+// Headers of an archived order: what whoever orders it again must know. Its hash
+// makes its message, handed in again, known; names and place in its line are what
+// a successor is held against; how it ended is what people ask.
+const (
+	hashHeader        = "Certmill-Hash"
+	namesHeader       = "Certmill-Names"
+	predecessorHeader = "Certmill-Predecessor"
+	generationHeader  = "Certmill-Generation"
+	endedHeader       = "Certmill-Ended" // issued, or the failure's class
+)
 
 func decodeArchived(subject string, header nats.Header, data []byte) (order.Order, bool) {
 	parts := strings.Split(subject, ".")
 	if len(data) > 0 || len(parts) != 4 || parts[1] != string(order.Archived) || !order.ValidID(parts[2]) {
 		return order.Order{}, false
 	}
-	return order.Order{V: order.SchemaVersion, State: order.Archived, Request: order.Request{ID: parts[2]}, Hash: header.Get(hashHeader)}, true
+	o := order.Order{V: order.SchemaVersion, State: order.Archived, Hash: header.Get(hashHeader), Predecessor: header.Get(predecessorHeader),
+		Request: order.Request{ID: parts[2], Names: strings.Fields(header.Get(namesHeader))}}
+	o.Generation, _ = strconv.Atoi(header.Get(generationHeader)) // absent: the first of its line
+	if how := header.Get(endedHeader); how != "" && how != string(order.Issued) {
+		o.Failure = &order.Failure{Class: how}
+	}
+	return o, true
+}
+
+// archived is the empty message that keeps an ended order's id taken.
+func archived(o order.Order) *nats.Msg {
+	msg := nats.NewMsg(order.Subject(order.Archived, o.ID(), o.Lane()))
+	msg.Header.Set(hashHeader, o.Hash)
+	msg.Header.Set(namesHeader, strings.Join(o.Request.Names, " "))
+	msg.Header.Set(endedHeader, string(o.State))
+	if o.State == order.Failed && o.Failure != nil {
+		msg.Header.Set(endedHeader, o.Failure.Class)
+	}
+	if o.Predecessor != "" {
+		msg.Header.Set(predecessorHeader, o.Predecessor)
+		msg.Header.Set(generationHeader, strconv.Itoa(o.Generation))
+	}
+	return msg
 }
 
 // Archive replaces an ended order, which was written out before, by an empty
@@ -269,9 +327,7 @@ func (l *Line) Archive(ctx context.Context, it Item) error {
 	if err := order.Check(it.State, order.Archived); err != nil {
 		return err
 	}
-	msg := nats.NewMsg(order.Subject(order.Archived, it.ID(), it.Lane()))
-	msg.Header.Set(hashHeader, it.Hash)
-	ack, err := l.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequenceForSubject(it.Seq, order.AllOf(it.ID())))
+	ack, err := l.js.PublishMsg(ctx, archived(it.Order), jetstream.WithExpectLastSequenceForSubject(it.Seq, order.AllOf(it.ID())))
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == codeWrongSequence {
 		return fmt.Errorf("archive order %q: %w", it.ID(), ErrMoved)
 	}
@@ -292,7 +348,7 @@ func (l *Line) Settle(ctx context.Context, it Item) (last bool, err error) {
 	raw, err := l.lastRaw(ctx, it.ID())
 	switch {
 	case errors.Is(err, ErrNoOrder):
-		return false, nil // removed meanwhile
+		return false, l.putBack(ctx, it.Order)
 	case err != nil:
 		return false, fmt.Errorf("read order %q: %w", it.ID(), err)
 	case raw.Sequence > it.Seq:
@@ -303,6 +359,33 @@ func (l *Line) Settle(ctx context.Context, it Item) (last bool, err error) {
 		return false, fmt.Errorf("read order %q: the read is older than what is to be judged (%d < %d): ask again", it.ID(), raw.Sequence, it.Seq)
 	}
 	return true, nil
+}
+
+// putBack stores an order of which somebody has removed the only message, while it
+// was being worked on. Nobody knows what was meant by that, so it is held for a
+// person; an end stays an end. Whoever is quicker puts it back, or hands it in
+// again.
+func (l *Line) putBack(ctx context.Context, o order.Order) error {
+	s, err := stream.Open(ctx, l.js, OrdersConfig(l.replicas))
+	if err != nil {
+		return err
+	}
+	if token, _, err := incarnationOf(s.CachedInfo()); err != nil || token != l.token {
+		return fmt.Errorf("order %q belongs to another life of stream %s: %w", o.ID(), OrdersStream, err)
+	}
+	const why = "its message was removed from stream " + OrdersStream + ", and not by certmill, while it was worked on"
+	if !o.State.Final() && o.State != order.Held {
+		o = held(o, o, order.Hold{Reason: why + "; it was put back as a worker had it", Commands: orRetry(o.ID())}).next
+	}
+	o.Tell(l.event(o.State, why))
+	_, err = l.publish(ctx, 0, o)
+	if errors.Is(err, ErrMoved) {
+		return nil
+	}
+	if err == nil {
+		l.log.ErrorContext(ctx, "an order's message was removed, and not by certmill; it was put back", "order", o.ID(), "state", o.State)
+	}
+	return err
 }
 
 // purgeIfFinal does the last step of a final transition that a crash left out:
@@ -318,11 +401,24 @@ func (l *Line) purgeIfFinal(ctx context.Context, id string, last *jetstream.RawS
 // remove deletes one message. One that is gone already is no error.
 func (l *Line) remove(ctx context.Context, seq uint64) error {
 	err := l.orders.DeleteMsg(ctx, seq)
-	if err == nil || errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+	if err == nil || NoMessage(err) {
 		return nil
 	}
 	return fmt.Errorf("delete message %d: %w", seq, err)
 }
+
+// NoMessage tells whether a message could not be deleted because it is not there.
+// The client has one error for that and for a store that cannot be written: only
+// the server's words differ, and its code for a sequence that is gone (10043).
+func NoMessage(err error) bool {
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return true
+	}
+	return errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) &&
+		gone.MatchString(err.Error())
+}
+
+var gone = regexp.MustCompile(`err_code=10043\b|no message found|stream store EOF`)
 
 func (l *Line) purgeBelow(ctx context.Context, id string, seq uint64) {
 	err := l.orders.Purge(ctx, jetstream.WithPurgeSubject(order.AllOf(id)), jetstream.WithPurgeSequence(seq))

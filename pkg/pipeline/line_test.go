@@ -42,11 +42,16 @@ func provision(ctx context.Context, js jetstream.JetStream, replicas int) error 
 
 func lineOn(t testing.TB, s *server.Server) *Line {
 	t.Helper()
+	return lineWith(t, s, slog.New(slog.DiscardHandler))
+}
+
+func lineWith(t testing.TB, s *server.Server, log *slog.Logger) *Line {
+	t.Helper()
 	js := natstest.Connect(t, s)
 	if err := provision(t.Context(), js, 1); err != nil {
 		t.Fatal(err)
 	}
-	l, err := Open(t.Context(), js, "worker-1", slog.New(slog.DiscardHandler))
+	l, err := Open(t.Context(), js, "worker-1", log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -584,7 +589,8 @@ func TestRenew(t *testing.T) {
 func TestArchive(t *testing.T) {
 	l := openLine(t)
 	o := anOrder("a")
-	o.Hash, o.State = "h1", order.Failed
+	o.Hash, o.State, o.Predecessor, o.Generation = "h1", order.Failed, "first", 3
+	o.Failure = &order.Failure{Class: "review", Reason: "long"}
 	it := create(t, l, o)
 	if err := l.Archive(t.Context(), create(t, l, anOrder("b"))); err == nil {
 		t.Error("an order that is under way was archived")
@@ -598,6 +604,10 @@ func TestArchive(t *testing.T) {
 	last, err := l.Last(t.Context(), "a")
 	if err != nil || last.State != order.Archived || last.Hash != "h1" || last.ID() != "a" {
 		t.Errorf("%+v, %v", last, err)
+	}
+	// DESIGN 12.1: what a successor needs stays.
+	if last.Predecessor != "first" || last.Generation != 3 || !slices.Equal(last.Request.Names, o.Request.Names) || last.Failure.Class != "review" {
+		t.Errorf("lost with the archiving: %+v", last)
 	}
 	if _, err := l.Create(t.Context(), anOrder("a")); !errors.Is(err, ErrMoved) {
 		t.Errorf("the id is free again: %v", err)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -174,17 +176,111 @@ func TestAnOrderThatKillsItsWorkerIsHeld(t *testing.T) {
 	tried := anOrder("tried")
 	tried.Retries, tried.NotBefore = 2, time.Now().Add(-time.Minute).UTC()
 	create(t, l, tried)
-	deliver(t, l, maxDeliveries)
+	for range maxDeliveries {
+		begunAndKilled(t, l, 2)
+	}
 	work(t, l, order.Submit, func(_ context.Context, o order.Order) (order.Order, error) {
 		t.Errorf("order %s was handled once more", o.ID())
 		return to(o, order.Verify), nil
 	})
 	for _, id := range []string{"fresh", "tried"} {
 		it := inState(t, l, id, order.Held)
-		if it.Hold == nil || len(it.Hold.Commands) == 0 || it.Hold.From != order.Submit {
+		if it.Hold == nil || len(it.Hold.Commands) == 0 || it.Hold.From != order.Submit || !strings.Contains(it.Hold.Reason, "10 times") {
 			t.Errorf("%s: hold %+v", id, it.Hold)
 		}
 	}
+}
+
+// begunAndKilled runs a worker that dies while it works on n orders.
+func begunAndKilled(t testing.TB, l *Line, n int) {
+	t.Helper()
+	begun, ended := make(chan struct{}, n), make(chan error, 1)
+	ctx, kill := context.WithCancelCause(t.Context())
+	go func() {
+		ended <- l.Work(ctx, order.Submit, "acme", n, HandlerFunc(func(ctx context.Context, o order.Order) (order.Order, error) {
+			begun <- struct{}{}
+			<-ctx.Done()
+			return o, ctx.Err()
+		}))
+	}()
+	for range n {
+		receive(t, "the work begun", begun)
+	}
+	kill(ErrLost)
+	receive(t, "the worker's end", ended)
+}
+
+// A record that workers gave back unread, however often, is no order that kills
+// its worker: the one that can read it handles it, also when that one dies a few
+// times under it for another reason.
+func TestWhatWasGivenBackUnreadIsHandled(t *testing.T) {
+	l := openLine(t)
+	create(t, l, anOrder("a"))
+	deliver(t, l, 3*maxDeliveries)
+	for range trusted - 1 {
+		begunAndKilled(t, l, 1)
+	}
+	snoozed := false
+	stop := work(t, l, order.Submit, func(_ context.Context, o order.Order) (order.Order, error) {
+		if !snoozed {
+			snoozed = true
+			return o, Retry(errors.New("busy"), time.Millisecond)
+		}
+		return to(o, order.Verify), nil
+	})
+	inState(t, l, "a", order.Verify)
+	stop()
+	tickets, err := l.js.Stream(t.Context(), TicketStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := tickets.CachedInfo().State.Msgs; n != 0 {
+		t.Errorf("%d notes are left", n)
+	}
+}
+
+// More unread records than a consumer may usually have under way hold up nobody:
+// neither in a lane, nor in the inbox.
+//
+// In a process of its own, because only so many are told of in one.
+func TestUnreadRecordsHoldUpNobody(t *testing.T) {
+	const many, child = 1010, "CERTMILL_TEST_UNREAD"
+	if os.Getenv(child) == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), child+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		return
+	}
+	l := openLine(t)
+	newer := fmt.Sprintf(`{"v":%d,"request":{"id":"newer"},"state":"submit","account":"acme"}`, order.SchemaVersion+1)
+	for i := range many {
+		if _, err := l.js.PublishAsync(order.Subject(order.Submit, fmt.Sprint("newer", i), "acme"), []byte(newer)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-l.js.PublishAsyncComplete()
+	create(t, l, anOrder("good"))
+	work(t, l, order.Submit, func(_ context.Context, o order.Order) (order.Order, error) { return to(o, order.Verify), nil })
+	for end := time.Now().Add(3 * patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) { // a pull each
+		if it, err := l.Last(t.Context(), "good"); err == nil && it.State == order.Verify {
+			break
+		}
+	}
+	inState(t, l, "good", order.Verify)
+
+	flood(t, l, NewSubject, "newer", many)
+	publish(t, l, NewSubject, []byte("good"))
+	taken := make(chan struct{}, 1)
+	intake(t, l, false, func(_ context.Context, m Message) error {
+		if string(m.Data) == "good" {
+			taken <- struct{}{}
+			return nil
+		}
+		return fmt.Errorf("of its id: %w", ErrUnreadable)
+	})
+	receive(t, "the good message", taken)
 }
 
 // deliver hands everything of the lane out n times without a result.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/stream"
 )
@@ -90,13 +92,39 @@ func unreadAt(u stream.Unreadable, stored time.Time) Unread {
 func (l *Line) Counts(ctx context.Context) (map[order.State]int, error) {
 	counts := map[order.State]int{}
 	for _, s := range order.States {
-		n, err := stream.Count(ctx, l.orders, order.Subject(s, "*", "*"))
+		n, err := l.Count(ctx, s)
 		if err != nil {
-			return nil, fmt.Errorf("count %s: %w", s, err)
+			return nil, err
 		}
 		if n > 0 {
 			counts[s] = int(n)
 		}
 	}
 	return counts, nil
+}
+
+// Count tells how many orders lie in one state.
+func (l *Line) Count(ctx context.Context, s order.State) (uint64, error) {
+	n, err := stream.Count(ctx, l.orders, order.Subject(s, "*", "*"))
+	if err != nil {
+		return 0, fmt.Errorf("count %s: %w", s, err)
+	}
+	return n, nil
+}
+
+// IDs are those of all orders that have a message, ended and archived ones too,
+// and those that cannot be read. It costs the server a list of all subjects: 12 s
+// of CPU at a million orders.
+func (l *Line) IDs(ctx context.Context) (map[string]struct{}, error) {
+	info, err := l.orders.Info(ctx, jetstream.WithSubjectFilter(order.Subject("*", "*", "*")))
+	if err != nil {
+		return nil, fmt.Errorf("list the orders: %w", err)
+	}
+	ids := make(map[string]struct{}, len(info.State.Subjects))
+	for subject := range info.State.Subjects {
+		if parts := strings.Split(subject, "."); len(parts) == 4 {
+			ids[parts[2]] = struct{}{}
+		}
+	}
+	return ids, nil
 }

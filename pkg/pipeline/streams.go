@@ -33,8 +33,20 @@ const (
 // Limits of the inbox.
 const (
 	MaxRequestBytes = 64 << 10 // of one order message; larger ones are refused when they are published
-	intakeMaxBytes  = 4 << 30
+	// intakeWindow is the shortest that servers take.
+	intakeWindow   = 100 * time.Millisecond
+	intakeMaxBytes = 4 << 30
+	intakeMinBytes = 16 * MaxRequestBytes
 )
+
+// IntakeBytes is the bound of an inbox that is made where so many bytes are free;
+// 0 if nobody knows. Servers reserve it, and refuse what they have no room for.
+func IntakeBytes(free int64) int64 {
+	if free <= 0 {
+		return intakeMaxBytes
+	}
+	return min(max(free/10, intakeMinBytes), intakeMaxBytes)
+}
 
 // OrdersConfig is the stream of the orders: nothing but a transition may ever
 // remove a message. A limit by count, bytes or age on the newest message of an
@@ -56,7 +68,15 @@ func OrdersConfig(replicas int) jetstream.StreamConfig {
 }
 
 // IntakeConfig is the stream of the inbox: full, it refuses messages and loses
-// none. replicas is as for OrdersConfig.
+// none. replicas is as for OrdersConfig; the bound is that of IntakeBytes, and
+// any other one is as good (stream.Verify).
+//
+// Anybody publishes here, so no header of a message may change what is stored of
+// another: no rollups, TTLs, schedules, counters and batches, which the server
+// refuses then. It cannot be told to ignore Nats-Msg-Id, and ids are known over
+// all publishers: what one sends with an id that another has just used is
+// acknowledged and not stored. The window in which that happens is the shortest
+// that there is; an order that comes twice is known by its own id.
 func IntakeConfig(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        IntakeStream,
@@ -68,6 +88,7 @@ func IntakeConfig(replicas int) jetstream.StreamConfig {
 		Replicas:    replicas,
 		MaxBytes:    intakeMaxBytes,
 		MaxMsgSize:  MaxRequestBytes,
+		Duplicates:  intakeWindow,
 		DenyDelete:  true,
 		DenyPurge:   true,
 	}

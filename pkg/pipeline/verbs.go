@@ -66,12 +66,18 @@ func Retry(err error, after time.Duration) error {
 // Wait parks the order, as the handler returned it, in state waiting.
 func Wait(w order.Wait) error { return &verb{kind: wait, wait: w} }
 
-// Fail ends the order, by way of collect if a challenge was placed.
+// Fail ends the order, by way of collect if anything is owed (Order.Owes).
 func Fail(f order.Failure) error { return &verb{kind: fail, failure: f} }
 
 // Hold: a person must decide. The commands are those that end it.
 func Hold(reason string, commands ...string) error {
 	return &verb{kind: hold, hold: order.Hold{Reason: reason, Commands: commands}}
+}
+
+// HoldFor is Hold for what a person may let pass with approve: that fact, in words
+// of package order, and nothing else. A handler MUST ask Approves for it first.
+func HoldFor(fact, reason string, commands ...string) error {
+	return &verb{kind: hold, hold: order.Hold{Reason: reason, Fact: fact, Commands: commands}}
 }
 
 // HoldOpen holds an order whose ledger entry is open: only adopt and not-bought
@@ -195,8 +201,8 @@ func stageOf(o order.Order) order.State {
 func failed(before, o order.Order, f order.Failure) outcome {
 	o.Failure, o.Wait, o.NotBefore = &f, order.Wait{}, time.Time{}
 	o.State = order.Failed
-	if o.Placed {
-		o.State = order.Collect // its records must go first
+	if o.Owes() {
+		o.State = order.Collect // its records, its resource and its names go first
 	}
 	if o.State != before.State {
 		o.Retries = 0

@@ -102,6 +102,10 @@ func TestDecide(t *testing.T) {
 		"wait from issuing":                         {order.Issuing, 0, nil, Wait(order.Wait{For: order.WaitForTime}), 0, want{state: order.Waiting, then: order.Verify}},
 		"fail":                                      {order.Submit, 4, nil, Fail(order.Failure{Reason: "no"}), 1, want{state: order.Failed}},
 		"fail with challenges out":                  {order.Verify, 4, func(o *order.Order) { o.Placed = true }, Fail(order.Failure{Reason: "no"}), 1, want{state: order.Collect}},
+		"fail with an attempt's number":             {order.Submit, 4, func(o *order.Order) { o.Attempt = 1 }, Fail(order.Failure{Reason: "no"}), 1, want{state: order.Collect}},
+		"fail with a resource":                      {order.Submit, 4, func(o *order.Order) { o.Resource = "r" }, Fail(order.Failure{Reason: "no"}), 1, want{state: order.Collect}},
+		"fail with names that are taken":            {order.Waiting, 4, func(o *order.Order) { o.Taken = noon }, Fail(order.Failure{Reason: "no"}), 0, want{state: order.Collect}},
+		"fail with a cloud order":                   {order.Unsure, 4, func(o *order.Order) { o.CloudID = "1" }, Fail(order.Failure{Reason: "no"}), 0, want{state: order.Collect}},
 		"hold":                                      {order.Waiting, 0, nil, Hold("why"), 0, want{state: order.Held}},
 	} {
 		t.Run(name, func(t *testing.T) {

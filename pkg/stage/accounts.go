@@ -35,6 +35,8 @@ type Account struct {
 	// Simulated clouds are simulated by this very process: nothing can have
 	// been bought there before the ledger began.
 	Simulated bool
+	// Credentials remember whose they are; nil: it is asked each time.
+	Credentials *Credentials
 }
 
 // Waits are the summands of the waiting time: how long after an entry was
@@ -127,7 +129,7 @@ func onePerMain(all []*Account) []*Account {
 	seen := map[string]bool{}
 	var out []*Account
 	for _, a := range all {
-		if !seen[a.Main] {
+		if !seen[a.Main] && a.Main != "" {
 			seen[a.Main] = true
 			out = append(out, a)
 		}
@@ -163,26 +165,27 @@ func (as Accounts) Fit(r order.Request) ([]*Account, error) {
 // named tells whether the request is for one thing already bought, by its id.
 func named(r order.Request) bool { return r.Resource != "" && r.Resource != order.AnyResource }
 
-// Choose picks the account of a request that leaves it open. The choice depends
-// on the names alone, so that two orders for the same names meet in one ledger;
-// an account whose ledger already knows the names comes first. The error is an
-// *order.Invalid if no account can take it, or it must be named (Fit); any other
-// means that the ledger could not be read.
+// Choose picks the account of a request that leaves it open: the one whose ledger
+// knew the names last, whatever it says of them, so that what is in service or under
+// way there meets what follows it; else by the names alone, so that two orders for
+// the same names choose the same. The error is an *order.Invalid if no account can
+// take it, or it must be named (Fit); any other means that the ledger could not be
+// read.
 func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request) (*Account, error) {
 	fit, err := as.Fit(r)
 	if err != nil {
 		return nil, err
 	}
-	for _, a := range fit {
-		e, err := l.Read(ctx, a.Main, r.Names)
-		if errors.Is(err, order.ErrNewer) {
-			return a, nil // the names are known there, whatever the entry says
-		}
-		if err != nil {
-			return nil, err
-		}
-		if len(e.Attempts)+len(e.Claims)+len(e.Unclaimed) > 0 {
-			return a, nil
+	// By the wildcard: also entries that this program cannot read. Those of accounts
+	// that the config has no more, or that cannot take the request, choose nothing
+	// here: they are in the order's way where it goes (Standing).
+	mains, err := l.Mains(ctx, r.Names)
+	if err != nil {
+		return nil, err
+	}
+	for _, main := range slices.Backward(mains) {
+		if i := slices.IndexFunc(fit, func(a *Account) bool { return a.Main == main }); i >= 0 {
+			return fit[i], nil
 		}
 	}
 	h := fnv.New32a()
@@ -195,6 +198,9 @@ func (as Accounts) flow(o order.Order) (*Account, issuer.Flow, error) {
 	a, err := as.Find(o.Account)
 	if err != nil {
 		return nil, nil, pipeline.Hold(err.Error()+"; put it back into the config, then retry", "certmill retry "+o.ID())
+	}
+	if o.Main != a.Main && !untouched(o) {
+		return nil, nil, ofAnother(o, a)
 	}
 	f := a.Flow(o.Operation)
 	if f == nil {
@@ -247,6 +253,9 @@ func (t Trouble) pause(ctx context.Context, a *Account, e *issuer.Error) {
 // paused parks the orders of a resting label.
 func (t Trouble) paused(a *Account) error {
 	now := time.Now().UTC()
+	if why := a.Stopped(); why != nil {
+		return pipeline.Wait(order.Wait{For: order.WaitForTime, What: why.Error(), Till: now.Add(30 * time.Second)})
+	}
 	p, rests := t.States.State(a.Main).Rest(a.Label, now)
 	if !rests {
 		return nil

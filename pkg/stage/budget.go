@@ -13,9 +13,10 @@ import (
 // Budgets bound what is spent; over one, orders are held for a person. Quota
 // that was bought before counts as spent when an order uses it up.
 type Budgets struct {
-	States  *account.Accounts
-	Batches map[string]int // most purchases of a batch; others are free
-	Zone    *time.Location // of the calendar day; nil: UTC
+	States     *account.Accounts
+	Batches    map[string]int // most purchases of a batch; others are free
+	Publishers Publishers     // may have a budget a day
+	Zone       *time.Location // of the calendar day; nil: UTC
 }
 
 // counter is one budget that an order counts towards.
@@ -35,6 +36,9 @@ func (b Budgets) of(a *Account, o order.Order, now time.Time) []counter {
 		day := now.In(zone).Format(time.DateOnly)
 		all = append(all, counter{fmt.Sprintf("account %s on %s", a.Label, day), a.Main, day, a.Daily})
 	}
+	if c, bounded := b.Publishers.daily(o.Publisher, now.In(zone)); bounded {
+		all = append(all, c)
+	}
 	if most, bounded := b.Batches[o.Request.Batch]; bounded {
 		all = append(all, counter{"batch " + o.Request.Batch, account.BatchKey(o.Request.Batch), "all", most})
 	}
@@ -43,7 +47,7 @@ func (b Budgets) of(a *Account, o order.Order, now time.Time) []counter {
 
 // take counts a purchase that is about to be made, towards all budgets or none,
 // and returns how to take it back when it surely was not made. The verb holds
-// the order. An approved order is counted, and passes.
+// the order. One with an approval of the very budget is counted, and passes.
 func (b Budgets) take(ctx context.Context, a *Account, o order.Order) (back func(context.Context), verb error) {
 	var taken []counter
 	back = func(ctx context.Context) {
@@ -54,8 +58,8 @@ func (b Budgets) take(ctx context.Context, a *Account, o order.Order) (back func
 		}
 	}
 	for _, c := range b.of(a, o, time.Now()) {
-		most := c.most
-		if o.Approved {
+		most, fact := c.most, order.FactBudget(c.what)
+		if o.Approves(fact) {
 			most = int(^uint(0) >> 1)
 		}
 		within, err := b.States.Spend(ctx, c.key, c.period, most)
@@ -65,7 +69,7 @@ func (b Budgets) take(ctx context.Context, a *Account, o order.Order) (back func
 		}
 		if !within {
 			back(ctx)
-			return back, pipeline.Hold(fmt.Sprintf("the budget of %s, %d, is used up", c.what, c.most),
+			return back, pipeline.HoldFor(fact, fmt.Sprintf("the budget of %s, %d, is used up", c.what, c.most),
 				"certmill approve "+o.ID(), "certmill cancel "+o.ID())
 		}
 		taken = append(taken, c)

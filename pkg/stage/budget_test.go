@@ -61,3 +61,36 @@ func TestBudgetOfARefusedPurchase(t *testing.T) {
 		t.Errorf("%d purchases are counted", n)
 	}
 }
+
+// TestAnApprovalIsOfOneFact: DESIGN 12.2: what a person lets pass is what the hold
+// says, and the next thing in the way holds again: the deadline, the finding, the
+// budget of the account, that of the batch.
+func TestAnApprovalIsOfOneFact(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{cloud: forbidding})
+	w.accounts["ali"].Daily = 1
+	p := w.flying(true)
+	p.submit.Budgets = stage.Budgets{States: w.states, Batches: map[string]int{"trial": 1}}
+	first := request("first", "first.example.com")
+	first.Batch = "trial"
+	w.publish(first)
+	p.drive("first", order.Issued)
+	over := time.Now().Add(-time.Minute)
+	r := request("a", "www.forbidden.com")
+	r.Batch, r.Deadline = "trial", &over
+	w.publish(r)
+	for _, says := range []string{"deadline", "CAA of forbidden.com", "budget of account ali", "budget of batch trial"} {
+		p.drive("a", order.Held)
+		o := w.wantHeld("a", says, "certmill approve a")
+		w.wantPaid(0, "www.forbidden.com")
+		w.must(p.by.Approve(t.Context(), "a"))
+		if o = w.last("a"); o.State != order.Submit || !o.Approves(o.Approvals[len(o.Approvals)-1]) {
+			t.Errorf("%s", w.tell("a"))
+		}
+	}
+	p.drive("a", order.Failed) // the simulated CA obeys CAA, too
+	w.wantPaid(1, "www.forbidden.com")
+	if got := w.last("a").Approvals; len(got) != 4 {
+		t.Errorf("approvals %q", got)
+	}
+}

@@ -37,6 +37,14 @@ type Collector struct {
 	Sealer   Sealer
 	Opener   Opener // nil: keys are delivered sealed
 	Trouble  Trouble
+	Now      func() time.Time // nil: time.Now
+}
+
+func (c *Collector) now() time.Time {
+	if c.Now == nil {
+		return time.Now()
+	}
+	return c.Now()
 }
 
 // Handle is one visit.
@@ -46,7 +54,7 @@ func (c *Collector) Handle(ctx context.Context, o order.Order) (order.Order, err
 		return o, err
 	}
 	if o.Failure != nil { // it ends without a certificate: only the clean-up is owed
-		return c.end(ctx, a, o, order.Failed)
+		return c.end(ctx, a, flow, o, order.Failed)
 	}
 	if err := c.Trouble.paused(a); err != nil {
 		return o, err
@@ -70,7 +78,7 @@ func (c *Collector) Handle(ctx context.Context, o order.Order) (order.Order, err
 	}
 	// A crash here delivers the same again, to the same place.
 	gap.At(ctx, "collect: delivered")
-	return c.end(ctx, a, o, order.Issued)
+	return c.end(ctx, a, flow, o, order.Issued)
 }
 
 // notFetched: the sweep was early, or the cloud is.
@@ -190,16 +198,158 @@ func (c *Collector) deliver(ctx context.Context, o *order.Order, cloudKey order.
 	return nil
 }
 
-// end cleans up what was placed and makes the order final.
-func (c *Collector) end(ctx context.Context, a *Account, o order.Order, s order.State) (order.Order, error) {
+// end is the end of every order that has taken anything: its challenges are taken
+// back, its resource is given back or stays with its names, and the ledger says
+// how its names stand from now on. Only then the order is final: whoever sees it
+// so finds its names free, or in service, or paid for in vain.
+func (c *Collector) end(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, s order.State) (order.Order, error) {
 	ours := o.Key != nil && len(o.Key.Sealed) > 0 // a key that nobody else has
 	if err := c.cleanUp(ctx, a, &o, s == order.Issued && ours); err != nil {
 		return o, err
 	}
 	// A crash here cleans up again, which finds nothing.
 	gap.At(ctx, "collect: cleaned up")
-	o.State, o.Placed = s, false
+	o.Placed = false
+	var err error
+	if s == order.Issued {
+		err = c.inService(ctx, flow, o)
+	} else {
+		err = c.over(ctx, a, flow, &o)
+	}
+	if err != nil {
+		return o, err
+	}
+	o.State = s
 	return o, nil
+}
+
+// inService notes the certificate's term, of the resource and of the names.
+func (c *Collector) inService(ctx context.Context, flow issuer.Flow, o order.Order) error {
+	if !flow.Spends() && o.Resource != "" {
+		if err := c.Ledger.Started(ctx, o.Main, o.Resource, o.ID(), o.Certificate.NotAfter); err != nil {
+			return err
+		}
+	}
+	// A crash here leaves names that are taken by an order which is about to be
+	// issued: the next visit notes the same again.
+	gap.At(ctx, "collect: term noted")
+	if err := c.Ledger.Issued(ctx, o.Main, o.Request.Names, o.ID(), o.Certificate.NotBefore, o.Certificate.NotAfter); err != nil {
+		return err
+	}
+	// A crash here leaves names in service by an order that is not issued yet:
+	// others are held for it, as they should be.
+	gap.At(ctx, "collect: in service")
+	return nil
+}
+
+// over gives back what the order has, and frees its names: or, if something was
+// paid for it, lets them stop the next order once more.
+func (c *Collector) over(ctx context.Context, a *Account, flow issuer.Flow, o *order.Order) error {
+	was := *o
+	started, err := c.giveBack(ctx, a, flow, o)
+	if err != nil {
+		return err
+	}
+	// A crash here leaves names that nobody uses and nobody may take: the next
+	// visit finds the resource given back, and goes on here.
+	gap.At(ctx, "collect: given back")
+	last := ledger.Attempt{Order: o.ID(), Purchase: was.Purchase}
+	if flow.Spends() {
+		last.Attempt, last.Note = was.Attempt, "the order ended: "+was.Failure.Reason
+	}
+	err = c.Ledger.Over(ctx, o.Main, o.Request.Names, last, started)
+	if errors.Is(err, ledger.ErrOpen) {
+		return pipeline.HoldOpen(o.ID(), "it is to end ("+o.Failure.Reason+"), but it is unknown whether it was bought")
+	}
+	if err != nil {
+		return err
+	}
+	// A crash here leaves an order that has ended for all but itself.
+	gap.At(ctx, "collect: over")
+	return nil
+}
+
+// giveBack gives the order's resource back, if a look shows that it was not
+// started by this order: one that was taken a waiting time after the last call
+// without a clear answer (DESIGN 12.4), which the order waits for. One that was
+// started stays with the order's names until its term is over.
+func (c *Collector) giveBack(ctx context.Context, a *Account, flow issuer.Flow, o *order.Order) (started bool, err error) {
+	if flow.Spends() || o.Resource == "" && o.Taken.IsZero() {
+		return false, nil
+	}
+	// First of all, so that a worker that slept claims nothing behind this look.
+	if err := c.Ledger.Ending(ctx, o.Main, o.Request.Names, o.ID(), o.Taken); err != nil {
+		return false, err
+	}
+	// A crash here leaves names that nobody uses, as above.
+	gap.At(ctx, "collect: end noted")
+	if o.Resource == "" {
+		return false, nil
+	}
+	is, err := c.Ledger.Owner(ctx, o.Main, o.Resource)
+	if err != nil {
+		return false, err
+	}
+	if is.Order != o.ID() { // given back before a crash, or never had
+		return o.CloudID == o.Resource, nil
+	}
+	looked := c.now()
+	st, started, err := c.startedByIt(ctx, a, flow, *o)
+	if err != nil {
+		return false, err
+	}
+	if started {
+		return true, c.keep(ctx, *o, st)
+	}
+	err = c.Ledger.Release(ctx, o.Main, o.Resource, o.ID(), looked, a.Waits.Total())
+	if errors.Is(err, ledger.ErrTooEarly) {
+		return false, pipeline.Wait(order.Wait{For: order.WaitForTime, Till: is.Called.Add(a.Waits.Total()),
+			What: "a call on " + o.Resource + " got no clear answer and may still start it: then it is looked at again"})
+	}
+	if o.CloudID == o.Resource {
+		o.CloudID = ""
+	}
+	o.Resource = "" // by the time of a retry it may be somebody else's
+	return false, err
+}
+
+// startedByIt looks whether the order has started its resource. What was started
+// before its first call, or for other names, is somebody else's.
+func (c *Collector) startedByIt(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (issuer.Status, bool, error) {
+	st, err := flow.Look(ctx, o.Resource)
+	switch issuer.KindOf(err) {
+	case "":
+	case issuer.NotFound:
+		return st, false, nil
+	case issuer.Rejected: // decides nothing
+		return st, false, pipeline.Retry(err, 0)
+	default:
+		return st, false, c.Trouble.Verb(ctx, a, err)
+	}
+	if st.Phase == issuer.Unstarted || o.Attempt == 0 {
+		return st, false, nil
+	}
+	names, err := shownNames(ctx, flow, o.Resource, st)
+	if err != nil {
+		return st, false, pipeline.Retry(err, 0)
+	}
+	_, others := differs(o, names, st.CSR)
+	return st, !others, nil
+}
+
+// keep notes until when a started resource stays with the order's names, if the
+// cloud shows it. One of which it shows nothing stays with the order.
+func (c *Collector) keep(ctx context.Context, o order.Order, st issuer.Status) error {
+	till := st.Expires
+	if till.IsZero() && st.Certificate != nil {
+		if leaf, err := certstore.CheckCertificate(st.Certificate.Chain, c.expect(o, *st.Certificate)); err == nil {
+			till = leaf.NotAfter
+		}
+	}
+	if till.IsZero() {
+		return nil
+	}
+	return c.Ledger.Started(ctx, o.Main, o.Resource, o.ID(), till)
 }
 
 // cleanUp takes the order's challenges back, by exact value. What nobody may

@@ -44,6 +44,19 @@ func resource(r order.Request) func(*world) {
 	}
 }
 
+// refusedPurchase makes an order that the cloud refused.
+func refusedPurchase(w *world) {
+	w.order("a", "*."+crashName)
+	w.worker().drive("a", order.Failed)
+}
+
+// usedMeanwhile makes an order whose choice somebody else starts before it does.
+func usedMeanwhile(w *world) {
+	resource(order.Request{Account: "ali", Resource: "any"})(w)
+	o := w.worker().driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" })
+	w.startElsewhere("ali", dvAudit, o.Resource, "elsewhere.example.com")
+}
+
 // twoCandidates leaves an order held with an open entry.
 func twoCandidates(w *world) {
 	w.order("a", crashName)
@@ -63,14 +76,22 @@ var crashes = []crash{
 	{gap: "submit: bought", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "submit: ownerless entry opened", ends: order.Issued, paid: 1, make: func(w *world) {
 		w.order("a", crashName)
-		w.must(w.keys.Raise("a", 1, 1, ""))
+		w.raise("a", 1)
 	}},
 	{gap: "submit: left-over adopted", unmarked: true, ends: order.Issued, paid: 1, make: func(w *world) { leftOver(w, crashName) }},
 	{gap: "submit: refused", make: func(w *world) { w.order("a", "*."+crashName) }, ends: order.Failed},
 	{gap: "reconcile: adopted provisionally", make: after("reset_after_commit"), ends: order.Issued, paid: 1},
 	{gap: "reconcile: claimed", make: func(w *world) { w.showTags("a"); after("reset_after_commit")(w) }, ends: order.Issued, paid: 1},
 	{gap: "reconcile: not bought", make: after("reset_before_commit"), ends: order.Issued, paid: 1},
+	{gap: "start: names taken", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{gap: "start: resource claimed", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Issued, paid: 1},
+	{gap: "start: choice given back", make: usedMeanwhile, ends: order.Issued, paid: 1},
+	{gap: "start: call noted", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
+	{gap: "start: call noted", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Failed,
+		then: func(w *world, p *worker) { w.must(p.by.Cancel(p.ctx, "a")) }},
+	{gap: "start: call answered", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
+	{gap: "start: call answered", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Failed, paid: 1,
+		then: func(w *world, p *worker) { w.must(p.by.Cancel(p.ctx, "a")) }},
 	{gap: "start: started", make: resource(order.Request{Account: "ali", Resource: "cas-cn-stage1"}), ends: order.Issued, paid: 1},
 	{gap: "start: number stored", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Issued, paid: 1},
 	{gap: "start: materials in", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
@@ -80,7 +101,12 @@ var crashes = []crash{
 	{gap: "clean up: removed", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "collect: delivered", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "collect: cleaned up", make: purchase, ends: order.Issued, paid: 1},
-	{gap: "collect: disowned", ends: order.Issued, paid: 2, make: func(w *world) { // one of them is the stranger's
+	{gap: "collect: term noted", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
+	{gap: "collect: in service", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "collect: end noted", make: resource(order.Request{Account: "ali", Resource: "cas-cn-nobody"}), ends: order.Failed},
+	{gap: "collect: given back", make: resource(order.Request{Account: "ali", Resource: "cas-cn-nobody"}), ends: order.Failed},
+	{gap: "collect: over", make: func(w *world) { w.order("a", "*."+crashName) }, ends: order.Failed},
+	{gap: "collect: disowned", ends: order.Held, paid: 1, make: func(w *world) { // it is the stranger's
 		w.order("a", crashName)
 		w.loses("reset_before_commit")
 		w.worker().drive("a", order.Unsure)
@@ -92,12 +118,23 @@ var crashes = []crash{
 	{gap: "cancel: attempt closed", make: purchase, ends: order.Failed,
 		do:   func(p *worker) { _ = p.by.Cancel(p.ctx, "a") },
 		then: func(_ *world, p *worker) { _ = p.by.Cancel(p.ctx, "a") }},
+	{gap: "retry: names taken", make: refusedPurchase, ends: order.Failed,
+		do:   func(p *worker) { _ = p.by.Retry(p.ctx, "a") },
+		then: func(w *world, p *worker) { w.must(p.by.Retry(p.ctx, "a")) }},
+	{gap: "buy-again: successor made", make: func(w *world) { heldPaid(w, "a", crashName) }, ends: order.Failed, paid: 1, // the successor was not driven
+		do:   func(p *worker) { _ = p.buyAgain("a") },
+		then: func(w *world, p *worker) { w.must(p.buyAgain("a")) }},
 	{gap: "adopt: claimed", make: twoCandidates, ends: order.Verify, paid: 2, // whose key is wrong is another test's matter
 		do:   func(p *worker) { _ = p.by.Adopt(p.ctx, "a", p.anyRow()) },
 		then: func(w *world, p *worker) { w.must(p.by.Retry(p.ctx, "a")) }},
 	{gap: "not-bought: attempt closed", ends: order.Issued, paid: 1, make: func(w *world) { heldOpen(w, "a", crashName) },
 		do:   func(p *worker) { _ = p.by.NotBought(p.ctx, "a") },
 		then: func(w *world, p *worker) { w.must(p.by.Retry(p.ctx, "a")) }},
+	{gap: "reseal: recipients changed", make: toOthers, do: reseal, then: func(_ *world, p *worker) { reseal(p) }, ends: order.Issued, paid: 1},
+	{gap: "reseal: pairs sealed", make: toOthers, do: reseal, then: func(_ *world, p *worker) { reseal(p) }, ends: order.Issued, paid: 1},
+	{gap: "reseal: pairs sealed", make: toOthers, do: reseal, ends: order.Issued, paid: 1}, // the order goes on with the store's seal
+	{gap: "refill: pair stored", make: emptied, do: refill, then: func(_ *world, p *worker) { refill(p) }, ends: order.Issued, paid: 1},
+	{gap: "refill: pair stored", make: emptied, do: refill, ends: order.Issued, paid: 1},
 }
 
 // anyRow is a cloud order for the crash table's name.

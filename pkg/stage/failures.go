@@ -16,6 +16,7 @@ const (
 	ClassReview    = "review"    // the CA refused it
 	ClassQuota     = "quota"     // nothing left of the product
 	ClassCancelled = "cancelled" // by command
+	ClassSucceeded = "succeeded" // another order buys it again
 	ClassInUse     = "in use"    // the named instance or certificate is another's
 )
 

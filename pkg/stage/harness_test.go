@@ -72,6 +72,7 @@ type world struct {
 	looker  *dcv.Looker
 
 	keys       *certstore.KeyStore
+	store      string // its folder
 	identities certstore.Identities
 	recipients certstore.Recipients
 	out        string // where certificates are delivered
@@ -89,6 +90,11 @@ type world struct {
 
 	seq  atomic.Uint64 // of messages
 	late atomic.Int64  // how far the reconciler's clock runs ahead
+}
+
+// guard is that of the world's lists.
+func (w *world) guard() stage.Guard {
+	return stage.Guard{Ledger: w.ledger, States: w.states, Incarnation: w.line.Incarnation(), Now: time.Now}
 }
 
 // setup says how a world differs from the usual one.
@@ -112,7 +118,8 @@ func newWorld(t *testing.T, s setup) *world {
 	w.looker, err = dcv.NewLooker(dcv.LookerConfig{Resolvers: []string{w.sim.DNSAddr()}, Servers: []string{w.sim.DNSAddr()}, HTTPPort: port,
 		Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	w.must(err)
-	w.keys, err = certstore.OpenKeyStore(t.TempDir())
+	w.store = t.TempDir()
+	w.keys, _, err = certstore.MakeKeyStore(w.store)
 	w.must(err)
 	w.identities, err = certstore.NewIdentity()
 	w.must(err)
@@ -230,7 +237,7 @@ func provision(ctx context.Context, js jetstream.JetStream) error {
 // store are there, streams and ledger begin anew.
 func (w *world) afterWipe() *world {
 	w.t.Helper()
-	n := &world{t: w.t, sim: w.sim, permits: w.permits, web: w.web, looker: w.looker, keys: w.keys, identities: w.identities,
+	n := &world{t: w.t, sim: w.sim, permits: w.permits, web: w.web, looker: w.looker, keys: w.keys, store: w.store, identities: w.identities,
 		recipients: w.recipients, out: w.out, accounts: w.accounts, solvers: w.solvers, copy: w.copy}
 	n.openStreams()
 	return n
@@ -293,10 +300,11 @@ func (w *world) worker() *worker {
 			Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: trouble, Line: w.line},
 		verify: &stage.Verifier{Accounts: w.accounts, Solvers: w.solvers, Placed: w.placed, Looker: w.looker, Since: w.line.Since(), Trouble: trouble},
 		collect: &stage.Collector{Accounts: w.accounts, Ledger: w.ledger, Solvers: w.solvers, Placed: w.placed, Sinks: []stage.Sink{certstore.Dir{Path: w.out}},
-			Sealer: w.recipients, Opener: w.identities, Trouble: trouble},
-		unsure: &stage.Reconciler{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Line: w.line, Log: log,
+			Sealer: w.recipients, Opener: w.identities, Trouble: trouble,
 			Now: func() time.Time { return time.Now().Add(time.Duration(w.late.Load())) }},
-		waiter: &stage.Waiter{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Line: w.line, Log: log,
+		unsure: &stage.Reconciler{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Line: w.line, Guard: w.guard(), Log: log,
+			Now: func() time.Time { return time.Now().Add(time.Duration(w.late.Load())) }},
+		waiter: &stage.Waiter{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Line: w.line, Guard: w.guard(), Log: log,
 			Now: func() time.Time { return time.Now().Add(time.Hour) }},
 		issuing: &stage.IssuingSweep{Accounts: w.accounts, Line: w.line, Trouble: trouble, Log: log,
 			Now: func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * time.Hour) }},
@@ -304,12 +312,12 @@ func (w *world) worker() *worker {
 			Now: func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * 3 * time.Minute) }},
 		placing: &stage.PlacedSweep{Accounts: w.accounts, Placed: w.placed, Solvers: w.solvers, Line: w.line, Trouble: trouble, Log: log,
 			Now: func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * 24 * time.Hour) }},
-		by: &stage.Operator{Accounts: w.elapsed(), Ledger: w.ledger, States: w.states, Keys: w.keys, Line: w.line, Who: "eve"},
+		by: &stage.Operator{Accounts: w.elapsed(), Ledger: w.ledger, States: w.states, Keys: w.keys, Line: w.line, Guard: w.guard(), Who: "eve"},
 	}
 }
 
-// later lets the waiting time pass, for the reconcilers and for operators that
-// come after it.
+// later lets the waiting time pass, for the reconcilers, for the looks of
+// collectors, and for operators that come after it.
 func (w *world) later() { w.late.Store(int64(waits.Total() + time.Second)) }
 
 // at returns a worker that calls f at gaps.
@@ -490,9 +498,14 @@ func request(id string, names ...string) order.Request {
 // publish hands a message to the intake.
 func (w *world) publish(r order.Request) {
 	w.t.Helper()
+	w.publishTo(w.worker().intake, r)
+}
+
+func (w *world) publishTo(in stage.Intake, r order.Request) {
+	w.t.Helper()
 	data, err := json.Marshal(r)
 	w.must(err)
-	w.must(w.worker().intake.Accept(w.t.Context(), w.message(data)))
+	w.must(in.Accept(w.t.Context(), w.message(data)))
 }
 
 func (w *world) message(data []byte) pipeline.Message {
@@ -509,6 +522,32 @@ func (w *world) order(id string, names ...string) {
 
 func keyStored(o order.Order) bool { return o.Key != nil && o.Key.Stored }
 
+// refOf is a request as the key store knows its order at "ali".
+func refOf(r order.Request) certstore.Ref {
+	return certstore.Ref{ID: r.ID, Hash: r.Hash(), Main: aliUID, Names: r.Names}
+}
+
+// ref is an order as the key store knows it.
+func (w *world) ref(id string) certstore.Ref {
+	o := w.last(id)
+	return certstore.Ref{ID: id, Hash: o.Hash, Main: o.Main, Names: o.Request.Names}
+}
+
+// number is what the key store knows of an order.
+func (w *world) number(id string) certstore.Raised {
+	w.t.Helper()
+	n, err := w.keys.Number(w.ref(id))
+	w.must(err)
+	return n
+}
+
+// raise puts an attempt's number into the key store, as a life does of which
+// nothing else is left.
+func (w *world) raise(id string, attempt int) {
+	w.t.Helper()
+	w.must(w.keys.Raise(w.ref(id), certstore.Raised{Attempt: attempt, Purchase: 1}))
+}
+
 // entry is what the ledger knows.
 func (w *world) entry(main string, names ...string) ledger.Entry {
 	w.t.Helper()
@@ -523,6 +562,17 @@ func (w *world) reopen(names ...string) {
 	w.t.Helper()
 	e := w.entry(aliUID, names...)
 	e.Claims, e.Attempts[0].Ending = nil, ledger.Open
+	data, err := json.Marshal(e)
+	w.must(err)
+	_, err = w.js.Publish(w.t.Context(), "spend."+aliUID+"."+order.NamesHash(names), data)
+	w.must(err)
+}
+
+// retake puts the ledger back to before the names' last order had ended.
+func (w *world) retake(names ...string) {
+	w.t.Helper()
+	e := w.entry(aliUID, names...)
+	e.Takes[0].End = ""
 	data, err := json.Marshal(e)
 	w.must(err)
 	_, err = w.js.Publish(w.t.Context(), "spend."+aliUID+"."+order.NamesHash(names), data)

@@ -25,21 +25,33 @@ type Intake struct {
 	// transition less, and of thousands of orders that come at once the first is
 	// bought the sooner. nil: the submitter's first visit makes it.
 	Sealer Sealer
+	// Publishers may be bound to accounts.
+	Publishers Publishers
+
+	who string // whose orders it is for, where the accounts are only some: see For
 }
 
 // Accept turns one message into an order, or into a failed one that says what
-// is wrong with the message. It may be called again for the same message.
+// is wrong with the message. It may be called again for the same message. An id
+// never runs twice, and an order has one successor, however often it is asked for.
 func (in Intake) Accept(ctx context.Context, m pipeline.Message) error {
 	r, err := order.ParseRequest(m.Data)
 	if err != nil {
 		return in.refuse(ctx, m, r.ID, err)
 	}
-	a, way, err := in.Place(ctx, r)
-	if bad, ok := errors.AsType[*order.Invalid](err); ok {
-		return in.refuse(ctx, m, r.ID, bad)
+	var of, known *order.Order // an order of a new line is looked for when it is made
+	if r.Again != "" {
+		of, known, err = standing(ctx, in.Line, r)
 	}
-	if err != nil {
-		return err // the ledger could not be read: later
+	var a *Account
+	var way issuer.Route
+	if err == nil && known == nil {
+		if a, way, err = in.For(m.Publisher).Place(ctx, r); err == nil {
+			err = a.settled() // nobody may know yet in which ledger to look
+		}
+	}
+	if err != nil || known != nil {
+		return in.settled(ctx, m, r, known, err)
 	}
 	o := in.first(m, r, a, way)
 	if in.Sealer != nil && needsKey(way.Flow, o) && !slow(r.Key) {
@@ -48,11 +60,41 @@ func (in Intake) Accept(ctx context.Context, m pipeline.Message) error {
 		}
 	}
 	// A crash here leaves the message and no order: the pair was seen by nobody.
-	_, err = in.Line.Create(ctx, o)
-	if errors.Is(err, pipeline.ErrMoved) {
-		return in.known(ctx, m, r)
+	return in.create(ctx, m, o, of)
+}
+
+// create makes the order's first transition, or finds that it was made.
+func (in Intake) create(ctx context.Context, m pipeline.Message, o order.Order, of *order.Order) error {
+	made, err := false, error(nil)
+	if of != nil {
+		_, made, err = Succession{in.Line}.Make(ctx, *of, func() order.Order { return o })
+	} else if _, err = in.Line.Create(ctx, o); errors.Is(err, pipeline.ErrMoved) {
+		err = nil
+	} else {
+		made = true
 	}
-	return err
+	if err != nil || made {
+		return err
+	}
+	_, known, err := standing(ctx, in.Line, o.Request)
+	return in.settled(ctx, m, o.Request, known, err)
+}
+
+// settled: nothing is made. The message is that of an order that exists, whatever
+// became of it, or it is refused on an id of its own; any other error means later:
+// also a record that cannot be read, and an order that is gone meanwhile.
+func (in Intake) settled(ctx context.Context, m pipeline.Message, r order.Request, known *order.Order, err error) error {
+	if bad, ok := errors.AsType[*order.Invalid](err); ok {
+		return in.refuse(ctx, m, r.ID, bad)
+	}
+	if err != nil {
+		return err
+	}
+	if known == nil {
+		return fmt.Errorf("order %q: %w", r.ID, pipeline.ErrNoOrder)
+	}
+	in.Log.InfoContext(ctx, "order is known: nothing is bought for it", "order", known.ID(), "state", known.State)
+	return nil
 }
 
 // slow: to make such a key takes tenths of seconds, in which a hundred other
@@ -65,7 +107,10 @@ func slow(algorithm string) bool { return strings.HasPrefix(algorithm, "rsa") }
 func (in Intake) Place(ctx context.Context, r order.Request) (*Account, issuer.Route, error) {
 	invalid := func(err error) error { return &order.Invalid{Field: "account", Reason: err.Error()} }
 	var a *Account
-	var err error
+	err := in.may(r.Account)
+	if err != nil {
+		return nil, issuer.Route{}, err
+	}
 	if r.Account == order.AnyAccount {
 		if a, err = in.Accounts.Choose(ctx, in.Ledger, r); err != nil {
 			return nil, issuer.Route{}, err
@@ -90,21 +135,6 @@ func (in Intake) first(m pipeline.Message, r order.Request, a *Account, way issu
 	o.Tell(order.Event{At: time.Now().UTC().Truncate(time.Millisecond), State: order.Submit,
 		Note: "taken for account " + a.Label + ", " + op})
 	return o
-}
-
-// known: the id exists. The same order is dropped, another one is refused on an
-// id of its own.
-func (in Intake) known(ctx context.Context, m pipeline.Message, r order.Request) error {
-	was, err := in.Line.Last(ctx, r.ID)
-	if err != nil {
-		return err // also a record that cannot be read, and an order that is gone meanwhile: the message comes again
-	}
-	if was.Hash == r.Hash() {
-		in.Log.DebugContext(ctx, "order is known", "order", r.ID)
-		return nil
-	}
-	return in.refuse(ctx, m, r.ID, &order.Invalid{Field: "id", Reason: fmt.Sprintf(
-		"the id %q is taken by another order (state %s): give this one an id of its own", r.ID, was.State)})
 }
 
 // refuse stores the message as a failed order of its own, so that the id that

@@ -42,7 +42,7 @@ func TestIntakeRefuses(t *testing.T) {
 	w := newWorld(t, setup{})
 	for _, c := range []struct{ message, says string }{
 		{`{`, "JSON"},
-		{`{"names":["a.example.com"]}`, "id"},
+		{`{"id":"a-example-com-0123456789ab","names":["a.example.com"]}`, "leave the id out"},
 		{`{"id":"x","account":"ali"}`, "names"},
 		{`{"id":"x","account":"nobody","names":["a.example.com"]}`, `no account "nobody"`},
 		{`{"id":"x","account":"ten","instance":"cas-cn-1","names":["a.example.com"]}`, `did you mean "resource"`},

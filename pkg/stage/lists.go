@@ -20,6 +20,7 @@ type lists struct {
 
 	probed time.Time            // when the lists were last tried
 	owed   map[string]time.Time // instances of orders that a probe found issued: when
+	others []issuer.Row         // rows that were new, and of no order that is known here
 	doubt  int                  // that the newest certificates tell what was issued
 }
 
@@ -44,6 +45,11 @@ func (l *lists) readWaiting(ctx context.Context, orders []*flying, now time.Time
 	pass := now.Sub(l.passed) >= every
 	want := unlisted(orders, &l.listed)
 	shown, page := map[string]bool{}, 0
+	ours := map[string]bool{}
+	for _, o := range orders {
+		ours[o.cloudID] = true
+	}
+	l.others = nil
 	for more := pass || len(want) > 0; more; page++ {
 		if page == maxPages {
 			return fmt.Errorf("the list of what waits has more than %d pages", maxPages)
@@ -56,6 +62,9 @@ func (l *lists) readWaiting(ctx context.Context, orders []*flying, now time.Time
 		for _, row := range p.Rows {
 			if _, known := l.listed.get(row.CloudID); !known {
 				brought = true
+				if !ours[row.CloudID] {
+					l.others = append(l.others, row)
+				}
 			}
 			delete(want, row.CloudID)
 			l.listed.put(row.CloudID, row.InstanceID)

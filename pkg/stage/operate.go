@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
@@ -27,6 +29,7 @@ type Operator struct {
 	// the attempts' numbers.
 	Accounts Accounts
 	Keys     KeyStore
+	Guard    Guard // whether a list may say that something was not bought
 }
 
 // ErrNotNow is wrapped by the errors of verbs that the order's state does not
@@ -70,6 +73,15 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 		return err
 	}
 	o := it.Order
+	if it.State == order.Held && o.Failure != nil {
+		return p.move(ctx, it, o, order.Collect, "retry") // its end is decided: it was held while it cleaned up
+	}
+	if err := p.resume(ctx, o); err != nil {
+		return err
+	}
+	// A crash here leaves names that are taken for an order which has ended: the
+	// verb is repeated, or whoever wants the names says its end (Waiter).
+	gap.At(ctx, "retry: names taken")
 	o.Failure = nil
 	last, tried := e.Last(id)
 	switch {
@@ -85,18 +97,19 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 	return p.move(ctx, it, o, order.Submit, "retry")
 }
 
-// Approve lets an order that was held before it was bought go on.
+// Approve lets an order go on that is held for a fact which a person may let
+// pass: that fact only (DESIGN 12.2), which stands in the record from then on.
 func (p *Operator) Approve(ctx context.Context, id string) error {
 	it, err := p.Line.Last(ctx, id)
 	if err != nil {
 		return err
 	}
-	if it.State != order.Held || it.Hold == nil || it.Hold.From != order.Submit || it.Hold.Open {
+	if it.State != order.Held || it.Hold == nil || it.Hold.Fact == "" {
 		return refuse("order %s is not held for an approval (state %s)", id, it.State)
 	}
 	o := it.Order
-	o.Approved = true // past its deadline, or over a budget
-	return p.move(ctx, it, o, order.Submit, "approved")
+	o.Approve(*it.Hold)
+	return p.move(ctx, it, o, it.Hold.From, "approved: "+strings.ReplaceAll(it.Hold.Fact, "\n", "; "))
 }
 
 // Cancel gives an order up: to collect, which cleans up and ends it. With an
@@ -106,7 +119,7 @@ func (p *Operator) Cancel(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if it.State.Final() || it.State == order.Collect {
+	if it.Ended() || it.State == order.Collect {
 		return refuse("order %s is in state %s", id, it.State)
 	}
 	o := it.Order
@@ -139,28 +152,23 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 	if _, bought := e.Claim(o.ID(), o.Purchase); bought || f == nil {
 		return nil
 	}
+	raised, lost, err := unknownNumber(ctx, p.Keys, p.Ledger, *o)
+	if err != nil {
+		return err
+	}
+	if lost && raised.Main != o.Main {
+		return refuse("the key store knows attempt %d of order %s at main account %s, and nobody knows what came of it: retry it, so that it is reconciled there",
+			raised.Attempt, o.ID(), raised.Main)
+	}
 	if !f.Spends() {
-		return p.giveBack(ctx, f, o)
+		return nil // what it has is given back by its end, after a look
 	}
 	last, _ := e.Last(o.ID())
 	if last.Ending == ledger.Open {
 		return refuse("it is unknown whether order %s was bought: wait for the reconciliation, or end it with adopt or not-bought", o.ID())
 	}
-	raised, err := p.Keys.Number(o.ID())
-	if err != nil {
+	if err := p.surelyUnpaid(ctx, f, *o, e, raised, lost); err != nil {
 		return err
-	}
-	row, stops, err := unclaimed(ctx, f, e, time.Now())
-	if err != nil {
-		return err
-	}
-	switch {
-	case raised.Attempt > last.Attempt:
-		return refuse("the key store knows attempt %d of order %s, the ledger does not: retry it, so that it is reconciled", raised.Attempt, o.ID())
-	case !p.States.State(o.Main).Marked(p.Line.Incarnation()):
-		return refuse("account %s was not swept yet, so nobody knows what was bought there", o.Main)
-	case stops:
-		return refuse("cloud order %s for the same names is claimed by nobody: adopt it first (certmill adopt %s %s)", row.CloudID, o.ID(), row.CloudID)
 	}
 	err = p.Ledger.Forgo(ctx, o.Main, o.Request.Names, ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt},
 		ledger.Cancelled, "by "+p.Who)
@@ -170,31 +178,36 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 	return err
 }
 
-// giveBack releases the instance or certificate of an order that is given up,
-// if a look shows that it was not started. A started one stays claimed: it is
-// this order's for good.
-func (p *Operator) giveBack(ctx context.Context, f issuer.Flow, o *order.Order) error {
-	if o.Resource == "" {
+// surelyUnpaid refuses to give an order up while something that exists may be its
+// purchase. One for which nothing was ever sent has none.
+func (p *Operator) surelyUnpaid(ctx context.Context, f issuer.Flow, o order.Order, e ledger.Entry, raised certstore.Raised, lost bool) error {
+	last, _ := e.Last(o.ID())
+	switch {
+	case lost:
+		return refuse("the key store knows attempt %d of order %s, the ledger does not: retry it, so that it is reconciled", raised.Attempt, o.ID())
+	case !p.States.State(o.Main).Marked(p.Line.Incarnation()):
+		return refuse("account %s was not swept yet, so nobody knows what was bought there", o.Main)
+	case raised.Attempt == 0 && last.Attempt == 0:
 		return nil
 	}
-	st, err := f.Look(ctx, o.Resource)
-	if err != nil && issuer.KindOf(err) != issuer.NotFound {
+	rows, err := unclaimed(ctx, f, o, e, time.Now())
+	if err != nil || len(rows) == 0 {
 		return err
 	}
-	if err == nil && st.Phase != issuer.Unstarted {
-		return nil
-	}
-	if err := forgetResource(p.Keys, *o); err != nil {
+	_, others, err := byKey(ctx, f, fingerprint(o), bare(rows))
+	if err != nil {
 		return err
 	}
-	if err := p.Ledger.Release(ctx, o.Main, o.Resource, o.ID()); err != nil {
-		return err
+	if len(others) == len(rows) {
+		return nil // all have another key
 	}
-	o.Resource = "" // by the time of a retry it may be somebody else's
-	return nil
+	return refuse("%s; it may be this order's purchase: adopt it (certmill adopt %s %s), or, once you know that it is not, certmill approve %s",
+		rows[0].facts(), o.ID(), rows[0].CloudID, o.ID())
 }
 
-// Adopt says that a cloud order is this order's purchase.
+// Adopt says that a cloud order is this order's purchase. The cloud is asked for
+// it, and what it says is compared with the order; what does not fit is refused
+// with the fact (DESIGN 12.5).
 func (p *Operator) Adopt(ctx context.Context, id, cloudID string) error {
 	it, err := p.Line.Last(ctx, id)
 	if err != nil {
@@ -206,8 +219,18 @@ func (p *Operator) Adopt(ctx context.Context, id, cloudID string) error {
 	if _, err := p.entry(ctx, it.Order); err != nil {
 		return err
 	}
+	a, flow, err := p.Accounts.flow(it.Order)
+	if err != nil {
+		return err
+	}
+	if err := compare(ctx, a, flow, it.Order, cloudID); err != nil {
+		return err
+	}
 	err = p.Ledger.Assign(ctx, it.Main, it.Request.Names, ledger.Claim{CloudID: cloudID, Order: id, Purchase: it.Purchase,
 		Attempt: it.Attempt, At: time.Now().UTC(), How: "by hand: " + p.Who})
+	if errors.Is(err, ledger.ErrTaken) {
+		return refuse("%v", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -215,7 +238,71 @@ func (p *Operator) Adopt(ctx context.Context, id, cloudID string) error {
 	gap.At(ctx, "adopt: claimed")
 	o := it.Order
 	o.CloudID, o.Failure, o.Challenges, o.Proofs = cloudID, nil, nil, nil
+	if err := p.resume(ctx, o); err != nil {
+		return err
+	}
 	return p.move(ctx, it, o, order.Verify, "adopted "+cloudID)
+}
+
+// compare asks the cloud for a cloud order that is to be adopted, and returns
+// what speaks against it.
+func compare(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, cloudID string) error {
+	row, err := listedAs(ctx, a, flow, o, cloudID)
+	if err != nil {
+		return err
+	}
+	switch row.Phase {
+	case issuer.Refused:
+		return refuse("cloud order %s ended without a certificate (%s)", cloudID, row.Raw)
+	case issuer.Unstarted:
+		return refuse("%s was not started (%s), so it is no purchase of an order; one that uses it names it: \"resource\": %q", cloudID, row.Raw, cloudID)
+	}
+	_, others, err := byKey(ctx, flow, fingerprint(o), []issuer.Row{row})
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		return refuse("the certificate of cloud order %s has another key than order %s, so that nobody here could use it", cloudID, o.ID())
+	}
+	return nil
+}
+
+// listedAs is how the cloud shows a cloud order. One that is not for the order's
+// names, or that the account does not have, is refused.
+func listedAs(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, cloudID string) (issuer.Row, error) {
+	names := strings.Join(o.Request.Names, " ")
+	if finder, ok := flow.(issuer.Finder); ok {
+		rows, err := finder.Find(ctx, o.Request.Names)
+		if err != nil {
+			return issuer.Row{}, err
+		}
+		for _, row := range rows {
+			if row.CloudID == cloudID && cloudID != "" {
+				return row, nil
+			}
+		}
+	}
+	st, err := flow.Look(ctx, cloudID)
+	switch {
+	case issuer.KindOf(err) == issuer.NotFound, issuer.KindOf(err) == issuer.Rejected:
+		return issuer.Row{}, refuse("%v has no cloud order %s (%v)", a, cloudID, err)
+	case err != nil:
+		return issuer.Row{}, err
+	}
+	if _, ok := flow.(issuer.Finder); ok {
+		return issuer.Row{}, refuse("cloud order %s is there (%s), but not among those for %s: it is for other names, or the list does not show it yet",
+			cloudID, st.Raw, names)
+	}
+	return issuer.Row{CloudID: cloudID, CertID: st.CertID, Phase: st.Phase, Raw: st.Raw}, nil
+}
+
+// resume takes the names again for an order that had ended.
+func (p *Operator) resume(ctx context.Context, o order.Order) error {
+	err := p.Ledger.Resume(ctx, o.Main, o.Request.Names, o.ID())
+	if by, is := errors.AsType[*ledger.NotFree](err); is {
+		return refuse("%v: it ends first (certmill show %s)", by, by.Order)
+	}
+	return err
 }
 
 // NotBought says that an open attempt bought nothing. It is refused before the
@@ -248,7 +335,11 @@ func (p *Operator) NotBought(ctx context.Context, id string) error {
 	}
 	// A crash here leaves a held order with a closed attempt: retry it.
 	gap.At(ctx, "not-bought: attempt closed")
-	return p.move(ctx, it, it.Order, order.Submit, "not bought, said "+p.Who)
+	to := order.Submit
+	if it.Failure != nil {
+		to = order.Collect // it was about to end
+	}
+	return p.move(ctx, it, it.Order, to, "not bought, said "+p.Who)
 }
 
 // surelyNot checks what must be over before anybody may say so.
@@ -259,13 +350,18 @@ func (p *Operator) surelyNot(ctx context.Context, a *Account, o order.Order, ope
 	if !p.States.State(o.Main).Marked(p.Line.Incarnation()) {
 		return refuse("account %s was not swept yet", o.Main)
 	}
+	if err := p.Guard.MayDeny(ctx, a, open); narrow(err) {
+		return refuse("%v", err)
+	} else if err != nil {
+		return err
+	}
 	flow := a.Flow(o.Operation)
 	c, ok := flow.(issuer.Counter)
 	if !ok || open.Used == nil {
 		return nil
 	}
-	r := Reconciler{Accounts: p.Accounts, Ledger: p.Ledger, States: p.States, Line: p.Line, Log: slog.New(slog.DiscardHandler), Now: time.Now}
-	n, err := r.unexplained(ctx, a, flow, c, open)
+	r := Reconciler{Accounts: p.Accounts, Ledger: p.Ledger, States: p.States, Line: p.Line, Guard: p.Guard, Log: slog.New(slog.DiscardHandler), Now: time.Now}
+	n, err := r.unexplained(ctx, a, flow, c, open, o.Request.Names)
 	if err != nil {
 		return err
 	}
@@ -273,31 +369,4 @@ func (p *Operator) surelyNot(ctx context.Context, a *Account, o order.Order, ope
 		return refuse("the quota of %s fell by %d that no listed order explains: find that order in the cloud's console; if it is for these names: certmill adopt %s <cloud id>; else again when the list shows it", open.Product, n, o.ID())
 	}
 	return nil
-}
-
-// BuyAgain authorises spending once more for a held or failed order. It is the
-// only verb that raises the purchase, and stands in the record.
-func (p *Operator) BuyAgain(ctx context.Context, id string) error {
-	it, err := p.Line.Last(ctx, id)
-	if err != nil {
-		return err
-	}
-	if !resting(it.State) {
-		return refuse("order %s is in state %s; only held and failed orders are bought again", id, it.State)
-	}
-	e, err := p.entry(ctx, it.Order)
-	if err != nil {
-		return err
-	}
-	o := it.Order
-	if last, ok := e.Last(id); ok {
-		if last.Ending == ledger.Open {
-			return refuse("an attempt of order %s is open: end it with adopt or not-bought first", id)
-		}
-		o.Attempt = max(o.Attempt, last.Attempt)
-	}
-	o.Purchase++
-	o.Attempt++
-	o.CloudID, o.CertID, o.Resource, o.Failure, o.Challenges, o.Proofs, o.Provisional = "", "", "", nil, nil, nil, false
-	return p.move(ctx, it, o, order.Submit, fmt.Sprintf("purchase %d authorised by %s", o.Purchase, p.Who))
 }

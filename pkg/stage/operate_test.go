@@ -7,6 +7,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/stage"
 )
@@ -26,12 +27,12 @@ func TestVerbsThatTheStateRefuses(t *testing.T) {
 	ctx := t.Context()
 	w.order("a", "a.example.com")
 	w.wantNotNow("a", p.by.Retry(ctx, "a"), "only held and failed")
-	w.wantNotNow("a", p.by.BuyAgain(ctx, "a"), "only held and failed")
+	w.wantNotNow("a", p.buyAgain("a"), "only orders that ended, and held ones")
 	w.wantNotNow("a", p.by.Approve(ctx, "a"), "not held for an approval")
 	w.wantNotNow("a", p.by.Adopt(ctx, "a", "1"), "state submit")
 	w.wantNotNow("a", p.by.NotBought(ctx, "a"), "only held orders")
 	p.drive("a", order.Issued)
-	for _, err := range []error{p.by.Retry(ctx, "a"), p.by.BuyAgain(ctx, "a"), p.by.Cancel(ctx, "a"), p.by.Adopt(ctx, "a", "1"), p.by.NotBought(ctx, "a")} {
+	for _, err := range []error{p.by.Retry(ctx, "a"), p.by.Cancel(ctx, "a"), p.by.Adopt(ctx, "a", "1"), p.by.NotBought(ctx, "a")} {
 		w.wantNotNow("a", err, "state issued")
 	}
 	w.must(w.worker().intake.Accept(ctx, w.message([]byte("{"))))
@@ -49,7 +50,7 @@ func TestCancelIsRefusedWhileTheOutcomeIsUnknown(t *testing.T) {
 	w.wantNotNow("open", p.by.Cancel(ctx, "open"), "unknown whether")
 
 	w.order("number", "number.example.com")
-	w.must(w.keys.Raise("number", 1, 1, ""))
+	w.raise("number", 1)
 	w.wantNotNow("number", p.by.Cancel(ctx, "number"), "the key store knows attempt 1")
 
 	w.order("free", "free.example.com")
@@ -122,28 +123,6 @@ func TestRetryOfACancelledOrder(t *testing.T) {
 	w.wantPaid(1, "a.example.com")
 }
 
-// Buying again is the only verb that spends once more (mutation X_PURCHASE).
-func TestBuyAgain(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, setup{})
-	w.order("a", "a.refused.example")
-	p := w.worker()
-	first := p.drive("a", order.Failed)
-	w.must(w.sim.SetConfig(func(c *cloudsim.Config) { c.RefuseNames = []string{"other.example"} }))
-	w.must(p.by.BuyAgain(t.Context(), "a"))
-	if o := w.last("a"); o.Purchase != 2 || o.Attempt != 2 || o.CloudID != "" || o.Failure != nil {
-		t.Fatalf("record %+v", o)
-	}
-	p.drive("a", order.Issued)
-	if o := w.wantIssued("a"); o.CloudID == first.CloudID {
-		t.Error("it was answered with the first purchase")
-	}
-	w.wantPaid(2, "a.refused.example")
-	if e := w.entry(aliUID, "a.refused.example"); len(e.Claims) != 2 {
-		t.Errorf("claims %+v", e.Claims)
-	}
-}
-
 // With an open entry only adopt and not-bought end a hold; not-bought only when
 // nothing can land any more (mutations M_NBEARLY, X_NBUSED).
 func TestNotBoughtByHand(t *testing.T) {
@@ -155,7 +134,7 @@ func TestNotBoughtByHand(t *testing.T) {
 	w.stranger("early.example.com")
 	p.drive("early", order.Held)
 	w.wantNotNow("early", p.by.NotBought(ctx, "early"), "may still land")
-	w.wantNotNow("early", p.by.BuyAgain(ctx, "early"), "adopt or not-bought first")
+	w.wantNotNow("early", p.buyAgain("early"), "adopt or not-bought first")
 	w.wantNotNow("early", p.by.Cancel(ctx, "early"), "unknown whether")
 	w.wantNotNow("early", p.by.Approve(ctx, "early"), "not held for an approval")
 
@@ -193,7 +172,7 @@ func TestAdoptByHand(t *testing.T) {
 	w := newWorld(t, setup{})
 	ctx := t.Context()
 	p := w.lost("a", "reset_before_commit", "a.example.com")
-	k, err := w.keys.Get("a")
+	k, err := w.keys.Get(w.ref("a"))
 	w.must(err)
 	mine := w.buyWith(k.CSR, "a.example.com")
 	w.stranger("a.example.com")
@@ -203,16 +182,39 @@ func TestAdoptByHand(t *testing.T) {
 	if o := w.wantIssued("a"); o.CloudID != mine {
 		t.Errorf("it has %s", o.CloudID)
 	}
-	w.order("b", "a.example.com")
-	w.loses("reset_before_commit")
-	p.drive("b", order.Unsure)
-	if err := p.by.Adopt(ctx, "b", mine); err == nil || !strings.Contains(err.Error(), "already claimed") {
-		t.Errorf("adopting another order's: %v", err)
+}
+
+// DESIGN 12.5: what is adopted by hand is asked for and compared: it must exist,
+// be for these names, be nobody else's, not have ended, and have this order's key
+// if it has one.
+func TestAdoptIsCompared(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("b", "reset_before_commit", "b.example.com")
+	other, others, ours := w.stranger("a.example.com"), w.stranger("b.example.com"), w.stranger("b.example.com")
+	foreign := w.stranger("b.example.com")
+	w.proved(foreign)
+	w.must(w.ledger.Assign(t.Context(), aliUID, []string{"b.example.com", "c.example.com"}, ledger.Claim{CloudID: others, Order: "c", Purchase: 1}))
+	for id, want := range map[string]string{
+		"99":    "has no cloud order 99",
+		"":      "has no cloud order",
+		other:   "for other names",
+		others:  "already claimed by another order",
+		foreign: "another key",
+	} {
+		w.wantNotNow("b", p.by.Adopt(t.Context(), "b", id), want)
+	}
+	if a := w.attempt("b"); a.Ending != ledger.Open {
+		t.Errorf("a refused adoption closed the attempt: %+v", a)
+	}
+	w.must(p.by.Adopt(t.Context(), "b", ours))
+	if o, err := w.ledger.Owner(t.Context(), aliUID, ours); err != nil || o.Order != "b" {
+		t.Errorf("owner %+v, %v", o, err)
 	}
 }
 
-// A hold names only commands that end it: with an unclaimed row, cancelling is
-// refused, because nobody may say "never bought".
+// A hold names only commands that end it: what somebody else bought for these
+// names cannot be adopted, and one verb lets it pass (issue 18, money 6).
 func TestHoldForAnUnclaimedRowNamesItsWayOut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{unmarked: true})
@@ -223,15 +225,14 @@ func TestHoldForAnUnclaimedRowNamesItsWayOut(t *testing.T) {
 	w.order("a", "a.example.com")
 	p := w.worker()
 	p.drive("a", order.Held)
-	o := w.wantHeld("a", foreign, "certmill adopt a "+foreign)
-	w.wantNotNow("a", p.by.Cancel(ctx, "a"), "adopt it first")
-	if strings.Contains(strings.Join(o.Hold.Commands, " "), "cancel") {
-		t.Errorf("commands %q", o.Hold.Commands)
+	o := w.wantHeld("a", "somebody else bought it", "certmill approve a")
+	if all := strings.Join(o.Hold.Commands, " "); strings.Contains(all, "adopt") || !strings.Contains(o.Hold.Reason, "one of the quota of "+plenty) {
+		t.Errorf("hold %+v", o.Hold)
 	}
-	w.must(p.by.Adopt(ctx, "a", foreign))
-	p.drive("a", order.Held)
-	w.wantHeld("a", "not what was ordered", "certmill retry a")
-	w.must(p.by.BuyAgain(ctx, "a"))
+	w.wantNotNow("a", p.by.Adopt(ctx, "a", foreign), "another key")
+	w.must(p.by.Retry(ctx, "a"))
+	p.drive("a", order.Held) // retry lets nothing pass
+	w.must(p.by.Approve(ctx, "a"))
 	p.drive("a", order.Issued)
 	w.wantIssued("a")
 	w.wantPaid(2, "a.example.com") // one is the stranger's

@@ -3,6 +3,7 @@ package stage
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,7 +19,7 @@ import (
 // is the same, and the names are of one domain and one kind.
 func packKey(p Planned) (key, domain string, ok bool) {
 	r := p.Request
-	if p.Account == nil || p.Known || len(r.Names) != 1 || r.CSR != "" || !p.packable() {
+	if p.Account == nil || p.Known || len(r.Names) != 1 || r.CSR != "" || r.Again != "" || !p.packable() {
 		return "", "", false
 	}
 	base, wild := strings.CutPrefix(r.Names[0], "*.")
@@ -27,7 +28,8 @@ func packKey(p Planned) (key, domain string, ok bool) {
 		return "", "", false
 	}
 	r.ID, r.Names, r.Labels = "", nil, nil
-	return fmt.Sprint(p.Account.Label, p.Product, wild, domain, r.Hash(), r.Batch, r.Deadline), domain, true
+	rest, err := json.Marshal(r) // not its hash: who is written to, say, is no part of that
+	return fmt.Sprint(p.Account.Label, p.Product, wild, domain, string(rest)), domain, err == nil
 }
 
 // packable tells whether the order's product takes several names at the price
@@ -93,8 +95,9 @@ func packing(all []Planned) []preflight.Finding {
 }
 
 // Pack returns the batch with what may become one order packed; the rest is as
-// it was. A packed order has the first one's id with "-pack" at its end, so that
-// packing the same file again orders nothing twice.
+// it was. A packed order has its own derived id, or, where the first one brought
+// an id, that with "-pack" at its end, so that packing the same file again orders
+// nothing twice.
 func Pack(all []Planned) []order.Request {
 	var out []order.Request
 	for _, one := range pack(all) {
@@ -109,11 +112,14 @@ func packed(all []Planned, one []int) order.Request {
 	if len(one) == 1 {
 		return r
 	}
+	derived := r.ID == r.DerivedID()
 	r.Names = nil
 	for _, i := range one {
 		r.Names = append(r.Names, all[i].Request.Names...)
 	}
-	r.ID = packedID(r.ID)
+	if r.ID = packedID(r.ID); derived {
+		r.ID = r.DerivedID()
+	}
 	return r
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
@@ -80,9 +81,17 @@ func losing(fault string) func(*world) {
 	}
 }
 
+// atItsResource brings an order to the call on what it has chosen and claimed.
+func atItsResource(w *world) {
+	resource(order.Request{Account: "ten"})(w)
+	w.worker().driveTo("a", "about to start", func(o order.Order) bool { return o.Attempt == 1 })
+}
+
 func retry(p *worker)     { _ = p.by.Retry(p.ctx, "a") }
+func buyAgain(p *worker)  { _ = p.buyAgain("a") }
 func cancel(p *worker)    { _ = p.by.Cancel(p.ctx, "a") }
 func notBought(p *worker) { _ = p.by.NotBought(p.ctx, "a") }
+func again(p *worker)     { _ = p.buyAgain("a") }
 
 var routes = []route{
 	{name: "answered", make: purchase, ends: order.Issued, paid: 1},
@@ -93,28 +102,41 @@ var routes = []route{
 	{name: "refused", make: func(w *world) { w.order("a", "*."+crashName) }, ends: order.Failed},
 	{name: "unknown number", ends: order.Issued, paid: 1, make: func(w *world) {
 		w.order("a", crashName)
-		w.must(w.keys.Raise("a", 1, 1, ""))
+		w.raise("a", 1)
 	}},
 	{name: "left over", unmarked: true, ends: order.Issued, paid: 1, make: func(w *world) { leftOver(w, crashName) }},
-	{name: "a stranger's", ends: order.Issued, paid: 2, make: func(w *world) { // one of them is the stranger's
+	{name: "a stranger's", ends: order.Held, paid: 1, make: func(w *world) { // it is the stranger's
 		w.order("a", crashName)
 		w.loses("reset_before_commit")
 		w.worker().drive("a", order.Unsure)
 		w.stranger(crashName)
 	}},
 	{name: "any instance", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Issued, paid: 1},
+	{name: "an instance that somebody else starts", make: usedMeanwhile, ends: order.Issued, paid: 1},
 	{name: "named instance", make: resource(order.Request{Account: "ali", Resource: "cas-cn-stage1"}), ends: order.Issued, paid: 1},
 	{name: "any certificate", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{name: "named certificate", make: resource(order.Request{Account: "ten", Resource: "stage2"}), ends: order.Issued, paid: 1},
+	{name: "unknown instance", make: resource(order.Request{Account: "ali", Resource: "cas-cn-nobody"}), ends: order.Failed},
+	{name: "cancelled certificate", make: atItsResource, do: cancel, again: cancel, ends: order.Failed},
+	{name: "cancelled, the answer lost", make: func(w *world) {
+		w.fault(cloudsim.Fault{Action: dvAudit, Kind: "reset_before_commit", Times: 1})
+		resource(order.Request{Account: "ali", Resource: "any"})(w)
+		w.worker().driveTo("a", "called", func(order.Order) bool { return w.calls(dvAudit) == 1 })
+	}, do: cancel, again: cancel, ends: order.Failed},
 	{name: "cancelled", make: purchase, do: cancel, again: cancel, ends: order.Failed},
 	{name: "cancelled, and left to the workers", make: purchase, do: cancel, ends: order.Failed},
+	{name: "bought again", make: func(w *world) { heldPaid(w, "a", crashName) }, do: again, again: again, ends: order.Failed, paid: 1}, // its successor waits
 	{name: "adopted by hand", make: twoCandidates, ends: order.Held, paid: 2, // both are strangers'
 		do: func(p *worker) { _ = p.by.Adopt(p.ctx, "a", p.anyRow()) }, again: func(p *worker) {
 			if p.last("a").CloudID == "" {
 				retry(p)
 			}
 		}},
+	{name: "retried", make: refusedPurchase, do: retry, again: retry, ends: order.Failed},
+	{name: "bought again", make: func(w *world) { heldPaid(w, "a", crashName) }, do: buyAgain, again: buyAgain, ends: order.Failed, paid: 1},
 	{name: "not bought, by hand", make: func(w *world) { heldOpen(w, "a", crashName) }, do: notBought, again: retry, ends: order.Issued, paid: 1},
+	{name: "sealed anew", make: toOthers, do: reseal, again: reseal, ends: order.Issued, paid: 1},
+	{name: "key store filled again", make: emptied, do: refill, again: refill, ends: order.Issued, paid: 1},
 }
 
 // place is a gap on a route: the n-th time that a worker passes it.

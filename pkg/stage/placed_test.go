@@ -312,9 +312,8 @@ func TestFilesOfOneHostTakeTurns(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{cloud: func(c *cloudsim.Config) { c.IssueDelay = cloudsim.Exactly(500 * time.Millisecond) }})
 	p := w.worker()
-	for _, id := range []string{"a", "b"} {
-		// The same name twice needs two orders that do not wait for each other.
-		w.publish(order.Request{ID: id, Account: "ali", Names: []string{"www.example.com"}, Validation: order.FILE})
+	for id, names := range map[string][]string{"a": {"www.example.com"}, "b": {"www.example.com", "api.example.com"}} {
+		w.publish(order.Request{ID: id, Account: "ali", Names: names, Validation: order.FILE})
 		p.drive(id, order.Verify)
 	}
 	p.driveTo("a", "placed", placed)

@@ -25,6 +25,7 @@ type Planned struct {
 	Operation string
 	Product   string // in force; empty: none is needed
 	Known     bool   // it was handed in before: nothing more is bought for it
+	Taken     Taken  // another order has its names, as the books say
 }
 
 // flow is the way of ordering that it takes; nil: none.
@@ -71,7 +72,7 @@ const flightTime = 15 * time.Second
 // before looks at an order of which nothing was sent yet. What is sure to fail
 // is held; the rest is told in its timeline, once. A nil Flight does nothing.
 func (f *Flight) before(ctx context.Context, a *Account, o order.Order) (order.Order, error) {
-	if f == nil || o.Attempt > 0 || o.Approved {
+	if f == nil || o.Attempt > 0 {
 		return o, nil
 	}
 	look, cancel := context.WithTimeout(ctx, flightTime)
@@ -81,11 +82,11 @@ func (f *Flight) before(ctx context.Context, a *Account, o order.Order) (order.O
 	if ctx.Err() != nil {
 		return o, ctx.Err()
 	}
-	var bad []string
+	var bad, facts []string
 	for _, x := range preflight.Group(append(found, p.reviewed()...)) {
-		said := x.What + "; " + x.Do
-		if f.Hold && x.Level == preflight.Error {
-			bad = append(bad, said)
+		said, fact := x.What+"; "+x.Do, order.FactPreflight(x.What)
+		if f.Hold && x.Level == preflight.Error && !o.Approves(fact) {
+			bad, facts = append(bad, said), append(facts, fact)
 			continue
 		}
 		if note := "pre-flight: " + said; !slices.ContainsFunc(o.Timeline, func(e order.Event) bool { return e.Note == note }) {
@@ -93,7 +94,8 @@ func (f *Flight) before(ctx context.Context, a *Account, o order.Order) (order.O
 		}
 	}
 	if len(bad) > 0 {
-		return o, pipeline.Hold("pre-flight: "+strings.Join(bad, ". ")+". After a change, retry looks again (a minute or two later); approve buys it all the same",
+		return o, pipeline.HoldFor(order.Facts(facts...), "pre-flight: "+strings.Join(bad, ". ")+
+			". After a change, retry looks again (a minute or two later); approve buys it all the same",
 			"certmill retry "+o.ID(), "certmill approve "+o.ID(), "certmill cancel "+o.ID())
 	}
 	return o, nil
@@ -109,13 +111,13 @@ type Preflight struct {
 }
 
 // Words finds what the names alone tell, without asking anybody: words that CAs
-// review, orders for the same names in one batch, and what could be packed.
+// review, and what could be packed.
 func Words(all []Planned) []preflight.Finding {
 	var found []preflight.Finding
 	for _, p := range all {
 		found = append(found, p.reviewed()...)
 	}
-	return slices.Concat(found, twins(all), packing(all))
+	return slices.Concat(found, packing(all))
 }
 
 // Look returns what was found, not grouped. What could not be asked is a
@@ -137,37 +139,6 @@ func (p Preflight) Look(ctx context.Context, all []Planned) []preflight.Finding 
 	return slices.Concat(found...)
 }
 
-// MarkKnown notes which orders were handed in before, and finds those whose ids
-// are other orders'.
-func (p Preflight) MarkKnown(ctx context.Context, all []Planned) ([]preflight.Finding, error) {
-	taken, hidden := make([]bool, len(all)), make([]error, len(all))
-	err := atOnce(len(all), func(i int) error {
-		was, err := p.Line.Last(ctx, all[i].Request.ID)
-		if errors.Is(err, pipeline.ErrNoOrder) {
-			return nil
-		}
-		if errors.Is(err, pipeline.ErrUnreadable) {
-			hidden[i] = err
-			return nil
-		}
-		all[i].Known = err == nil && was.Hash == all[i].Request.Hash()
-		taken[i] = err == nil && !all[i].Known
-		return err
-	})
-	var found []preflight.Finding
-	for i, x := range all {
-		if hidden[i] != nil {
-			found = append(found, preflight.Finding{Level: preflight.Error, Kind: preflight.Duplicate, Orders: []string{x.Request.ID}, Example: hidden[i].Error(),
-				What: "the ids are of orders that this certmill cannot read", Do: "plan them with the certmill that wrote them, or give these ids of their own"})
-		}
-		if taken[i] {
-			found = append(found, preflight.Finding{Level: preflight.Error, Kind: preflight.Duplicate, Orders: []string{x.Request.ID}, Example: strings.Join(x.Request.Names, " "),
-				What: "the ids are taken by other orders", Do: "give each order an id of its own; handed in, these are refused"})
-		}
-	}
-	return found, err
-}
-
 // atOnce calls f for 0 to n-1, a few at the same time, and joins the errors.
 func atOnce(n int, f func(i int) error) error {
 	turns := make(chan struct{}, 16)
@@ -184,49 +155,15 @@ func atOnce(n int, f func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// twins are orders of one batch for the same names on one main account.
-func twins(all []Planned) []preflight.Finding {
-	first := map[string]Planned{}
-	var found []preflight.Finding
-	twin := func(p Planned) {
-		found = append(found, preflight.Finding{Level: preflight.Warning, Kind: preflight.Duplicate, Orders: []string{p.Request.ID}, Example: strings.Join(p.Request.Names, " "),
-			What: "another order of this batch has the same names", Do: "leave one of the two out, unless two certificates are wanted"})
-	}
-	told := map[string]bool{}
-	for _, p := range all {
-		if p.Account == nil {
-			continue
-		}
-		key := p.Account.Main + " " + order.NamesHash(p.Request.Names)
-		was, again := first[key]
-		if !again {
-			first[key] = p
-			continue
-		}
-		if !told[key] {
-			twin(was)
-		}
-		told[key] = true
-		twin(p)
-	}
-	return found
-}
-
 // duplicates are orders whose names have a certificate already that is valid and
-// not due for renewal, or soon will have: as the ledger and the orders say, and
-// the cloud's own list.
+// not due for renewal, or soon will have, as the cloud's own list says. What the
+// books say of the names was looked at before (HandIns).
 func (p Preflight) duplicates(ctx context.Context, all []Planned) []preflight.Finding {
-	found := make([]preflight.Finding, len(all))
-	err := atOnce(len(all), func(i int) error {
-		what, err := p.bought(ctx, all[i])
-		if what != "" {
-			found[i] = duplicate(all[i].Request, what)
-		}
-		return err
-	})
-	if err != nil {
-		return []preflight.Finding{unread("the ledger", orderIDs(all), err)}
+	all = slices.DeleteFunc(slices.Clone(all), func(x Planned) bool { return x.Taken.Order != "" })
+	if len(all) == 0 {
+		return nil
 	}
+	found := make([]preflight.Finding, len(all))
 	out := p.listed(ctx, all, found)
 	for _, f := range found {
 		if f.What != "" {
@@ -238,45 +175,17 @@ func (p Preflight) duplicates(ctx context.Context, all []Planned) []preflight.Fi
 
 func duplicate(r order.Request, what string) preflight.Finding {
 	return preflight.Finding{Level: preflight.Warning, Kind: preflight.Duplicate, Orders: []string{r.ID}, Example: strings.Join(r.Names, " "), What: what,
-		Do: "leave these orders out, unless another certificate is wanted: handed in, they are bought again, or held where no ledger entry knows the first"}
+		Do: "leave these orders out, unless another certificate is wanted: handed in, they wait for the first, or are held before anything is bought, until certmill approve"}
 }
 
 const (
 	valid    = "a valid certificate for exactly these names exists, and is not due for renewal"
 	underWay = "an order for exactly these names is under way"
 
+	paidForNothing = "an order for exactly these names was paid, and ended without a certificate"
+
 	newerEntry = "a newer certmill bought, or tried to buy, for exactly these names; what came of it this one cannot read"
 )
-
-// bought is what the ledger knows of the names: nothing, or a sentence.
-func (p Preflight) bought(ctx context.Context, x Planned) (string, error) {
-	e, err := p.Ledger.Read(ctx, x.Account.Main, x.Request.Names)
-	if errors.Is(err, order.ErrNewer) {
-		return newerEntry, nil
-	}
-	if err != nil {
-		return "", err
-	}
-	if _, open := e.OpenAttempt(); open {
-		return underWay, nil
-	}
-	for _, c := range slices.Backward(e.Claims) {
-		it, err := p.Line.Last(ctx, c.Order)
-		switch {
-		case errors.Is(err, pipeline.ErrNoOrder):
-			continue
-		case errors.Is(err, pipeline.ErrUnreadable):
-			return underWay, nil // as far as this program can tell
-		case err != nil:
-			return "", err
-		case it.State == order.Issued && it.Certificate != nil && it.Certificate.NotAfter.Sub(p.Now()) >= renewalDue:
-			return valid, nil
-		case it.State != order.Issued && it.State != order.Failed && it.State != order.Archived:
-			return underWay, nil
-		}
-	}
-	return "", nil
-}
 
 // listed reads the main account's list once, and fills in what the ledger did
 // not know. It returns what could not be read.
@@ -398,18 +307,19 @@ func (p Preflight) pools(ctx context.Context, all []Planned) []preflight.Finding
 	return found
 }
 
-// unused counts what was bought and no order has claimed, up to enough.
+// unused counts what was bought and any order may have, up to enough: what no order
+// has, serves no names and follows nothing.
 func (p Preflight) unused(ctx context.Context, s stock, pool issuer.Pool, enough int) (n int, err error) {
 	rows, err := pool.Unused(ctx)
 	for _, row := range rows {
 		if n == enough {
 			break
 		}
-		h, err := p.Ledger.Holder(ctx, s.main, row.CloudID)
+		h, err := p.Ledger.Owner(ctx, s.main, row.CloudID)
 		if err != nil {
 			return n, err
 		}
-		if h.Order == "" {
+		if h.Order == "" && len(h.Names) == 0 && row.Origin == "" {
 			n++
 		}
 	}

@@ -36,7 +36,7 @@ func TestFlightHolds(t *testing.T) {
 	o := w.wantHeld("a", `CAA of forbidden.com forbids digicert.com; add 0 issue "digicert.com" to it`, "certmill approve a")
 	w.wantHeld("a", "pre-flight: ", "certmill retry a")
 	w.wantPaid(0, "www.forbidden.com")
-	if n, err := w.keys.Number("a"); err != nil || n.Attempt != 0 || o.Attempt != 0 {
+	if n, err := w.keys.Number(w.ref("a")); err != nil || n.Attempt != 0 || o.Attempt != 0 {
 		t.Errorf("number %+v, %v; attempt %d", n, err, o.Attempt)
 	}
 	w.must(p.by.Retry(t.Context(), "a"))
@@ -64,12 +64,12 @@ func TestFlightHoldsBeforeTheClaim(t *testing.T) {
 	r.Resource, r.Product = "cas-cn-stage0", plenty
 	w.publish(r)
 	p.drive("a", order.Held)
-	if h, err := w.ledger.Holder(t.Context(), aliUID, "cas-cn-stage0"); err != nil || h.Order != "" {
+	if h, err := w.ledger.Owner(t.Context(), aliUID, "cas-cn-stage0"); err != nil || h.Order != "" {
 		t.Errorf("claimed: %+v, %v", h, err)
 	}
 	w.must(p.by.Approve(t.Context(), "a"))
 	p.drive("a", order.Failed) // the simulated CA obeys CAA, too
-	if h, err := w.ledger.Holder(t.Context(), aliUID, "cas-cn-stage0"); err != nil || h.Order != "a" {
+	if h, err := w.ledger.Owner(t.Context(), aliUID, "cas-cn-stage0"); err != nil || h.Order != "a" {
 		t.Errorf("approved, and not claimed: %+v, %v", h, err)
 	}
 }
@@ -113,9 +113,19 @@ func (w *world) planned(requests ...order.Request) []stage.Planned {
 func (w *world) look(all []stage.Planned) []string {
 	w.t.Helper()
 	look := stage.Preflight{Ledger: w.ledger, Line: w.line, Now: time.Now}
-	taken, err := look.MarkKnown(w.t.Context(), all)
+	var requests []order.Request
+	for _, p := range all {
+		requests = append(requests, p.Request)
+	}
+	ins, err := look.HandIns(w.t.Context(), requests)
 	w.must(err)
-	return lines(append(taken, look.Look(w.t.Context(), all)...))
+	var out []string
+	for i, in := range ins {
+		if all[i].Known, all[i].Taken = !in.New(), in.Taken; in.Refused != nil {
+			out = append(out, in.Request.ID+": "+in.Refused.Error())
+		}
+	}
+	return append(out, lines(append(stage.Findings(ins), look.Look(w.t.Context(), all)...))...)
 }
 
 // lines are findings, grouped, one line each.
@@ -144,7 +154,7 @@ func TestPreflightDuplicates(t *testing.T) {
 		request("c", "stranger.example.com"), request("d", "issued.example.com"), request("e", "new.example.com"),
 		request("old", "done.example.com", "www.done.example.com"), request("now", "other.example.com")))
 	want := []string{
-		"error duplicate [now]: the ids are taken by other orders",
+		`now: id: the id "now" is taken by another order (state unsure): leave the id out, or give this one an id of its own`,
 		"warning duplicate [a d]: a valid certificate for exactly these names exists, and is not due for renewal",
 		"warning duplicate [b c]: an order for exactly these names is under way",
 	}
@@ -170,7 +180,7 @@ func TestPreflightQuota(t *testing.T) {
 	}
 	none := request("n", "n.example.com")
 	none.Product = "geotrust-dv-1-starter"
-	w.must(w.ledger.Claim(t.Context(), aliUID, "cas-cn-stage1", "somebody", 1))
+	w.claimed("somebody", "cas-cn-stage1", "somebody.example.com")
 	got := w.look(w.planned(append(all, none)...))
 	want := []string{
 		"error quota [i2 i3]: account ali has 2 unused for CreateDVOrderAudit, and 4 are ordered",
@@ -243,7 +253,6 @@ func TestPacking(t *testing.T) {
 
 	got := lines(stage.Words(plan))
 	want := []string{
-		`warning duplicate [a0 again]: another order of this batch has the same names`,
 		`warning words [free]: the word "free" is in the names, at which CAs are known to refuse DV certificates or to review them by hand`,
 		"advice packing [a0 a1 a2 a3 a4 a5 a6 wild wild2]: they could be 3 of up to 5 names each: names of shop.co.uk",
 	}

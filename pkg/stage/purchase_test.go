@@ -3,7 +3,7 @@ package stage_test
 import (
 	"context"
 	"slices"
-	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,7 +30,7 @@ func TestKeyThenStoreThenPurchase(t *testing.T) {
 	if made.Key == nil || made.Key.Stored || len(made.Key.Sealed) == 0 || made.Key.Fingerprint == "" {
 		t.Fatalf("after the first visit: %+v", made.Key)
 	}
-	if _, err := w.keys.Get("a"); err == nil {
+	if _, err := w.keys.Get(w.ref("a")); err == nil {
 		t.Error("the key store has the pair before the record does")
 	}
 	p.visit("a")
@@ -38,7 +38,7 @@ func TestKeyThenStoreThenPurchase(t *testing.T) {
 	if !stored.Key.Stored || stored.Key.Fingerprint != made.Key.Fingerprint || stored.Attempt != 1 || stored.State != order.Submit {
 		t.Fatalf("after the second visit: %s %+v", stored.State, stored.Key)
 	}
-	if k, err := w.keys.Get("a"); err != nil || k.Fingerprint != made.Key.Fingerprint {
+	if k, err := w.keys.Get(w.ref("a")); err != nil || k.Fingerprint != made.Key.Fingerprint {
 		t.Errorf("the key store has %+v, %v", k, err)
 	}
 	w.wantPaid(0, "a.example.com")
@@ -70,7 +70,7 @@ func TestKeyOfTheIntake(t *testing.T) {
 	if made == nil || made.Stored || len(made.Sealed) == 0 {
 		t.Fatalf("the first record has the key %+v", made)
 	}
-	if _, err := w.keys.Get("a"); err == nil {
+	if _, err := w.keys.Get(w.ref("a")); err == nil {
 		t.Error("the key store has the pair before the submitter wrote it there")
 	}
 	for _, id := range []string{"a", "r"} {
@@ -88,7 +88,7 @@ func TestPairInTheKeyStoreWins(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	w.order("a", "a.example.com")
-	first, err := w.keys.Get("a")
+	first, err := w.keys.Get(w.ref("a"))
 	w.must(err)
 	n := w.afterWipe()
 	n.sweepFirst()
@@ -128,7 +128,7 @@ func TestPermitComesBeforeNumberAndEntry(t *testing.T) {
 		t.Error("the visit ended without a permit")
 	case <-time.After(50 * time.Millisecond):
 	}
-	if r, err := w.keys.Number("a"); err != nil || r.Attempt != 0 {
+	if r, err := w.keys.Number(w.ref("a")); err != nil || r.Attempt != 0 {
 		t.Errorf("number %+v, %v while the worker queues for a permit", r, err)
 	}
 	if e := w.entry(aliUID, "a.example.com"); len(e.Attempts) != 0 {
@@ -148,7 +148,7 @@ func TestNumberThenEntryThenCall(t *testing.T) {
 		if name == "move: stored" {
 			return
 		}
-		r, err := w.keys.Number("a")
+		r, err := w.keys.Number(w.ref("a"))
 		w.must(err)
 		a := w.attempt("a")
 		what := map[bool]string{true: " number", false: ""}[r.Attempt == 1 && r.Purchase == 1]
@@ -169,7 +169,7 @@ func TestNumberThenEntryThenCall(t *testing.T) {
 	}
 	p.visit("a")
 	want := []string{"submit: quota read:", "submit: budget taken:", "submit: number stored: number", "submit: entry opened: number open",
-		"submit: answered: number open paid", "submit: bought: number bought paid"}
+		"submit: answered: number open paid", "ledger: owner written: number open paid", "submit: bought: number bought paid"}
 	if !slices.Equal(seen, want) {
 		t.Errorf("effects:\n%q, want\n%q", seen, want)
 	}
@@ -280,8 +280,8 @@ func TestUnknownNumberOpensAnOwnerlessEntry(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	w.order("a", "a.example.com")
-	w.must(w.keys.Raise("a", 3, 1, ""))
-	number, err := w.keys.Number("a")
+	w.raise("a", 3)
+	number, err := w.keys.Number(w.ref("a"))
 	w.must(err)
 	time.Sleep(time.Until(number.At.Add(1100 * time.Millisecond))) // it is kept in whole seconds
 	p := w.worker()
@@ -472,8 +472,8 @@ func TestAfterAWipeNothingIsBoughtTwice(t *testing.T) {
 }
 
 // DESIGN section 4, "an empty ledger" (mutation M_NOUNCLAIMED): with the key
-// store lost as well, the unclaimed row stops the purchase: while it is open its
-// key cannot be known, and then it is another one.
+// store lost as well, the unclaimed row stops the purchase, and a person's word lets that
+// row pass and no other.
 func TestUnclaimedRowStopsThePurchase(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{unmarked: true})
@@ -481,13 +481,15 @@ func TestUnclaimedRowStopsThePurchase(t *testing.T) {
 	w.sweepFirst()
 	w.order("a", "a.example.com")
 	p := w.worker()
-	if o := p.drive("a", order.Waiting); !strings.Contains(o.Wait.What, id) {
-		t.Errorf("it waits for %+v", o.Wait)
-	}
-	w.proved(id)
 	p.drive("a", order.Held)
-	w.wantHeld("a", "its key is another", "certmill adopt a "+id)
+	w.wantHeld("a", id, "certmill approve a")
 	w.wantPaid(1, "a.example.com")
+	another := w.stranger("a.example.com")
+	w.must(p.waiter.Surplus(t.Context(), w.accounts["ali"]))
+	w.must(p.by.Approve(t.Context(), "a"))
+	p.drive("a", order.Held)
+	w.wantHeld("a", another, "certmill approve a")
+	w.wantPaid(2, "a.example.com")
 }
 
 // Where the cloud makes the key there is nothing to compare: a person decides.
@@ -509,7 +511,7 @@ func leftOver(w *world, name string) {
 	w.must(err)
 	sealed, err := w.recipients.Seal(key)
 	w.must(err)
-	_, _, err = w.keys.Put(w.t.Context(), "a", order.Key{Algorithm: "ecdsa-p256", Fingerprint: fp, CSR: csr, Sealed: sealed})
+	_, _, err = w.keys.Put(w.t.Context(), refOf(request("a", name)), order.Key{Algorithm: "ecdsa-p256", Fingerprint: fp, CSR: csr, Sealed: sealed})
 	w.must(err)
 	w.proved(w.buyWith(csr, name))
 	w.sweepFirst()
@@ -527,8 +529,9 @@ func TestLeftOverWithOurKeyIsAdopted(t *testing.T) {
 	w.wantPaid(1, "a.example.com")
 }
 
-// Two orders, and three, for the same names: each waits until the entry of the
-// one before is closed, and each buys once.
+// DESIGN 12.2: names are taken until the order is issued. Two more orders for them
+// wait while it is not known whether the first one was bought, and between bought
+// and issued; then they are held, and nothing more is bought.
 func TestOrdersForTheSameNamesWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -538,50 +541,60 @@ func TestOrdersForTheSameNamesWaitForEachOther(t *testing.T) {
 	slow := w.freezing("submit: entry opened")
 	ended := slow.freeze("a")
 	p := w.worker()
-	for _, id := range []string{"b", "c"} {
-		if o := p.drive(id, order.Waiting); o.Wait.For != order.WaitForNames || o.Wait.What != "a" {
-			t.Errorf("order %s waits for %+v", id, o.Wait)
-		}
-		p.visit(id)
-		if o := w.last(id); o.State != order.Waiting {
-			t.Errorf("with the entry open, %s is %s", id, o.State)
+	waits := func(when string, open bool) {
+		t.Helper()
+		for _, id := range []string{"b", "c"} {
+			p.visit(id)
+			if o := p.drive(id, order.Waiting); o.Wait.For != order.WaitForNames || o.Wait.What != "a" || o.Wait.Open != open {
+				t.Errorf("%s, %s waits for %+v", when, id, o.Wait)
+			}
 		}
 	}
+	waits("with the entry open", true)
 	slow.thaw()
 	<-ended
 	w.wantPaid(1, "same.example.com")
-	for _, id := range []string{"b", "c"} { // a is not issued: only its entry is closed
-		p.drive(id, order.Verify)
+	for _, id := range []string{"b", "c"} {
+		p.drive(id, order.Submit)
 	}
-	for _, id := range []string{"a", "b", "c"} {
-		p.drive(id, order.Issued)
-		w.wantIssued(id)
+	waits("between bought and issued", false)
+	attempts := w.last("b").Attempt
+	p.drive("a", order.Issued)
+	w.wantIssued("a")
+	for _, id := range []string{"b", "c"} {
+		p.drive(id, order.Held)
+		w.wantHeld(id, "order a has a certificate for these names in service until", "certmill approve "+id)
 	}
-	w.wantPaid(3, "same.example.com")
+	if n := w.number("b").Attempt; n != 0 || w.last("b").Attempt != attempts {
+		t.Errorf("b has number %d in the key store and attempt %d: waiting burns none", n, w.last("b").Attempt)
+	}
+	w.wantPaid(1, "same.example.com")
 }
 
-// Rivals at the very moment of the purchase: the entry has one opener at a time.
+// Rivals at the very moment of the purchase: one of them buys, the others are held.
 func TestRivalsForTheSameNames(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
-	for _, id := range []string{"a", "b", "c"} {
+	ids := []string{"a", "b", "c"}
+	for _, id := range ids {
 		w.order(id, "same.example.com")
 	}
 	w.later()
-	done := make(chan struct{})
-	for _, id := range []string{"a", "b", "c"} {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			w.worker().driveTo(id, "issued", func(o order.Order) bool { return o.State == order.Issued })
-		}()
+	var wg sync.WaitGroup
+	for _, id := range ids {
+		wg.Go(func() {
+			w.worker().driveTo(id, "issued or held", func(o order.Order) bool { return o.State == order.Issued || o.State == order.Held })
+		})
 	}
-	for range 3 {
-		<-done
+	wg.Wait()
+	held := slices.DeleteFunc(ids, func(id string) bool { return w.last(id).State == order.Issued })
+	if len(held) != 2 {
+		t.Errorf("%q are held", held)
 	}
-	for _, id := range []string{"a", "b", "c"} {
-		w.wantIssued(id)
+	for _, id := range held {
+		w.wantHeld(id, "in service until", "certmill approve "+id)
 	}
-	w.wantPaid(3, "same.example.com")
+	w.wantPaid(1, "same.example.com")
 }
 
 // One that finds another order's entry where it wanted to open its own gives its
@@ -600,6 +613,10 @@ func TestNumberOfALateRivalIsGivenUp(t *testing.T) {
 	if a := w.attempt("a"); a.Ending != ledger.NeverSent || a.Attempt != 1 {
 		t.Errorf("attempt %+v", a)
 	}
+	p.drive("a", order.Waiting)
+	p.drive("b", order.Issued)
+	p.drive("a", order.Held)
+	w.must(p.by.Approve(t.Context(), "a"))
 	p.drive("a", order.Issued)
 	if o := w.wantIssued("a"); o.Attempt != 2 {
 		t.Errorf("bought as attempt %d", o.Attempt)
@@ -742,27 +759,42 @@ func TestRejectedPurchaseFails(t *testing.T) {
 }
 
 // An open entry whose order ended, as a restore of orders and ledger from
-// different moments leaves it, keeps nobody waiting for ever.
+// different moments leaves it, keeps nobody waiting for ever. Nor do names that are
+// taken by an order which has ended without a word: the ledger is told its end.
 func TestOpenEntryOfAnOrderThatEnded(t *testing.T) {
 	t.Parallel()
 	const name = "a.example.com"
+	issued := func(_ *world, p *worker) { p.drive("a", order.Issued) }
+	failed := func(w *world, _ *worker) {
+		it, err := w.line.Last(w.t.Context(), "a")
+		w.must(err)
+		it.Order.State, it.Order.Failure = order.Failed, &order.Failure{Class: "review", Reason: "made up"}
+		w.must(w.line.MoveByHand(w.t.Context(), pipeline.Item{Order: w.last("a"), Seq: it.Seq}, it.Order))
+	}
+	gone := func(w *world, _ *worker) {
+		s, err := w.js.Stream(w.t.Context(), pipeline.OrdersStream)
+		w.must(err)
+		w.must(s.Purge(w.t.Context(), jetstream.WithPurgeSubject(order.AllOf("a"))))
+	}
+	archived := func(w *world, p *worker) {
+		p.drive("a", order.Issued)
+		it, err := w.line.Last(w.t.Context(), "a")
+		w.must(err)
+		w.must(w.line.Archive(w.t.Context(), it))
+	}
+	const inService, paid = "order a has a certificate for these names in service", "order a for these names was paid and ended without"
 	for _, tt := range []struct {
-		name, want string
-		end        func(w *world, p *worker) // ends order "a"
-		state      order.State               // of "b" then
+		name, want, command string
+		end                 func(w *world, p *worker)       // ends order "a"
+		put                 func(w *world, names ...string) // the ledger back to before
 	}{
-		{"issued", "", func(w *world, p *worker) { p.drive("a", order.Issued) }, order.Issued},
-		{"failed", "certmill retry a", func(w *world, p *worker) {
-			it, err := w.line.Last(t.Context(), "a")
-			w.must(err)
-			it.Order.State, it.Order.Failure = order.Failed, &order.Failure{Class: "review", Reason: "made up"}
-			w.must(w.line.MoveByHand(t.Context(), pipeline.Item{Order: w.last("a"), Seq: it.Seq}, it.Order))
-		}, order.Held},
-		{"gone", "certmill retry b", func(w *world, p *worker) {
-			s, err := w.js.Stream(t.Context(), pipeline.OrdersStream)
-			w.must(err)
-			w.must(s.Purge(t.Context(), jetstream.WithPurgeSubject(order.AllOf("a"))))
-		}, order.Held},
+		{"issued, its attempt open", inService, "certmill approve b", issued, (*world).reopen},
+		{"failed, its attempt open", "waits for order a", "certmill retry a", failed, (*world).reopen},
+		{"gone, its attempt open", "waits for order a", "certmill retry b", gone, (*world).reopen},
+		{"issued, its names taken", inService, "certmill approve b", issued, (*world).retake},
+		{"failed, its names taken", paid, "certmill approve b", failed, (*world).retake},
+		{"gone, its names taken", paid, "certmill approve b", gone, (*world).retake},
+		{"archived, its names taken", paid, "certmill approve b", archived, (*world).retake},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -773,12 +805,11 @@ func TestOpenEntryOfAnOrderThatEnded(t *testing.T) {
 			tt.end(w, p)
 			w.publish(request("b", name))
 			p.drive("b", order.Submit)
-			w.reopen(name) // the ledger is put back to before the answer
-			p.drive("b", tt.state)
-			if tt.state == order.Held {
-				w.wantHeld("b", "waits for order a", tt.want)
-			}
-			w.wantPaid(map[bool]int{true: 2, false: 1}[tt.state == order.Issued], name)
+			tt.put(w, name)
+			p.drive("b", order.Waiting)
+			p.drive("b", order.Held)
+			w.wantHeld("b", tt.want, tt.command)
+			w.wantPaid(1, name)
 		})
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
@@ -25,15 +27,24 @@ type Reconciler struct {
 	Ledger   *ledger.Ledger
 	States   *account.Accounts
 	Line     *pipeline.Line
+	Guard    Guard // who may say, by a list, that something was not bought
 	Log      *slog.Logger
 	Now      func() time.Time
+
+	mu     sync.Mutex
+	looked map[string]time.Time // held orders, when they were looked at again
 }
+
+// heldEvery is how often an order that is held with an open entry is looked at
+// again: what nobody could explain may have explained itself.
+const heldEvery = time.Minute
 
 // lookBack is how long before the intent a row may have been created and still
 // be ours: the clouds' clocks are not ours.
 const lookBack = 15 * time.Minute
 
-// Sweep looks at every unsure order of an account once.
+// Sweep looks at every unsure order of an account once, and now and then at those
+// that are held because nothing told what became of their purchase.
 func (r *Reconciler) Sweep(ctx context.Context, a *Account) error {
 	for _, lane := range []string{a.Label, a.Label + order.UrgentSuffix} {
 		err := r.Line.Each(ctx, order.Unsure, lane, func(it pipeline.Item) error {
@@ -42,8 +53,49 @@ func (r *Reconciler) Sweep(ctx context.Context, a *Account) error {
 		if err != nil {
 			return err
 		}
+		err = r.Line.Each(ctx, order.Held, lane, func(it pipeline.Item) error {
+			if it.Hold == nil || !it.Hold.Open || !r.due(it.ID()) {
+				return nil
+			}
+			return r.Line.Visit(ctx, it, pipeline.HandlerFunc(r.reconsider))
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// due tells whether a held order is to be looked at again, and notes that it is.
+func (r *Reconciler) due(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.Now().Sub(r.looked[id]) < heldEvery {
+		return false
+	}
+	if r.looked == nil {
+		r.looked = map[string]time.Time{}
+	}
+	r.looked[id] = r.Now()
+	return true
+}
+
+// reconsider decides once more about an order that was held. What a look cannot decide
+// stays with the person.
+func (r *Reconciler) reconsider(ctx context.Context, o order.Order) (order.Order, error) {
+	hold := o.Hold
+	if e, err := r.Ledger.Read(ctx, o.Main, o.Request.Names); err != nil {
+		return o, err
+	} else if last, _ := e.Last(o.ID()); last.Provisional != "" {
+		return o, pipeline.Snooze(heldEvery) // it was followed to its end: nothing is new
+	}
+	next, err := r.Handle(ctx, o)
+	if err != nil || next.State == order.Held {
+		return o, pipeline.Snooze(heldEvery)
+	}
+	next.Hold = nil
+	next.Tell(order.Event{At: r.Now().UTC(), State: next.State, Note: "looked at again, no longer held: " + hold.Reason})
+	return next, nil
 }
 
 // Handle decides about one unsure order. Snooze means: looked, not known yet.
@@ -84,7 +136,10 @@ func (r *Reconciler) search(ctx context.Context, a *Account, flow issuer.Flow, o
 	if err != nil {
 		return o, pipeline.Retry(err, 0)
 	}
-	found := candidates(rows, e, open, o.ID())
+	found, err := r.unowned(ctx, o, candidates(rows, e, open, o.ID()))
+	if err != nil {
+		return o, err
+	}
 	for _, row := range found {
 		if row.Tag == o.ID() {
 			return r.adopt(ctx, o, open, row.CloudID)
@@ -107,7 +162,7 @@ func candidates(rows []issuer.Row, e ledger.Entry, open ledger.Attempt, id strin
 	var out []issuer.Row
 	since := open.Since().Add(-lookBack)
 	for _, row := range rows {
-		if row.Created.Before(since) && !row.Created.IsZero() || !e.Free(row.CloudID, id) {
+		if row.CloudID == "" || row.Created.Before(since) && !row.Created.IsZero() || !e.Free(row.CloudID, id) {
 			continue
 		}
 		if row.Tag != "" && row.Tag != id {
@@ -116,6 +171,26 @@ func candidates(rows []issuer.Row, e ledger.Entry, open ledger.Attempt, id strin
 		out = append(out, row)
 	}
 	return out
+}
+
+// unowned leaves out the rows that another order has, whatever its names: a cloud
+// may list an order under more names than were ordered (DESIGN 12.5). One that
+// another has without proof stays: whoever adopts it is told.
+func (r *Reconciler) unowned(ctx context.Context, o order.Order, rows []issuer.Row) ([]issuer.Row, error) {
+	var free []issuer.Row
+	for _, row := range rows {
+		has, err := r.Ledger.Owner(ctx, o.Main, row.CloudID)
+		if errors.Is(err, order.ErrNewer) {
+			continue // somebody's, as far as this program can tell
+		}
+		if err != nil {
+			return nil, err
+		}
+		if has.Order == "" || has.Order == o.ID() || has.Provisional {
+			free = append(free, row)
+		}
+	}
+	return free, nil
 }
 
 func ids(rows []issuer.Row) string {
@@ -195,7 +270,7 @@ func (r *Reconciler) adoptProvisionally(ctx context.Context, o order.Order, open
 
 // again: a conflict means that the entry changed; look again soon.
 func again(err error) error {
-	if errors.Is(err, ledger.ErrConflict) || errors.Is(err, ledger.ErrTaken) {
+	if errors.Is(err, ledger.ErrConflict) || errors.Is(err, ledger.ErrTaken) || errors.Is(err, ledger.ErrStale) {
 		return pipeline.Snooze(time.Second)
 	}
 	return err
@@ -208,8 +283,11 @@ func (r *Reconciler) notBought(ctx context.Context, a *Account, flow issuer.Flow
 	if !r.States.State(o.Main).Marked(r.Line.Incarnation()) {
 		return o, pipeline.Snooze(time.Second) // nobody says "never bought" before the first sweep
 	}
+	if err := r.Guard.MayDeny(ctx, a, open); err != nil {
+		return r.mayNot(o, a, open, err)
+	}
 	if c, ok := flow.(issuer.Counter); ok && open.Used != nil {
-		unexplained, err := r.unexplained(ctx, a, flow, c, open)
+		unexplained, err := r.unexplained(ctx, a, flow, c, open, o.Request.Names)
 		if err != nil {
 			return o, pipeline.Retry(err, 0)
 		}
@@ -231,9 +309,29 @@ func (r *Reconciler) notBought(ctx context.Context, a *Account, flow issuer.Flow
 	return o, nil
 }
 
+// mayNot: the list is not one that may say so. A person must do something about
+// the account, or the cloud could not be asked about it.
+func (r *Reconciler) mayNot(o order.Order, a *Account, open ledger.Attempt, err error) (order.Order, error) {
+	if !narrow(err) {
+		return o, pipeline.Retry(err, 0)
+	}
+	if r.Now().After(open.Opened.Add(3 * a.Waits.Total())) {
+		return o, pipeline.HoldOpen(o.ID(), "no cloud order for its names is listed, and "+err.Error())
+	}
+	return o, pipeline.Snooze(5 * time.Second)
+}
+
+// narrow tells whether an error says that a caller's lists may not be taken for
+// everything that there is.
+func narrow(err error) bool {
+	_, one := errors.AsType[*Unwitnessed](err)
+	_, other := errors.AsType[*Stranger](err)
+	return one || other
+}
+
 // unexplained is how many uses of a product since the entry's reading neither
 // the ledger nor an unclaimed row accounts for.
-func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Flow, c issuer.Counter, open ledger.Attempt) (int64, error) {
+func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Flow, c issuer.Counter, open ledger.Attempt, names []string) (int64, error) {
 	now, err := c.Usage(ctx, open.Product)
 	if err != nil {
 		return 0, err
@@ -247,10 +345,13 @@ func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Fl
 	unread, err := r.Ledger.Each(ctx, a.Main, func(e ledger.Entry) error {
 		for _, c := range e.Claims {
 			known[c.CloudID] = true
+			if explains(c.Product, c.Intent, open, now.Read) {
+				growth--
+			}
 		}
 		for _, other := range e.Attempts {
 			known[other.Provisional] = true
-			if explains(e, other, open, now.Read) {
+			if other.Provisional != "" && explains(other.Product, other.Opened, open, now.Read) {
 				growth--
 			}
 		}
@@ -268,36 +369,36 @@ func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Fl
 		// purchase.
 		return growth, nil
 	}
-	strangers, err := strangers(ctx, flow, known, open)
+	strangers, err := strangers(ctx, flow, known, open, names)
 	return growth - strangers, err
 }
 
-// explains tells whether another attempt may be one of the uses that were
-// counted since the entry's reading and until the count of now: a purchase with
-// a later intent. One whose call was under way while the entry's count was read
-// may be in it already, and one that is open may never have landed: to let these
-// explain buys twice where the list hides longer than was allowed for
-// (TestPurchaseModel finds it), not to costs a hold now and then.
-func explains(e ledger.Entry, other, open ledger.Attempt, now time.Time) bool {
-	if other.Product != open.Product || other.Order == open.Order || other.Opened.After(now) {
-		return false
-	}
-	_, bought := e.Claim(other.Order, other.Purchase)
-	return bought && other.Ending == ledger.Bought && other.Opened.After(open.Used.Read)
+// explains tells whether a purchase, which has a row at the cloud, is one of the
+// uses that were counted since the entry's reading and until the count of now: one
+// with a later intent, by whatever order (an earlier purchase of this very one,
+// too). One whose call was under way while the entry's count was read may be in it
+// already. An attempt without a row never explains: to let it buys twice where
+// the list hides longer than was allowed for (TestPurchaseModel finds it), not to
+// costs a hold now and then, which is looked at again (Sweep).
+func explains(product string, intent time.Time, open ledger.Attempt, now time.Time) bool {
+	return product == open.Product && intent.After(open.Used.Read) && !intent.After(now)
 }
 
 // strangers counts the rows of the product that nobody claims and that came
 // after the entry's reading: orders of every status, because the cloud counts
 // every successful call. No allowance is made for clocks: a row from before the
-// reading is in the count already, and would hide a purchase that is not listed.
-func strangers(ctx context.Context, flow issuer.Flow, known map[string]bool, open ledger.Attempt) (int64, error) {
+// reading is in the count already, and would hide a purchase that is not listed. Nor
+// does a row of the attempt's own names explain anything, unless its key is known to
+// be another: it may be this very purchase, that the list shows only now.
+func strangers(ctx context.Context, flow issuer.Flow, known map[string]bool, open ledger.Attempt, names []string) (int64, error) {
 	all, ok := flow.(issuer.AllLister)
 	if !ok {
 		return 0, nil
 	}
 	seen := map[string]bool{}
 	err := eachRow(ctx, all.All, func(row issuer.Row) error {
-		if row.Product == open.Product && row.Created.After(open.Used.Read) && !known[row.CloudID] {
+		own := order.NamesHash(row.Names) == order.NamesHash(names) && !slices.Contains(open.Foreign, row.CloudID)
+		if row.CloudID != "" && row.Product == open.Product && row.Created.After(open.Used.Read) && !known[row.CloudID] && !own {
 			seen[row.CloudID] = true
 		}
 		return nil

@@ -45,6 +45,9 @@ type Pools struct{ seen memo.Memo[[]issuer.Row] }
 
 var poolKeep = memo.Keep{Answer: 5 * time.Second, Failure: memo.Moment, Silence: issuer.Silent}
 
+// forget makes the next one ask anew: what was remembered is wrong.
+func (p *Pools) forget(a *Account, flow issuer.Flow) { p.seen.Forget(a.Label + " " + flow.Action()) }
+
 func (p *Pools) unused(ctx context.Context, a *Account, flow issuer.Flow) ([]issuer.Row, error) {
 	pool, ok := flow.(issuer.Pool)
 	if !ok {

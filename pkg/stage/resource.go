@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,53 +18,154 @@ import (
 
 // start is a visit of an order on something already bought. The call is keyed by
 // that id, so it may be repeated after a look.
+//
+// A worker may sleep anywhere here and wake when the order has ended, or uses
+// another resource: its record's decision (Order.Taken) is older than the names'
+// entry then, and nothing is taken, claimed or called by it.
 func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
-	if o.Resource == "" {
-		o, err := s.Flight.before(ctx, a, o)
+	e, err := s.Ledger.Read(ctx, o.Main, o.Request.Names)
+	if err != nil {
+		return o, err
+	}
+	if o.Attempt == 0 { // nothing was called yet, in this life
+		own, err := s.own(o)
 		if err != nil {
+			return o, err
+		}
+		var verb error
+		var done bool
+		if o, verb, done = s.inTheWay(ctx, a, flow, o, e.Explained(own)); done {
+			return o, verb
+		}
+	}
+	if e, err = s.names(flow, o, e); err != nil {
+		return o, err
+	}
+	if o.Resource == "" {
+		if o, err = s.Flight.before(ctx, a, o); err != nil {
 			return o, err
 		}
 		// The choice is stored before it is claimed: a crash in between leaves
 		// no claim that nobody remembers.
-		return s.chooseResource(ctx, a, flow, o)
+		return s.chooseResource(ctx, a, flow, o, e)
 	}
-	if err := s.Ledger.Claim(ctx, o.Main, o.Resource, o.ID(), o.Purchase); err != nil {
-		return s.notOurs(o, err)
+	if !e.Decided(o.ID(), o.Taken) {
+		// The order had ended, and goes on. By a conditional publish first: a worker
+		// that slept comes here, too.
+		o.Taken = e.Decision(o.ID(), time.Now())
+		return o, nil
+	}
+	if err := s.claim(ctx, o, e); err != nil {
+		return s.notOurs(ctx, o, err)
 	}
 	// A crash here leaves a claim of this order, which the next visit repeats.
 	gap.At(ctx, "start: resource claimed")
+	return s.look(ctx, a, flow, o)
+}
+
+// claim takes the names, then the resource.
+func (s *Submitter) claim(ctx context.Context, o order.Order, e ledger.Entry) error {
+	if err := s.Ledger.Take(ctx, e, o.ID(), o.Resource, o.Taken); err != nil {
+		return err
+	}
+	// A crash here leaves names that are taken for nothing as yet: the next visit
+	// repeats it.
+	gap.At(ctx, "start: names taken")
+	return s.Ledger.Claim(ctx, e, o.Resource, o.ID(), o.Purchase, o.Taken)
+}
+
+// look decides by how the resource stands.
+func (s *Submitter) look(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
 	st, err := flow.Look(ctx, o.Resource)
-	if err != nil && issuer.KindOf(err) != issuer.NotFound {
-		return o, s.Trouble.Verb(ctx, a, err)
-	}
-	if err != nil {
-		return s.giveBack(ctx, o, order.Failure{Class: ClassRejected, Code: "NotFound",
-			Reason: fmt.Sprintf("the cloud does not know %s", o.Resource), Advice: "name an id that the account has bought"})
-	}
 	switch {
+	case issuer.KindOf(err) == issuer.NotFound:
+		return o, pipeline.Fail(order.Failure{Class: ClassRejected, Code: "NotFound",
+			Reason: fmt.Sprintf("the cloud does not know %s", o.Resource), Advice: "name an id that the account has bought"})
+	case err != nil:
+		return o, s.Trouble.Verb(ctx, a, err)
 	case st.Phase == issuer.Unstarted && o.Attempt == 0:
-		// From here on the resource may be ours: that it was free before the
-		// first call is in the record, so what a later look shows is our doing.
-		raised, err := s.Keys.Number(o.ID())
-		o.Attempt = raised.Attempt + 1
-		return o, err
+		return s.prepare(ctx, a, flow, o)
 	case st.Phase == issuer.Unstarted:
 		return s.sendStart(ctx, a, flow, o, st)
 	case o.Attempt == 0:
-		return s.inUse(ctx, o, st)
+		return s.inUse(ctx, a, flow, o, st)
+	}
+	if err := s.compare(ctx, a, flow, o, st); err != nil {
+		return o, err
 	}
 	o.State, o.CloudID = order.Verify, o.Resource
 	return o, nil
 }
 
+// prepare hands the materials in, where the resource needs any, and takes a
+// number. That the resource was free before the number is in the record: what a
+// later look shows is the order's doing.
+func (s *Submitter) prepare(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
+	if err := s.materials(ctx, a, flow, o); err != nil {
+		return o, s.startFailed(ctx, a, err)
+	}
+	// A crash here leaves materials that the next visit overwrites.
+	gap.At(ctx, "start: materials in")
+	raised, err := s.Keys.Number(ref(o))
+	o.Attempt = raised.Attempt + 1
+	return o, err
+}
+
+func (s *Submitter) materials(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) error {
+	p, ok := flow.(issuer.Preparer)
+	if !ok {
+		return nil
+	}
+	app, err := s.application(a, o)
+	if err != nil {
+		return err
+	}
+	return s.call(ctx, a, o, false, func(f issuer.Fence) error { return p.Prepare(issuer.Within(ctx, f), app) })
+}
+
+// call makes a call on the order's resource. It is noted before, and the request
+// is signed within a fence from that moment: so nobody gives the resource back, or
+// to another, while it may arrive. A clear answer takes the note back, unless the
+// call has started the resource.
+func (s *Submitter) call(ctx context.Context, a *Account, o order.Order, starts bool, send func(issuer.Fence) error) error {
+	at := time.Now()
+	note, err := s.Ledger.Calling(ctx, o.Main, o.Resource, o.ID(), at)
+	if errors.Is(err, ledger.ErrTaken) {
+		return pipeline.Snooze(time.Second) // given back: the order has ended
+	}
+	if err != nil {
+		return err
+	}
+	// A crash here leaves a note of a call that nobody made: the resource is given
+	// back a waiting time later.
+	gap.At(ctx, "start: call noted")
+	err = send(issuer.Fence{NotBefore: at.Add(-a.Waits.Clocks), NotAfter: at.Add(a.Waits.Entry)})
+	// A crash here leaves what the call did: the next look shows it.
+	gap.At(ctx, "start: call answered")
+	if _, clear := ending(err); err == nil && !starts || clear {
+		return errors.Join(err, s.Ledger.Answered(ctx, o.Main, o.Resource, o.ID(), note))
+	}
+	return err
+}
+
+// sendStart starts the resource, if what is in it is this order's: materials of a
+// worker that slept, or of a person in the console, may have come in between.
 func (s *Submitter) sendStart(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, st issuer.Status) (order.Order, error) {
-	app := s.application(a, o)
-	if p, ok := flow.(issuer.Preparer); ok && !st.Submitted {
-		if err := p.Prepare(ctx, app); err != nil && issuer.KindOf(err) != issuer.WrongState {
-			return s.startFailed(ctx, a, o, err)
+	if _, needs := flow.(issuer.Preparer); needs && !s.ours(o, st) {
+		if err := s.materials(ctx, a, flow, o); err != nil {
+			return o, s.startFailed(ctx, a, err)
 		}
-		// A crash here leaves materials that the next Prepare overwrites.
-		gap.At(ctx, "start: materials in")
+		st, err := flow.Look(ctx, o.Resource)
+		if err != nil {
+			return o, s.Trouble.Verb(ctx, a, err)
+		}
+		if why, differ := differs(o, st.Names, st.CSR); differ {
+			return o, otherMaterials(o, why)
+		}
+	}
+	app, err := s.application(a, o)
+	if err != nil {
+		return o, err
 	}
 	reserved, release, err := flow.Reserve(ctx)
 	if err != nil {
@@ -71,15 +173,18 @@ func (s *Submitter) sendStart(ctx context.Context, a *Account, flow issuer.Flow,
 	}
 	defer release()
 	if err := s.noteResource(o); err != nil {
-		return o, err
+		return notRaised(o, err)
 	}
 	// A crash here leaves a number that names a resource which is free yet: it
 	// is this order's all the same.
 	gap.At(ctx, "start: number stored")
-	now := time.Now()
-	r, err := flow.Submit(reserved, app, issuer.Fence{NotBefore: now.Add(-a.Waits.Clocks), NotAfter: now.Add(a.Waits.Entry)})
+	var r issuer.Receipt
+	err = s.call(ctx, a, o, true, func(f issuer.Fence) (err error) {
+		r, err = flow.Submit(reserved, app, f)
+		return err
+	})
 	if err != nil {
-		return s.startFailed(ctx, a, o, err)
+		return o, s.startFailed(ctx, a, err)
 	}
 	// A crash here leaves a started resource: the next look shows it.
 	gap.At(ctx, "start: started")
@@ -88,87 +193,199 @@ func (s *Submitter) sendStart(ctx context.Context, a *Account, flow issuer.Flow,
 	return o, nil
 }
 
+// ours tells whether the materials that are in are this order's.
+func (s *Submitter) ours(o order.Order, st issuer.Status) bool {
+	_, differ := differs(o, st.Names, st.CSR)
+	return st.Submitted && !differ
+}
+
+// otherMaterials: what is in the resource is not this order's, although it was
+// just handed in. Nothing is started.
+func otherMaterials(o order.Order, why string) error {
+	return pipeline.Hold(fmt.Sprintf("%s was not started: the cloud shows other materials in it than were handed in, %s. Somebody else uses it, or changes it in the console",
+		o.Resource, why), "certmill retry "+o.ID(), "certmill cancel "+o.ID())
+}
+
+// compare holds an order whose resource was started for something else.
+func (s *Submitter) compare(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, st issuer.Status) error {
+	names, err := shownNames(ctx, flow, o.Resource, st)
+	if err != nil {
+		return s.Trouble.Verb(ctx, a, err)
+	}
+	return startedForOthers(o, names, st.CSR)
+}
+
+// startedForOthers: it is not collected, whoever started it.
+func startedForOthers(o order.Order, names []string, csr string) error {
+	why, differ := differs(o, names, csr)
+	if !differ {
+		return nil
+	}
+	return pipeline.Hold(fmt.Sprintf("%s was started for something else: %s. What it brings is not this order's", o.Resource, why),
+		"certmill cancel "+o.ID(), "certmill retry "+o.ID())
+}
+
+// shownNames are what a started resource is for, as far as the cloud shows it.
+func shownNames(ctx context.Context, flow issuer.Flow, resource string, st issuer.Status) ([]string, error) {
+	if n, ok := flow.(issuer.Namer); ok && len(st.Names) == 0 {
+		return n.Names(ctx, resource)
+	}
+	return st.Names, nil
+}
+
+// own is the resource that the order may have started in this life or an earlier
+// one: a row of it in the cloud's list is explained.
+func (s *Submitter) own(o order.Order) (string, error) {
+	uses, err := s.used(o)
+	return cmp.Or(o.Resource, uses.Resource), err
+}
+
 // noteResource writes into the key store which resource the order uses, before
 // the first call: after a lost JetStream, the order handed in again finds it,
 // where the record and the claim are gone, and does not use up another one. A
 // number that is there already is that of an earlier visit, whose call may be
 // repeated after the look that this one took.
 func (s *Submitter) noteResource(o order.Order) error {
-	raised, err := s.Keys.Number(o.ID())
-	if err != nil || raised.Attempt == o.Attempt && raised.Resource == o.Resource {
+	raised, err := s.Keys.Number(ref(o))
+	if err != nil || raised.Attempt == o.Attempt && raised.Resource == o.Resource && raised.Hash == o.Hash {
 		return err
 	}
-	err = s.Keys.Raise(o.ID(), o.Attempt, o.Purchase, o.Resource)
-	if errors.Is(err, certstore.ErrExists) {
-		return pipeline.Snooze(100 * time.Millisecond) // a rival visit: look again
-	}
-	return err
+	return s.Keys.Raise(ref(o), s.number(o))
 }
 
 // forgetResource notes that the order uses nothing, before a claim is given
 // back. A crash in between leaves a claim that the next visit takes up again.
 func forgetResource(keys KeyStore, o order.Order) error {
-	raised, err := keys.Number(o.ID())
-	if err != nil || raised.Resource == "" {
+	uses, err := usedAt(keys, o)
+	if err != nil || uses.Resource == "" {
 		return err
 	}
-	err = keys.Raise(o.ID(), raised.Attempt+1, max(o.Purchase, raised.Purchase), "")
+	top, err := keys.Number(ref(o))
+	if err != nil {
+		return err
+	}
+	err = keys.Raise(ref(o), certstore.Raised{Attempt: top.Attempt + 1, Purchase: max(o.Purchase, uses.Purchase), Main: o.Main, GaveBack: true})
 	if errors.Is(err, certstore.ErrExists) {
 		return pipeline.Snooze(100 * time.Millisecond)
 	}
 	return err
 }
 
-// startFailed: the next visit looks first, whatever became of the call.
-func (s *Submitter) startFailed(ctx context.Context, a *Account, o order.Order, err error) (order.Order, error) {
+// startFailed: the next visit looks first, whatever became of the call. What the
+// order has taken is given back by its end.
+func (s *Submitter) startFailed(ctx context.Context, a *Account, err error) error {
 	e, ok := errorAs(err)
-	if ok && (e.Kind == issuer.Rejected || e.Kind == issuer.QuotaExhausted) {
-		return s.giveBack(ctx, o, failureOf(e))
+	switch {
+	case !ok: // the ledger's, or a verb
+		return err
+	case e.Kind == issuer.WrongState:
+		return pipeline.Retry(err, time.Second) // probably started already: look
 	}
-	if ok && e.Kind == issuer.WrongState {
-		return o, pipeline.Retry(err, time.Second) // probably started already: look
-	}
-	return o, s.Trouble.Verb(ctx, a, err)
+	return s.Trouble.Verb(ctx, a, e)
 }
 
 // chooseResource takes what the request names, or an unused one of what the
-// account has bought.
-func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
-	raised, err := s.Keys.Number(o.ID())
-	if err != nil {
+// account has bought, and decides to take the names for it.
+func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (order.Order, error) {
+	if _, next, verb, done := s.lost(ctx, o, e, false); done {
+		return next, verb
+	}
+	uses, err := s.used(o)
+	decided := e.Decision(o.ID(), time.Now())
+	switch {
+	case err != nil:
 		return o, err
-	}
-	if raised.Resource != "" && raised.Purchase == o.Purchase {
-		// From a life before a lost JetStream, or a crash after a claim was to be
-		// given back: what a look shows there may be our doing.
-		o.Resource, o.Attempt = raised.Resource, raised.Attempt
+	case uses.Resource == "":
+	case uses.Hash != o.Hash && named(o.Request) && uses.Resource != o.Request.Resource:
+		return o, otherWay(o, uses)
+	case uses.Attempt > o.Attempt:
+		// From a life before a lost JetStream: what a look shows there may be our
+		// doing.
+		o.Resource, o.Attempt, o.Taken = uses.Resource, uses.Attempt, decided
 		return o, nil
-	}
-	o.Attempt = 0 // nothing was sent for what is chosen now
-	if named(o.Request) {
-		o.Resource = o.Request.Resource
-		return o, nil
-	}
-	rows, err := s.Pools.unused(ctx, a, flow)
-	if err != nil {
-		return o, s.Trouble.Verb(ctx, a, err)
-	}
-	for i := range rows {
-		// Rivals begin at different places, so that few of them meet.
-		row := rows[(i+spread(o.ID()))%len(rows)]
-		h, err := s.Ledger.Holder(ctx, o.Main, row.CloudID)
-		if errors.Is(err, order.ErrNewer) {
-			continue // taken, as far as this program can tell
-		}
-		if err != nil {
+	default:
+		// The record knows that number: it was given back since, or is another's.
+		if err := forgetResource(s.Keys, o); err != nil {
 			return o, err
 		}
-		if h.Order == "" || h.Order == o.ID() {
-			o.Resource = row.CloudID
-			return o, nil
+	}
+	o.Attempt = 0 // nothing was sent for what is chosen now
+	if o.Resource = o.Request.Resource; !named(o.Request) {
+		if o.Resource, err = s.unusedOne(ctx, a, flow, o, e); err != nil {
+			return o, err
 		}
 	}
+	if o.Resource != "" {
+		o.Taken = decided
+		return o, nil
+	}
 	return o, pipeline.Wait(order.Wait{For: order.WaitForQuota, What: "unused " + o.Operation + " resources", Till: time.Now().UTC().Add(time.Minute)})
+}
+
+// unusedOne is one of the account's unused resources that the order may have; empty
+// if there is none. What stays with the order's own names comes first (DESIGN
+// 12.4).
+func (s *Submitter) unusedOne(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (string, error) {
+	rows, err := s.Pools.unused(ctx, a, flow)
+	if err != nil {
+		return "", s.Trouble.Verb(ctx, a, err)
+	}
+	theirs := func(row issuer.Row) bool { return row.Origin != "" || e.Used(row.CloudID) }
+	for _, first := range []bool{true, false} {
+		for i := range rows {
+			// Rivals begin at different places, so that few of them meet.
+			row := rows[(i+spread(o.ID()))%len(rows)]
+			if theirs(row) != first {
+				continue
+			}
+			may, err := s.mayUse(ctx, a, flow, o, e, row)
+			if err != nil {
+				return "", err
+			}
+			if may {
+				return row.CloudID, nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// mayUse tells whether a resource is free for the order's names. What follows
+// another one is for that one's names alone.
+func (s *Submitter) mayUse(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry, row issuer.Row) (bool, error) {
+	if row.Origin != "" {
+		if of, err := s.servedBy(ctx, a, flow, o, row.Origin); err != nil || !sameNames(o.Request.Names, of) {
+			return false, err
+		}
+	}
+	err := s.Ledger.MayClaim(ctx, e, row.CloudID, o.ID())
+	if errors.Is(err, ledger.ErrTaken) || errors.Is(err, ledger.ErrOtherNames) || errors.Is(err, order.ErrNewer) {
+		return false, nil // by a newer program's claim it is taken, as far as this one can tell
+	}
+	return err == nil, err
+}
+
+// servedBy are the names that a resource serves: by the ledger, or by the cloud for
+// one that certmill did not start. None if nothing tells.
+func (s *Submitter) servedBy(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, resource string) ([]string, error) {
+	is, err := s.Ledger.Owner(ctx, o.Main, resource)
+	if errors.Is(err, order.ErrNewer) {
+		return nil, nil
+	}
+	if err != nil || len(is.Names) > 0 {
+		return is.Names, err
+	}
+	st, err := flow.Look(ctx, resource)
+	if issuer.KindOf(err) == issuer.NotFound {
+		return nil, nil
+	}
+	if err == nil {
+		st.Names, err = shownNames(ctx, flow, resource, st)
+	}
+	if err != nil {
+		return nil, s.Trouble.Verb(ctx, a, err)
+	}
+	return st.Names, nil
 }
 
 func spread(id string) int {
@@ -177,13 +394,19 @@ func spread(id string) int {
 	return int(h.Sum32() >> 1)
 }
 
-// notOurs: another order has the resource. One that was chosen is chosen anew,
-// one that was named ends the order.
-func (s *Submitter) notOurs(o order.Order, err error) (order.Order, error) {
-	if !errors.Is(err, ledger.ErrTaken) {
-		return o, err
+// notOurs: another order has the names, or the resource. One that was chosen is
+// chosen anew, one that was named ends the order.
+func (s *Submitter) notOurs(ctx context.Context, o order.Order, err error) (order.Order, error) {
+	if by, is := errors.AsType[*ledger.NotFree](err); is {
+		return o, waitForNames(by.Standing)
+	}
+	if !errors.Is(err, ledger.ErrTaken) && !errors.Is(err, ledger.ErrOtherNames) {
+		return o, again(err)
 	}
 	if !named(o.Request) {
+		if err := forgetResource(s.Keys, o); err != nil { // or it would be chosen again
+			return o, err
+		}
 		o.Resource = ""
 		return o, nil
 	}
@@ -191,34 +414,35 @@ func (s *Submitter) notOurs(o order.Order, err error) (order.Order, error) {
 		Advice: "name another id, or 'any' for an unused one"})
 }
 
-// inUse: the look shows that somebody else started it, before our first call:
-// unless this very order did, in a later visit while this one was frozen, or
+// inUse: the look shows that somebody else started it, before our first call. One
+// that was chosen is chosen anew, one that was named ends the order; unless this
+// very order did, in a later visit while this one was frozen, or
 // before the streams were put back to an earlier copy. Who calls notes the
 // resource in the key store first: the record takes that number, which for an
 // old visit is a transition that fails.
-func (s *Submitter) inUse(ctx context.Context, o order.Order, st issuer.Status) (order.Order, error) {
-	raised, err := s.Keys.Number(o.ID())
+func (s *Submitter) inUse(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, st issuer.Status) (order.Order, error) {
+	raised, err := s.used(o)
 	if err != nil {
 		return o, err
 	}
-	if raised.Resource == o.Resource && raised.Purchase == o.Purchase {
+	if raised.Resource == o.Resource {
 		o.Attempt = raised.Attempt
 		return o, nil
 	}
-	return s.giveBack(ctx, o, order.Failure{Class: ClassInUse,
+	if !named(o.Request) {
+		// The list that it was chosen from is old. It was called for nothing, and
+		// whatever is on its way cannot start it once more.
+		if err := s.Ledger.Release(ctx, o.Main, o.Resource, o.ID(), time.Now(), 0); err != nil {
+			return o, err
+		}
+		// A crash here leaves a choice that the next visit claims again.
+		gap.At(ctx, "start: choice given back")
+		s.Pools.forget(a, flow)
+		what := o.Resource + " is in use already: another one is chosen"
+		o.Resource = ""
+		return o, pipeline.Wait(order.Wait{For: order.WaitForTime, What: what, Till: time.Now().UTC().Add(poolKeep.Answer)})
+	}
+	return o, pipeline.Fail(order.Failure{Class: ClassInUse,
 		Reason: fmt.Sprintf("%s is in use already: the cloud says %q", o.Resource, st.Raw),
 		Advice: "name another id, or 'any' for an unused one"})
-}
-
-// giveBack releases the claim before the order ends: released later, a crash in
-// between would leave a claim of an order that is final.
-func (s *Submitter) giveBack(ctx context.Context, o order.Order, f order.Failure) (order.Order, error) {
-	if err := forgetResource(s.Keys, o); err != nil {
-		return o, err
-	}
-	if err := s.Ledger.Release(ctx, o.Main, o.Resource, o.ID()); err != nil {
-		return o, err
-	}
-	o.Resource = "" // by the time of a retry it may be somebody else's
-	return o, pipeline.Fail(f)
 }

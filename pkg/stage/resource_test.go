@@ -17,9 +17,17 @@ const hour = time.Hour
 // holder is which order has a resource.
 func (w *world) holder(main, id string) string {
 	w.t.Helper()
-	r, err := w.ledger.Holder(w.t.Context(), main, id)
+	r, err := w.ledger.Owner(w.t.Context(), main, id)
 	w.must(err)
 	return r.Order
+}
+
+// claimed gives a resource of "ali" to an order that is nowhere but in the ledger.
+func (w *world) claimed(id, resource string, names ...string) {
+	w.t.Helper()
+	e, now := w.entry(aliUID, names...), time.Now()
+	w.must(w.ledger.Take(w.t.Context(), e, id, resource, e.Decision(id, now)))
+	w.must(w.ledger.Claim(w.t.Context(), e, resource, id, 1, e.Decision(id, now)))
 }
 
 // startElsewhere applies with a resource past certmill.
@@ -193,10 +201,10 @@ func TestBuyAgainWithAnotherResource(t *testing.T) {
 	p.drive("a", order.Failed)
 	first := w.wantFailed("a", stage.ClassReview)
 	w.must(w.sim.SetConfig(func(c *cloudsim.Config) { c.RefuseNames = []string{"other.example"} }))
-	w.must(p.by.BuyAgain(t.Context(), "a"))
+	w.must(p.buyAgain("a"))
 	p = w.worker() // with an empty memory of the pool
-	p.drive("a", order.Issued)
-	if o := w.wantIssued("a"); o.Resource == first.Resource || w.holder(tenUID, first.Resource) != "a" {
+	p.drive("a-2", order.Issued)
+	if o := w.wantIssued("a-2"); o.Resource == first.Resource || w.holder(tenUID, first.Resource) != "a" {
 		t.Errorf("it has %s, before %s", o.Resource, first.Resource)
 	}
 }
@@ -241,7 +249,7 @@ func TestLateVisitLeavesItsOrdersResourceAlone(t *testing.T) {
 		if h := w.holder(o.Main, o.Resource); h != r.ID {
 			t.Errorf("%s: its resource is held by %q", r.ID, h)
 		}
-		if n, err := w.keys.Number(r.ID); err != nil || n.Resource != o.Resource {
+		if n, err := w.keys.Number(w.ref(r.ID)); err != nil || n.Resource != o.Resource {
 			t.Errorf("%s: the key store knows %+v, %v", r.ID, n, err)
 		}
 		w.worker().drive(r.ID, order.Issued)

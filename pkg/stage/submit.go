@@ -15,24 +15,11 @@ import (
 	"github.com/certmill/certmill/pkg/pipeline"
 )
 
-// KeyStore is where sealed pairs and attempt numbers outlast a lost JetStream.
-// All submitters share one.
-type KeyStore interface {
-	// Put stores a pair create-exclusive, fsynced. If there is one under this
-	// id already it MUST be returned, with won false.
-	Put(ctx context.Context, id string, k order.Key) (stored order.Key, won bool, err error)
-	// Number is the highest attempt that was raised; zero if none was.
-	Number(id string) (certstore.Raised, error)
-	// Raise stores an attempt's number and the resource that it uses, if any,
-	// create-exclusive, fsynced. It MUST
-	// return an error that wraps certstore.ErrExists if this or a higher number
-	// is there.
-	Raise(id string, attempt, purchase int, resource string) error
-}
-
 // Sealer seals private keys to the operator's recipients.
 type Sealer interface {
 	Seal(secret order.Secret) ([]byte, error)
+	// ID tells these recipients from others. It stands beside what Seal returns.
+	ID() string
 }
 
 // Submitter makes the key, and starts the order at the cloud: one paid call, or
@@ -49,6 +36,9 @@ type Submitter struct {
 	Budgets  Budgets
 	Flight   *Flight // nil: nothing is looked at before an order is bought
 	Line     *pipeline.Line
+	Numbers  Numbers // nil: the key store cannot tell whose calls it remembers
+	// Duplicates lets an order go on whose names are in service already.
+	Duplicates bool
 }
 
 // Handle is one visit. The purchase takes several, each of which ends in a
@@ -61,6 +51,9 @@ func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, err
 	}
 	if err := s.Trouble.paused(a); err != nil {
 		return o, err
+	}
+	if o.Main != a.Main {
+		return s.mended(o, a)
 	}
 	if o.Attempt == 0 && past(o) {
 		return o, tooLate(o)
@@ -87,13 +80,14 @@ func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, err
 
 // past tells whether the order's deadline is over.
 func past(o order.Order) bool {
-	return o.Request.Deadline != nil && !o.Approved && time.Now().After(*o.Request.Deadline)
+	return o.Request.Deadline != nil && !o.Approves(order.FactDeadline) && time.Now().After(*o.Request.Deadline)
 }
 
 // tooLate: nobody wants it any more without saying so. One that was bought goes
 // on and is flagged.
 func tooLate(o order.Order) error {
-	return pipeline.Hold("its deadline has passed and nothing was bought", "certmill approve "+o.ID(), "certmill cancel "+o.ID())
+	return pipeline.HoldFor(order.FactDeadline, "its deadline has passed and nothing was bought",
+		"certmill approve "+o.ID(), "certmill cancel "+o.ID())
 }
 
 // needsKey: where no CSR is sent, the cloud makes the key.
@@ -120,24 +114,13 @@ func makeKey(flow issuer.Flow, seal Sealer, o order.Order) (order.Order, error) 
 	if err != nil {
 		return o, fmt.Errorf("seal key: %w", err)
 	}
-	o.Key = &order.Key{Algorithm: o.Request.Key, Fingerprint: fp, CSR: csr, Sealed: sealed}
+	o.Key = &order.Key{Algorithm: o.Request.Key, Fingerprint: fp, CSR: csr, Sealed: sealed, SealedTo: seal.ID()}
 	return o, nil
 }
 
-// storeKey writes the pair into the key store. A pair that is there under this
-// id wins (from an earlier life of the stream, or a rival visit): a certificate
-// may have been bought for it. ours tells that it is the record's.
-func (s *Submitter) storeKey(ctx context.Context, o order.Order) (kept order.Order, ours bool, err error) {
-	stored, won, err := s.Keys.Put(ctx, o.ID(), *o.Key)
-	if err != nil {
-		return o, false, fmt.Errorf("store key: %w", err)
-	}
-	stored.Stored = true
-	o.Key = &stored
-	return o, won, nil
-}
-
-func (s *Submitter) application(a *Account, o order.Order) issuer.Application {
+// application is what the cloud is asked for. Nothing is sent that is not what was
+// ordered: this is looked at last, before anything is counted or paid.
+func (s *Submitter) application(a *Account, o order.Order) (issuer.Application, error) {
 	app := issuer.Application{
 		OrderID: o.ID(), Names: o.Request.Names, Key: o.Request.Key, Product: o.Product,
 		Validation: o.Request.Validation, Contact: o.Request.Contact.Or(a.Contact),
@@ -146,10 +129,14 @@ func (s *Submitter) application(a *Account, o order.Order) issuer.Application {
 	if app.Company == "" {
 		app.Company = a.Company
 	}
-	if o.Key != nil {
-		app.CSR = o.Key.CSR
+	if o.Key == nil {
+		return app, nil
 	}
-	return app
+	app.CSR = o.Key.CSR
+	if err := certstore.CheckCSR(app.CSR, o.Key.Fingerprint, app.Names); err != nil {
+		return app, pipeline.Hold(fmt.Sprintf("its key is not for what was ordered: %v; nothing was sent", err), "certmill cancel "+o.ID())
+	}
+	return app, nil
 }
 
 // purchase is a visit of an order that spends quota. It decides by the ledger;
@@ -163,22 +150,28 @@ func (s *Submitter) purchase(ctx context.Context, a *Account, flow issuer.Flow, 
 		return next, verb
 	}
 	if open, is := e.OpenAttempt(); is { // of another order, or follow had seen it
-		return o, pipeline.Wait(order.Wait{For: order.WaitForNames, What: open.Order, Till: time.Now().UTC().Add(time.Second)})
+		return o, waitForNames(ledger.Standing{Order: open.Order, Open: true})
 	}
-	if next, verb, done := s.lost(ctx, o, e); done {
+	highest, next, verb, done := s.lost(ctx, o, e, true)
+	if done {
 		return next, verb
 	}
-	if next, verb, done := s.inTheWay(ctx, a, flow, o, e); done {
-		return next, verb
+	if e, err = s.names(flow, o, e); err != nil {
+		return o, err // no number is taken while it waits for its names
+	}
+	if o, verb, done = s.inTheWay(ctx, a, flow, o, e); done {
+		return o, verb
 	}
 	last, _ := e.Last(o.ID())
-	if o.Attempt <= last.Attempt {
+	if o.Attempt <= max(last.Attempt, highest) {
 		if o, err = s.Flight.before(ctx, a, o); err != nil {
 			return o, err
 		}
 		// The next attempt is a conditional publish of the order first: two
 		// workers never hold the same number.
-		o.Attempt = last.Attempt + 1
+		// An id's numbers are never used twice, whatever order had it in an earlier
+		// life.
+		o.Attempt = max(last.Attempt, highest) + 1
 		return o, nil
 	}
 	return s.buy(ctx, a, flow, o, e)
@@ -220,34 +213,6 @@ func bought(o order.Order, cloudID string) order.Order {
 	return o
 }
 
-// lost looks for a number in the key store that the ledger does not know: a
-// crash before the entry was opened, a worker that is about to open it, or a
-// life before a restore. Its outcome is unknown, so an entry that nobody owns
-// is opened for it and the order is reconciled. The waiting time runs from that
-// opening; the look back goes to the number's own time.
-func (s *Submitter) lost(ctx context.Context, o order.Order, e ledger.Entry) (order.Order, error, bool) {
-	raised, err := s.Keys.Number(o.ID())
-	if err != nil {
-		return o, fmt.Errorf("read attempt number: %w", err), true
-	}
-	last, _ := e.Last(o.ID())
-	if raised.Attempt <= last.Attempt {
-		return o, nil, false
-	}
-	err = s.Ledger.BeginOwnerless(ctx, e, ledger.Attempt{Order: o.ID(), Purchase: raised.Purchase, Attempt: raised.Attempt,
-		Action: o.Operation, Product: o.Product, Fingerprint: fingerprint(o), Sought: raised.At})
-	if errors.Is(err, ledger.ErrConflict) || errors.Is(err, ledger.ErrNotOpener) {
-		return o, pipeline.Snooze(100 * time.Millisecond), true
-	}
-	if err != nil {
-		return o, err, true
-	}
-	// A crash here leaves the entry open: follow finds it.
-	gap.At(ctx, "submit: ownerless entry opened")
-	o.Attempt, o.State = max(o.Attempt, raised.Attempt), order.Unsure
-	return o, nil, true
-}
-
 // inTheWay are the reasons not to spend now.
 func (s *Submitter) inTheWay(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (next order.Order, verb error, done bool) {
 	if past(o) {
@@ -257,80 +222,13 @@ func (s *Submitter) inTheWay(ctx context.Context, a *Account, flow issuer.Flow, 
 	if !st.Marked(s.Line.Incarnation()) {
 		return o, pipeline.Wait(order.Wait{For: order.WaitForSweep, What: o.Main}), true
 	}
+	if err := s.elsewhere(ctx, &o); err != nil {
+		return o, err, true
+	}
 	if _, none := st.Exhausted[o.Product]; none {
 		return o, pipeline.Wait(order.Wait{For: order.WaitForQuota, What: o.Product, Till: time.Now().UTC().Add(30 * time.Second)}), true
 	}
-	row, stops, err := unclaimed(ctx, flow, e, time.Now())
-	if err != nil {
-		return o, s.Trouble.Verb(ctx, a, err), true
-	}
-	if !stops {
-		return o, nil, false
-	}
-	next, verb = s.unclaimed(ctx, a, flow, o, row)
-	return next, verb, true
-}
-
-// unclaimed decides about a cloud order for these names that no ledger entry
-// claims: left over from a JetStream that was lost, or bought by somebody else.
-// If its key is the one that the key store has under this order's id, it is this
-// order's purchase. While it is not issued, it has no key to compare.
-func (s *Submitter) unclaimed(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, row issuer.Row) (order.Order, error) {
-	facts := fmt.Sprintf("cloud order %s (%s) exists for these names and no ledger entry claims it", row.CloudID, row.Raw)
-	if fingerprint(o) != "" && row.Phase != issuer.IssuedPhase && row.Phase != "" {
-		return o, pipeline.Wait(order.Wait{For: order.WaitForTime, Till: time.Now().UTC().Add(time.Minute),
-			What: facts + ": once it is issued its key tells whose it is"})
-	}
-	mine, others, err := byKey(ctx, flow, fingerprint(o), []issuer.Row{row})
-	if err != nil {
-		return o, s.Trouble.Verb(ctx, a, err)
-	}
-	if mine != "" {
-		c := ledger.Claim{CloudID: mine, Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt, At: time.Now().UTC(), How: "adopted, key compared"}
-		if err := s.Ledger.Assign(ctx, o.Main, o.Request.Names, c); err != nil {
-			return o, again(err)
-		}
-		// A crash here leaves the claim: follow finds it.
-		gap.At(ctx, "submit: left-over adopted")
-		return bought(o, mine), nil
-	}
-	switch {
-	case len(others) > 0:
-		facts += "; its key is another than this order's"
-	case fingerprint(o) == "":
-		facts += "; the cloud makes this order's key, so nothing can be compared"
-	}
-	// Not "cancel": nobody says "never bought" with such a row.
-	return o, pipeline.Hold(facts+": adopt it; if it then shows another key, buy-again orders anew", "certmill adopt "+o.ID()+" "+row.CloudID)
-}
-
-// unclaimed returns a cloud order for the entry's names that nobody claims and
-// that stops a purchase, if there is one. The ledger forgets none that was ever
-// seen, so the list is asked what became of them; what it does not show stops.
-func unclaimed(ctx context.Context, flow issuer.Flow, e ledger.Entry, now time.Time) (row issuer.Row, stops bool, err error) {
-	if len(e.Unclaimed) == 0 {
-		return issuer.Row{}, false, nil
-	}
-	listed := map[string]issuer.Row{}
-	if finder, ok := flow.(issuer.Finder); ok {
-		rows, err := finder.Find(ctx, e.Names)
-		if err != nil {
-			return issuer.Row{}, false, err
-		}
-		for _, row := range rows {
-			listed[row.CloudID] = row
-		}
-	}
-	for _, u := range e.Unclaimed {
-		row, is := listed[u.CloudID]
-		if !is {
-			row = issuer.Row{CloudID: u.CloudID, Raw: u.Status}
-		}
-		if !is || inTheWay(row, now) {
-			return row, true, nil
-		}
-	}
-	return issuer.Row{}, false, nil
+	return s.unclaimed(ctx, a, flow, o, e)
 }
 
 func fingerprint(o order.Order) string {
@@ -343,12 +241,20 @@ func fingerprint(o order.Order) string {
 // buy is the paid call. The order of its effects is what keeps money safe:
 // permit, number, entry, call, closing, transition.
 func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (order.Order, error) {
+	app, err := s.application(a, o)
+	if err != nil {
+		return o, err
+	}
 	used, err := s.Usages.Before(ctx, a, flow, o.Product)
 	if e, ok := errorAs(err); ok && e.Kind == issuer.QuotaExhausted {
 		return s.refused(ctx, a, o, e) // there is no plan of the product
 	}
 	if err != nil {
 		return o, s.Trouble.Verb(ctx, a, err)
+	}
+	who, err := a.Whose(ctx)
+	if err != nil {
+		return o, pipeline.Retry(err, 0)
 	}
 	// Waiting for the permit comes before the entry, so that no entry is open
 	// while a worker queues. A crash up to here leaves nothing.
@@ -364,25 +270,22 @@ func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o ord
 	}
 	// A crash here leaves a purchase counted that was not made.
 	gap.At(ctx, "submit: budget taken")
-	if err := s.Keys.Raise(o.ID(), o.Attempt, o.Purchase, ""); err != nil {
+	if err := s.Keys.Raise(ref(o), s.number(o)); err != nil {
 		unspend(ctx)
-		if errors.Is(err, certstore.ErrExists) {
-			return o, pipeline.Snooze(100 * time.Millisecond) // a rival is here: lost() decides
-		}
-		return o, fmt.Errorf("store attempt number: %w", err)
+		return notRaised(o, err) // where a rival is here, lost decides
 	}
 	// A crash here leaves a number that the ledger does not know: the next
 	// visit opens an entry that nobody owns, and reconciles (lost).
 	gap.At(ctx, "submit: number stored")
 	e, open, err := s.Ledger.Begin(ctx, e, ledger.Attempt{Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt,
-		Action: o.Operation, Product: o.Product, Fingerprint: fingerprint(o), Used: used})
+		Action: o.Operation, Product: o.Product, Fingerprint: fingerprint(o), Caller: who.Caller, Used: used})
 	if err != nil {
 		unspend(ctx)
 		return s.notOpener(ctx, o, err)
 	}
 	// A crash here leaves an open entry, whose opener is gone: unsure.
 	gap.At(ctx, "submit: entry opened")
-	receipt, err := flow.Submit(reserved, s.application(a, o), issuer.Fence{
+	receipt, err := flow.Submit(reserved, app, issuer.Fence{
 		NotBefore: open.Opened.Add(-a.Waits.Clocks), NotAfter: open.Opened.Add(a.Waits.Entry)})
 	// A crash here may leave a cloud order that only the list shows: unsure.
 	gap.At(ctx, "submit: answered")

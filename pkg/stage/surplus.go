@@ -13,28 +13,71 @@ import (
 	"github.com/certmill/certmill/pkg/pipeline"
 )
 
-// Surplus reads an account's whole list and writes into the ledger, under their
+// Surplus reads all lists of an account and writes into the ledger, under their
 // names, the cloud orders that no entry claims: bought past certmill, or paid
 // twice by an accident that was thought impossible. They stop further purchases
 // for these names, and a person sees them (certmill surplus).
+//
+// A purchase reads the ledger and not the list: what somebody else bought an
+// interval ago is there (SurplusEvery), what he buys at this moment is not.
 func (w *Waiter) Surplus(ctx context.Context, a *Account) error {
+	began := w.Now()
 	_, err := w.surplus(ctx, a)
+	if err == nil {
+		w.took.Store(a.Main, w.Now().Sub(began))
+	}
 	return err
+}
+
+// Bounds of the surplus sweep's rhythm.
+const (
+	leastSurplus = 30 * time.Second
+	mostSurplus  = time.Hour
+)
+
+// SurplusEvery is how often the lists of a main account are read for what nobody
+// claims: about a twentieth of the time goes into it, because the lists' permits
+// are those of the orders under way.
+func (w *Waiter) SurplusEvery(main string) time.Duration {
+	took, _ := w.took.Load(main)
+	d, _ := took.(time.Duration)
+	return min(max(leastSurplus, 20*d), mostSurplus)
 }
 
 // surplus also tells how many rows it left alone, because their names' entry
 // cannot be read by this program: who can reports them, and who cannot buys
 // nothing for these names.
 func (w *Waiter) surplus(ctx context.Context, a *Account) (left int, err error) {
+	claimed, unread, err := w.claimed(ctx, a.Main)
+	if err != nil {
+		return 0, err
+	}
+	err = eachListed(ctx, a, func(row issuer.Row) error {
+		if claimed[row.CloudID] {
+			return nil
+		}
+		err := w.report(ctx, a, row)
+		if err != nil && slices.ContainsFunc(unread, func(u ledger.Unread) bool { return u.Of(a.Main, row.Names) }) {
+			left++
+			return nil
+		}
+		return err
+	})
+	return left, err
+}
+
+// claimed are the cloud orders and resources of a main account that some order
+// has, by the entries and by the owners' cells.
+func (w *Waiter) claimed(ctx context.Context, main string) (map[string]bool, []ledger.Unread, error) {
 	claimed := map[string]bool{}
-	unread, err := w.Ledger.Each(ctx, a.Main, func(e ledger.Entry) error {
+	unread, err := w.Ledger.Each(ctx, main, func(e ledger.Entry) error {
 		for _, c := range e.Claims {
 			claimed[c.CloudID] = true
 		}
 		return nil
 	})
 	if err != nil {
-		return 0, err
+		return nil, nil, err
 	}
 	for _, u := range unread {
 		u.Tell(ctx, w.Log)
@@ -42,37 +85,44 @@ func (w *Waiter) surplus(ctx context.Context, a *Account) (left int, err error) 
 			claimed[id] = true
 		}
 	}
-	for _, flow := range a.Cloud.Flows() {
-		all, ok := flow.(issuer.AllLister)
-		if !ok || !flow.Spends() {
-			continue
-		}
-		// The flows of one main account share one list.
-		err := eachRow(ctx, all.All, func(row issuer.Row) error {
-			if claimed[row.CloudID] {
-				return nil
-			}
-			err := w.report(ctx, a, row)
-			if err != nil && slices.ContainsFunc(unread, func(u ledger.Unread) bool { return u.Of(a.Main, row.Names) }) {
-				left++
-				return nil
-			}
-			return err
-		})
-		return left, err
+	owners, _, err := w.Ledger.Owners(ctx, main)
+	for id, o := range owners {
+		// One that is had without proof may yet turn out to be a stranger's: it is
+		// reported, and unclaimed no more once it is proved.
+		claimed[id] = claimed[id] || o.Order != "" && !o.Provisional
 	}
-	return left, nil
+	return claimed, unread, err
 }
 
-// renewalDue is how long before its end an issued certificate no longer stands
-// in the way of a new purchase.
-const renewalDue = 30 * 24 * time.Hour
+// eachListed calls f for every row of every list that shows what an account has,
+// whatever ways of ordering are in use (DESIGN 12.6), and one list once. A row may
+// come twice.
+func eachListed(ctx context.Context, a *Account, f func(issuer.Row) error) error {
+	read := map[string]bool{}
+	for _, flow := range a.Cloud.Flows() {
+		all, ok := flow.(issuer.AllLister)
+		if !ok || read[all.List()] {
+			continue
+		}
+		read[all.List()] = true
+		err := eachRow(ctx, all.All, func(row issuer.Row) error {
+			if row.CloudID == "" { // a row without an id is none
+				return nil
+			}
+			return f(row)
+		})
+		if err != nil {
+			return fmt.Errorf("list of %s: %w", flow.Action(), err)
+		}
+	}
+	return nil
+}
 
 // inTheWay tells whether a row would stop a purchase: it is open, or issued and
-// not yet due for renewal.
+// not yet due.
 func inTheWay(row issuer.Row, now time.Time) bool {
-	due := row.Phase == issuer.IssuedPhase && !row.Expires.IsZero() && row.Expires.Sub(now) < renewalDue
-	return row.Phase != issuer.Refused && !due
+	due := row.Phase == issuer.IssuedPhase && order.Due(time.Time{}, row.Expires, now)
+	return row.Phase != issuer.Refused && row.Phase != issuer.Unstarted && !due
 }
 
 // report writes a row that no entry claims under its names, if it would stop a
@@ -142,6 +192,18 @@ func (p *Operator) Lefts(ctx context.Context, a *Account) ([]Left, error) {
 	return all, err
 }
 
+// Gone lists the orders of one main account whose message somebody has removed.
+func (p *Operator) Gone(ctx context.Context, a *Account, now time.Time) (all []Left, err error) {
+	r := Removed{Ledger: p.Ledger, States: p.States, Line: p.Line, Now: func() time.Time { return now }}
+	r.Keys, _ = p.Keys.(KeyLister)
+	found, err := r.Find(ctx, a.Main)
+	for _, o := range found {
+		all = append(all, Left{Account: a.Label, Names: o.Names, Order: o.Order, Command: HandInAgain,
+			Why: "its message was removed from stream " + pipeline.OrdersStream + ", and not by certmill: " + o.Known})
+	}
+	return all, err
+}
+
 // unknownAttempt: an ended order whose number in the key store is above the
 // ledger's last attempt may have been bought in a life that was lost.
 func (p *Operator) unknownAttempt(ctx context.Context, a *Account, o order.Order) (Left, bool, error) {
@@ -149,19 +211,12 @@ func (p *Operator) unknownAttempt(ctx context.Context, a *Account, o order.Order
 	if f == nil || !f.Spends() {
 		return Left{}, false, nil
 	}
-	raised, err := p.Keys.Number(o.ID())
-	if err != nil || raised.Attempt == 0 {
-		return Left{}, false, err
-	}
-	e, err := p.Ledger.Read(ctx, o.Main, o.Request.Names)
+	raised, is, err := unknownNumber(ctx, p.Keys, p.Ledger, o)
 	if errors.Is(err, order.ErrNewer) {
 		return Left{}, false, nil // told of as an entry that cannot be read
 	}
-	if err != nil {
+	if err != nil || !is {
 		return Left{}, false, err
-	}
-	if last, _ := e.Last(o.ID()); raised.Attempt <= last.Attempt {
-		return Left{}, false, nil
 	}
 	return Left{Account: a.Label, Names: o.Request.Names, Order: o.ID(), Product: o.Product,
 		Why:     fmt.Sprintf("it ended, but the key store knows its attempt %d of %s, which the ledger does not", raised.Attempt, raised.At.Format(time.RFC3339)),

@@ -15,16 +15,14 @@ func TestSurplus(t *testing.T) {
 	p := w.worker()
 	w.order("ours", "ours.example.com")
 	p.drive("ours", order.Issued)
-	id := w.stranger("a.example.com")
+	id := w.buyWith("", "a.example.com", "b.example.com") // the cloud makes the key: it can be used here
 	w.must(p.waiter.Surplus(t.Context(), w.accounts["ali"]))
 	lefts, err := p.by.Lefts(t.Context(), w.accounts["ali"])
 	w.must(err)
 	if len(lefts) != 1 || lefts[0].CloudID != id || lefts[0].Product != plenty || lefts[0].Names[0] != "a.example.com" || !strings.Contains(lefts[0].Command, id) {
 		t.Fatalf("listed: %+v", lefts)
 	}
-	w.publish(request("a", "a.example.com"))
-	p.drive("a", order.Waiting)
-	w.proved(id)
+	w.publish(request("a", "a.example.com", "b.example.com"))
 	p.drive("a", order.Held)
 	w.must(p.by.Adopt(t.Context(), "a", id))
 	if lefts, err = p.by.Lefts(t.Context(), w.accounts["ali"]); err != nil || len(lefts) != 0 {
@@ -43,7 +41,7 @@ func TestEndedOrderWithAnUnknownAttempt(t *testing.T) {
 	if lefts, err := p.by.Lefts(t.Context(), w.accounts["ali"]); err != nil || len(lefts) != 0 {
 		t.Fatalf("%+v, %v", lefts, err)
 	}
-	w.must(w.keys.Raise("a", 7, 1, ""))
+	w.raise("a", 7)
 	lefts, err := p.by.Lefts(t.Context(), w.accounts["ali"])
 	w.must(err)
 	if len(lefts) != 1 || lefts[0].Order != "a" || !strings.Contains(lefts[0].Why, "attempt 7") {

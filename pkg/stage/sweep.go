@@ -30,6 +30,8 @@ type IssuingSweep struct {
 	Trouble  Trouble
 	Log      *slog.Logger
 	Now      func() time.Time
+	// Neighbours hear of rows that are of no order here; nil: nobody does.
+	Neighbours *Neighbours
 
 	mu     sync.Mutex
 	fleets map[string]*fleet // by label
@@ -109,7 +111,9 @@ func (s *IssuingSweep) sweepFlow(ctx context.Context, a *Account, flow issuer.Fl
 		return nil
 	}
 	l := f.lists(flow)
-	if err := l.readWaiting(ctx, orders, s.Now(), f.passEvery(l)); err != nil {
+	err := l.readWaiting(ctx, orders, s.Now(), f.passEvery(l))
+	s.Neighbours.Saw(a, l.others...)
+	if err != nil {
 		return err
 	}
 	if err := l.readCertificates(ctx, orders); err != nil {

@@ -69,6 +69,12 @@ func (v *Verifier) ask(ctx context.Context, a *Account, flow issuer.Flow, o orde
 		}
 		return o, v.Trouble.Verb(ctx, a, err)
 	}
+	if o.Resource != "" && st.Phase != issuer.Refused {
+		// It is seen started: the materials may have been overwritten in between.
+		if err := startedForOthers(o, st.Names, st.CSR); err != nil {
+			return o, err
+		}
+	}
 	switch st.Phase {
 	case issuer.IssuedPhase:
 		o.State, o.CertID = order.Collect, st.CertID

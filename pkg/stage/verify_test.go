@@ -228,7 +228,7 @@ func TestSmallPipeline(t *testing.T) {
 			go func() { _ = w.line.Work(t.Context(), state, label, 4, h) }()
 		}
 	}
-	go func() { _ = w.line.Intake(t.Context(), false, p.intake.Accept) }()
+	go func() { _ = w.line.Intake(t.Context(), false, p.intake) }()
 	ids := []string{"a", "b", "c", "t"}
 	for _, id := range ids {
 		label := map[bool]string{true: "ten", false: "ali"}[id == "t"]

@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 var (
@@ -34,10 +36,16 @@ func At(js jetstream.JetStream, s jetstream.Stream, subject string) Cell { retur
 
 // Value is what lies in a cell.
 type Value struct {
-	Data   []byte
-	Header nats.Header
-	Seq    uint64    // of the message; 0: there is none
-	Stored time.Time // by the server's clock; zero for what was just written
+	Subject string
+	Data    []byte
+	Header  nats.Header
+	Seq     uint64    // of the message; 0: there is none
+	Stored  time.Time // by the server's clock; zero for what was just written
+}
+
+// valueOf is a message of the stream as a value.
+func valueOf(raw *jetstream.RawStreamMsg) Value {
+	return Value{Subject: raw.Subject, Data: raw.Data, Header: raw.Header, Seq: raw.Sequence, Stored: raw.Time}
 }
 
 // Read returns what lies there; the zero Value if nothing does.
@@ -49,23 +57,29 @@ func (c Cell) Read(ctx context.Context) (Value, error) {
 	if err != nil {
 		return Value{}, fmt.Errorf("read %s: %w", c.subject, err)
 	}
-	return Value{Data: raw.Data, Header: raw.Header, Seq: raw.Sequence, Stored: raw.Time}, nil
+	return valueOf(raw), nil
 }
 
 // Write stores data on condition that the last message is the one with this
 // sequence; 0: that there is none. The error wraps ErrConflict if it is not,
 // and ErrNoAnswer if nobody knows.
 func (c Cell) Write(ctx context.Context, data []byte, seq uint64) (Value, error) {
-	ack, err := c.js.Publish(ctx, c.subject, data, jetstream.WithExpectLastSequencePerSubject(seq))
+	return write(ctx, c.js, c.subject, data, jetstream.WithExpectLastSequencePerSubject(seq))
+}
+
+// write stores data on a condition.
+func write(ctx context.Context, js jetstream.JetStream, subject string, data []byte, on jetstream.PublishOpt) (Value, error) {
+	data = redact.Bytes(data)
+	ack, err := js.Publish(ctx, subject, data, on)
 	switch {
 	case err == nil:
-		return Value{Data: data, Seq: ack.Sequence}, nil
+		return Value{Subject: subject, Data: data, Seq: ack.Sequence}, nil
 	case conflict(err):
-		return Value{}, fmt.Errorf("write %s: %w", c.subject, ErrConflict)
+		return Value{}, fmt.Errorf("write %s: %w", subject, ErrConflict)
 	case noAnswer(err):
-		return Value{}, fmt.Errorf("write %s: %w: %w", c.subject, ErrNoAnswer, err)
+		return Value{}, fmt.Errorf("write %s: %w: %w", subject, ErrNoAnswer, err)
 	}
-	return Value{}, fmt.Errorf("write %s: %w", c.subject, err)
+	return Value{}, fmt.Errorf("write %s: %w", subject, err)
 }
 
 // conflict: 10071 is a condition that does not hold, 10164 one that cannot be
@@ -101,28 +115,51 @@ func (c Cell) ChangeOnce(ctx context.Context, f func(Value) ([]byte, error)) (Va
 // tries bounds how often a change is made again.
 const tries = 30
 
-func (c Cell) change(ctx context.Context, f func(Value) ([]byte, error), again func(error) bool) (Value, error) {
-	var err error
+func (c Cell) change(ctx context.Context, f func(Value) ([]byte, error), again func(error) bool) (at Value, err error) {
+	err = attempt(ctx, again, func() error {
+		now, err := c.Read(ctx)
+		if err != nil {
+			return err
+		}
+		at = now
+		data, err := f(now)
+		if err != nil {
+			return final{err}
+		}
+		if data == nil {
+			return nil
+		}
+		next, err := c.Write(ctx, data, now.Seq)
+		if err == nil {
+			at = next
+		}
+		return err
+	})
+	return at, err
+}
+
+// final is an error that no further try mends.
+type final struct{ error }
+
+func (f final) Unwrap() error { return f.error }
+
+// attempt tries to change something until it is done, a bounded number of times.
+func attempt(ctx context.Context, again func(error) bool, try func() error) (err error) {
 	for n := range tries {
-		var now, next Value
-		if now, err = c.Read(ctx); err != nil {
-			return Value{}, err
+		if err = try(); err == nil {
+			return nil
 		}
-		data, ferr := f(now)
-		if ferr != nil || data == nil {
-			return now, ferr
-		}
-		if next, err = c.Write(ctx, data, now.Seq); err == nil {
-			return next, nil
+		if last, is := err.(final); is { //nolint:errorlint // it is ours, and on top
+			return last.error
 		}
 		if ctx.Err() != nil || !again(err) {
-			return Value{}, err
+			return err
 		}
 		if err := pause(ctx, n); err != nil {
-			return Value{}, err
+			return err
 		}
 	}
-	return Value{}, fmt.Errorf("after %d tries: %w", tries, err)
+	return fmt.Errorf("after %d tries: %w", tries, err)
 }
 
 // pause waits before the n-th further try: rivals that met once should not meet

@@ -9,12 +9,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-const fieldReplicas = "replicas"
+const (
+	fieldReplicas = "replicas"
+	fieldBytes    = "maximum of bytes"
+	fieldWindow   = "window of repeated message ids"
+)
 
 // compared is what is meant by a stream's configuration. Left out is what
-// harms nobody: description, placement, compression, the window in which
-// repeated message ids are known, and metadata other than the format's number
-// (servers add their own).
+// harms nobody: description, placement, compression, and metadata other than
+// the format's number (servers add their own).
 var compared = []struct {
 	field string
 	of    func(jetstream.StreamConfig) string
@@ -31,7 +34,7 @@ var compared = []struct {
 	{"discard by subject", func(c jetstream.StreamConfig) string { return onOff(c.DiscardNewPerSubject) }},
 	{"maximum of messages", func(c jetstream.StreamConfig) string { return limit(c.MaxMsgs) }},
 	{"maximum of messages by subject", func(c jetstream.StreamConfig) string { return limit(c.MaxMsgsPerSubject) }},
-	{"maximum of bytes", func(c jetstream.StreamConfig) string { return limit(c.MaxBytes) }},
+	{fieldBytes, func(c jetstream.StreamConfig) string { return limit(c.MaxBytes) }},
 	{"maximum age", func(c jetstream.StreamConfig) string { return span(c.MaxAge) }},
 	{"maximum size of a message", func(c jetstream.StreamConfig) string { return limit(int64(c.MaxMsgSize)) }},
 	{"maximum of consumers", func(c jetstream.StreamConfig) string { return limit(int64(c.MaxConsumers)) }},
@@ -51,13 +54,32 @@ var compared = []struct {
 		return absent(c.SubjectTransform == nil || *c.SubjectTransform == jetstream.SubjectTransformConfig{})
 	}},
 	{"republish", func(c jetstream.StreamConfig) string { return absent(c.RePublish == nil) }},
+	{fieldWindow, func(c jetstream.StreamConfig) string { return span(c.Duplicates) }},
 	{"message TTL", func(c jetstream.StreamConfig) string { return onOff(c.AllowMsgTTL) }},
 	{"delete markers", func(c jetstream.StreamConfig) string { return absent(c.SubjectDeleteMarkerTTL == 0) }},
 	{"message counters", func(c jetstream.StreamConfig) string { return onOff(c.AllowMsgCounter) }},
 	{"message schedules", func(c jetstream.StreamConfig) string { return onOff(c.AllowMsgSchedules) }},
+	{"atomic batches", func(c jetstream.StreamConfig) string { return onOff(c.AllowAtomicPublish) }},
+	{"fast batches", func(c jetstream.StreamConfig) string { return onOff(c.AllowBatchPublish) }},
 	{"writing before it is on disk", func(c jetstream.StreamConfig) string {
 		return onOff(c.PersistMode == jetstream.AsyncPersistMode)
 	}},
+}
+
+// anything tells whether a difference in a field is none: the number of replicas,
+// for those who look and do not know; how large a bound in bytes is, because that
+// goes by the room that there was; and the window of a stream whose publishers
+// send no ids.
+func anything(field string, is, want jetstream.StreamConfig) bool {
+	switch field {
+	case fieldReplicas:
+		return want.Replicas == 0
+	case fieldBytes:
+		return is.MaxBytes > 0 && want.MaxBytes > 0
+	case fieldWindow:
+		return want.Duplicates == 0
+	}
+	return false
 }
 
 func onOff(on bool) string {

@@ -26,6 +26,9 @@ type Message struct {
 // what f moves would come for ever; what is written meanwhile may come twice, or
 // as it was, or not at all.
 func Read(ctx context.Context, s jetstream.Stream, filter string, after uint64, f func(Message) error) error {
+	if b, is := s.(bare); is {
+		return b.each(ctx, filter, after, f)
+	}
 	r := reader{stream: s, filter: filter, next: after + 1, left: math.MaxInt, f: f}
 	for r.left > 0 {
 		if err := r.on(ctx); err != nil {
@@ -127,6 +130,9 @@ func (r *reader) page(cons jetstream.Consumer, o *ordered) (got int, err error) 
 // messages of one subject some may be left out where the stream keeps only the
 // last. No consumer stays behind when it returns, unless the connection is lost.
 func Follow(ctx context.Context, s jetstream.Stream, filter string, after uint64, f func(Message) error) error {
+	if b, is := s.(bare); is {
+		return b.follow(ctx, filter, after, f)
+	}
 	r := reader{stream: s, filter: filter, next: after + 1}
 	var stop error
 	r.f = func(m Message) error { stop = f(m); return stop }
@@ -177,6 +183,9 @@ func (r *reader) follow(ctx context.Context) error {
 // Count is how many messages of a stream match filter, as a throw-away consumer
 // counts them: cheap also at a million.
 func Count(ctx context.Context, s jetstream.Stream, filter string) (uint64, error) {
+	if b, is := s.(bare); is {
+		return b.count(ctx, filter)
+	}
 	cons, end, err := consume(ctx, s, filter, 1)
 	if err != nil {
 		return 0, fmt.Errorf("count %s: %w", filter, err)

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -22,7 +21,7 @@ import (
 // Format is the number of the format of all that certmill stores. It rises when
 // a build can no longer work beside the one before it on the same data; records
 // of one format keep the fields that they do not know (package record).
-const Format = 1
+const Format = 2
 
 // FormatKey is the key of the format's number in a stream's metadata.
 const FormatKey = "certmill-format"
@@ -110,9 +109,8 @@ func Verify(is, want jetstream.StreamConfig) error {
 	}
 	d := &Differs{Stream: want.Name}
 	for _, c := range compared {
-		is, want := c.of(is), c.of(want)
-		if is != want && !(c.field == fieldReplicas && want == "0") {
-			d.Fields = append(d.Fields, Difference{c.field, is, want})
+		if has, must := c.of(is), c.of(want); has != must && !anything(c.field, is, want) {
+			d.Fields = append(d.Fields, Difference{c.field, has, must})
 		}
 	}
 	if len(d.Fields) > 0 {
@@ -131,10 +129,6 @@ type Differs struct {
 type Difference struct{ Field, Is, Want string }
 
 func (d *Differs) Error() string {
-	parts := make([]string, len(d.Fields))
-	for i, f := range d.Fields {
-		parts[i] = fmt.Sprintf("%s is %s and must be %s", f.Field, f.Is, f.Want)
-	}
 	return fmt.Sprintf("stream %[1]s is not as it must be: %[2]s; nothing was changed "+
-		"(nats stream info %[1]s shows it, nats stream edit %[1]s changes it)", d.Stream, strings.Join(parts, ", "))
+		"(nats stream info %[1]s shows it, nats stream edit %[1]s changes it)", d.Stream, Sentence(d.Fields))
 }

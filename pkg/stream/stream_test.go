@@ -43,7 +43,7 @@ func TestEnsureMakesWhatOpenAccepts(t *testing.T) {
 	began := stream.FirstSeq()
 	s := open(t, js, want)
 	is := s.CachedInfo().Config
-	if is.Metadata[stream.FormatKey] != "1" || is.FirstSeq < began || want.Metadata != nil {
+	if is.Metadata[stream.FormatKey] != "2" || is.FirstSeq < began || want.Metadata != nil {
 		t.Errorf("made %+v; what was wanted is now %+v", is, want)
 	}
 	for range 2 {
@@ -122,6 +122,8 @@ func TestDifferencesAreRefused(t *testing.T) {
 		}},
 		{"message counters is on", func(c *jetstream.StreamConfig) { c.AllowMsgCounter = true }},
 		{"message schedules is on", func(c *jetstream.StreamConfig) { c.AllowMsgSchedules = true }},
+		{"atomic batches is on", func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = true }},
+		{"fast batches is on", func(c *jetstream.StreamConfig) { c.AllowBatchPublish = true }},
 		{"writing before it is on disk is on", func(c *jetstream.StreamConfig) { c.PersistMode = jetstream.AsyncPersistMode }},
 	} {
 		t.Run(tt.field, func(t *testing.T) {
@@ -130,7 +132,7 @@ func TestDifferencesAreRefused(t *testing.T) {
 			other.Subjects = []string{other.Name + ".a.*", other.Name + ".b.*"}
 			want := other
 			tt.off(&other)
-			if _, err := js.CreateStream(t.Context(), stamped(other, "1")); err != nil {
+			if _, err := js.CreateStream(t.Context(), stamped(other, "2")); err != nil {
 				t.Fatal(err)
 			}
 			before := config(t, js, want.Name)
@@ -151,7 +153,7 @@ func TestDifferencesAreRefused(t *testing.T) {
 
 // A mirror has no subjects, so it is made apart.
 func TestAMirrorIsRefused(t *testing.T) {
-	is := stamped(lasting(1), "1")
+	is := stamped(lasting(1), "2")
 	is.Mirror = &jetstream.StreamSource{Name: "OTHER"}
 	if err := stream.Verify(is, lasting(1)); err == nil || !strings.Contains(err.Error(), "mirror is present and must be absent") {
 		t.Error(err)
@@ -161,7 +163,7 @@ func TestAMirrorIsRefused(t *testing.T) {
 // A stream of another format, or of none, is refused with a sentence of its own,
 // however else it is.
 func TestOtherFormats(t *testing.T) {
-	for format, words := range map[string]string{"": "has no number of a format", "2": "is of format 2, this certmill knows format 1", "0": "is of format 0"} {
+	for format, words := range map[string]string{"": "has no number of a format", "3": "is of format 3, this certmill knows format 2", "0": "is of format 0"} {
 		js := natstest.Connect(t, natstest.Server(t)) // a store that was just removed cannot always be made anew
 		is := stamped(lasting(1), format)
 		is.MaxMsgsPerSubject = 7

@@ -28,7 +28,7 @@
 // The exit statuses are those of sysexits.h: EX_DATAERR, EX_NOHOST, EX_CANTCREAT,
 // EX_NOPERM. Redirects are not followed. The first 500 bytes of the answer's
 // body, or of what the program writes to its standard error, are told with the
-// error: secrets do not belong there.
+// error, without what certmill knows as secret; other secrets do not belong there.
 package hook
 
 import (
@@ -38,10 +38,15 @@ import (
 
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
-// maxTold is how many bytes of a hook's own words are kept.
-const maxTold = 500
+// maxTold is how many bytes of a hook's own words are kept, and maxHeard how many
+// are heard: what is kept has no secrets, of which one may go on where it is cut.
+const (
+	maxTold  = 500
+	maxHeard = 16 << 10
+)
 
 // request is what a hook is asked.
 type request struct {
@@ -88,7 +93,7 @@ func (s solver) do(ctx context.Context, action string, c order.Challenge) error 
 // told is what a hook said, for people: one line, bounded, without what a
 // terminal would obey.
 func told(said []byte) string {
-	text := strings.TrimSpace(string(said[:min(len(said), maxTold)]))
+	text := strings.TrimSpace(redact.Head(said, maxTold))
 	if text == "" {
 		return "it says nothing more"
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/publicsuffix"
 
 	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // ProgramConfig says which program is run.
@@ -45,6 +46,9 @@ func NewProgram(cfg ProgramConfig) (dcv.Solver, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = time.Minute
 	}
+	for _, name := range cfg.Env { // what the program logs in with
+		redact.Learn(os.Getenv(name))
+	}
 	p := program{cfg: cfg, places: dcv.NewPlaces(atOnce)}
 	return newSolver(cfg.Zones, p.ask), nil
 }
@@ -66,7 +70,7 @@ func (p program) ask(ctx context.Context, r request) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
-	said := &head{max: maxTold}
+	said := &head{max: maxHeard}
 	err = p.command(ctx, in, said).Run()
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) { // it ended well, and left a child with its standard error
 		return nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // WebhookConfig says which web service is asked.
@@ -32,7 +33,11 @@ func NewWebhook(cfg WebhookConfig) (dcv.Solver, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 30 * time.Second
 	}
-	w := webhook{cfg: cfg, at: u.Redacted(), client: &http.Client{
+	redact.Learn(cfg.Token.Reveal())
+	for _, values := range u.Query() { // some services take their token there
+		redact.Learn(values...)
+	}
+	w := webhook{cfg: cfg, at: redact.Text(u.String()), client: &http.Client{
 		Timeout: cfg.Timeout,
 		// The token and the record are for this address, not for another.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -61,13 +66,13 @@ func (w webhook) ask(ctx context.Context, r request) error {
 	}
 	resp, err := w.client.Do(req)
 	if err != nil {
-		return fmt.Errorf("webhook: %w", err)
+		return redact.Error(fmt.Errorf("webhook: %w", err)) // it has the whole URL
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 == 2 {
 		return nil
 	}
-	said, _ := io.ReadAll(io.LimitReader(resp.Body, maxTold)) // what came is told
+	said, _ := io.ReadAll(io.LimitReader(resp.Body, maxHeard)) // what came is told
 	err = fmt.Errorf("webhook %s answers %d to %s of %s; %s", w.at, resp.StatusCode, r.Action, r.Name, told(said))
 	if kind, ok := kinds[resp.StatusCode]; ok {
 		return fmt.Errorf("%w: %w", kind, err)

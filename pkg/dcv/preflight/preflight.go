@@ -49,6 +49,8 @@ const (
 	Quota      Kind = "quota"
 	Packing    Kind = "packing"
 	Unseen     Kind = "unseen" // it could not be looked at
+	Neighbours Kind = "neighbours"
+	Stopped    Kind = "stopped" // its account
 )
 
 // Finding is one thing that was found, and all orders that it concerns.

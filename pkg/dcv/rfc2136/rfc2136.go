@@ -25,6 +25,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // Config says which server is updated, and with which key.
@@ -67,6 +68,7 @@ func newServer(cfg Config) (*server, error) {
 	if _, _, err := net.SplitHostPort(s.addr); err != nil {
 		s.addr = net.JoinHostPort(strings.Trim(cfg.Server, "[]"), "53")
 	}
+	redact.Learn(cfg.Secret.Reveal())
 	if cfg.Timeout > 0 {
 		s.timeout = cfg.Timeout
 	}

@@ -63,7 +63,7 @@ func New(a issuer.Access) (*Client, error) {
 		return nil, err
 	}
 	return &Client{
-		caller:    issuer.Caller{Main: a.Main, Permits: a.Permits},
+		caller:    issuer.Caller{Main: a.Main, Permits: a.Permits, Gate: a.Gate},
 		endpoints: endpoints,
 		region:    cmp.Or(a.Region, "cn-hangzhou"),
 		product:   a.Product,

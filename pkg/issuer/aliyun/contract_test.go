@@ -178,7 +178,17 @@ func simulatedSubject(t *testing.T, name, action string) issuertest.Subject {
 		Submitted:   s.submitted,
 		Calls:       func(*testing.T) map[string]int { return proxy.Calls() },
 	}
-	if name != "instance" {
+	if name == "instance" {
+		subject.Following = func(t *testing.T) (resource, origin string) {
+			// As hosting names what it makes; what the list shows of it is not documented.
+			resource, origin = "cas-cn-contract000-8012-renew", "cas-cn-contract000"
+			stock := cloudsim.Stock{Cloud: "aliyun", UID: simUID, Instances: []cloudsim.Instance{{ID: resource}}}
+			if err := s.sim.AddStock(stock); err != nil {
+				t.Fatal(err)
+			}
+			return resource, origin
+		}
+	} else {
 		subject.Exhausted = func(t *testing.T) issuer.Application {
 			s.ask(t, "2020-04-07", "CreateCertificateForPackageRequest", map[string]string{"Domain": "last.example.com", "ProductCode": scarce})
 			a := s.apply(t, name)

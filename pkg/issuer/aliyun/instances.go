@@ -3,6 +3,7 @@ package aliyun
 import (
 	"context"
 	"errors"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,7 @@ type instances struct{ c *Client }
 var (
 	_ issuer.Pool      = (*instances)(nil)
 	_ issuer.AllLister = (*instances)(nil)
+	_ issuer.Namer     = (*instances)(nil)
 )
 
 func (i *instances) Action() string { return dvAudit }
@@ -104,7 +106,7 @@ func (i *instances) Look(ctx context.Context, cloudID string) (issuer.Status, er
 	if err != nil {
 		return issuer.Status{}, err
 	}
-	st := issuer.Status{Phase: phaseOfResult(r.OrderStatus), Raw: r.OrderStatus, RequestID: string(r.RequestID)}
+	st := issuer.Status{Phase: phaseOfResult(r.OrderStatus), Raw: r.OrderStatus, RequestID: string(r.RequestID), Names: names(r.Domain)}
 	st.Submitted = st.Phase != issuer.Unstarted
 	switch st.Phase {
 	case issuer.IssuedPhase:
@@ -183,17 +185,27 @@ func (i *instances) challenges(ctx context.Context, instance string, r result) (
 // domainOf finds the names that were applied for in the list of bought orders,
 // whose keyword may be an instance id.
 func (i *instances) domainOf(ctx context.Context, instance string) (string, error) {
-	page, err := i.c.orders(ctx, orderQuery{kind: "BUY", keyword: instance})
-	if err != nil {
-		return "", err
-	}
-	for _, r := range page.Rows {
-		if r.InstanceID == instance && len(r.Names) > 0 {
-			return strings.Join(r.Names, ","), nil
-		}
+	names, err := i.Names(ctx, instance)
+	if err != nil || len(names) > 0 {
+		return strings.Join(names, ","), err
 	}
 	return "", &issuer.Error{Kind: issuer.Unavailable, Action: "ListUserCertificateOrder",
 		Message: "the challenge's name is relative and the list does not show the instance's domain"}
+}
+
+// Names are those that were applied for, by the list of bought orders: neither
+// DescribeDVOrderResult nor the list of instances is documented to have them.
+func (i *instances) Names(ctx context.Context, cloudID string) ([]string, error) {
+	page, err := i.c.orders(ctx, orderQuery{kind: "BUY", keyword: cloudID})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range page.Rows {
+		if r.InstanceID == cloudID {
+			return r.Names, nil
+		}
+	}
+	return nil, nil
 }
 
 // instanceRow is a row of DescribeOrderInstanceList. It has no names.
@@ -227,13 +239,26 @@ func (i *instances) list(ctx context.Context, page int) ([]instanceRow, bool, er
 	return rows, true, nil
 }
 
+// renewal is the form of the id of an order that hosting made out of another one
+// (ListTrusteeOrder, by its sample): "<instance>-<order>-renew". That the list of
+// instances shows such orders is not documented.
+var renewal = regexp.MustCompile(`^(.+)-[0-9]+-renew$`)
+
+// followed is the instance that one follows; empty if none.
+func followed(instance string) string {
+	if m := renewal.FindStringSubmatch(instance); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
 func (i *instances) page(ctx context.Context, page int, want func(instanceRow) bool) (issuer.Page, error) {
 	rows, more, err := i.list(ctx, page)
 	p := issuer.Page{More: more}
 	for _, r := range rows {
 		if want(r) {
-			p.Rows = append(p.Rows, issuer.Row{CloudID: r.InstanceID, InstanceID: r.InstanceID,
-				Product: r.CertType, Phase: phaseOfResult(r.Status), Raw: r.Status})
+			p.Rows = append(p.Rows, issuer.Row{CloudID: issuer.ID(r.InstanceID), InstanceID: issuer.ID(r.InstanceID),
+				Product: r.CertType, Phase: phaseOfResult(r.Status), Raw: r.Status, Origin: followed(r.InstanceID)})
 		}
 	}
 	return p, err
@@ -244,9 +269,29 @@ func (i *instances) Waiting(ctx context.Context, page int) (issuer.Page, error) 
 	return i.page(ctx, page, func(r instanceRow) bool { return phaseOfResult(r.Status) == issuer.Challenged })
 }
 
-// All lists the instances in every status.
+// List names what All reads.
+func (i *instances) List() string { return "instances" }
+
+// All lists the instances in every status. Their own list has no names; that of
+// bought orders has, as soon as something was applied for, and links them by the
+// instance's id. A page of the one and a page of the other make a page here.
 func (i *instances) All(ctx context.Context, page int) (issuer.Page, error) {
-	return i.page(ctx, page, func(instanceRow) bool { return true })
+	p, err := i.page(ctx, page, func(instanceRow) bool { return true })
+	if err != nil {
+		return p, err
+	}
+	orders, err := i.c.orders(ctx, orderQuery{kind: "BUY", page: page})
+	if err != nil {
+		return p, err
+	}
+	for _, row := range orders.Rows {
+		if row.InstanceID != "" {
+			row.CloudID = row.InstanceID
+			p.Rows = append(p.Rows, row)
+		}
+	}
+	p.More = p.More || orders.More
+	return p, nil
 }
 
 // Unused lists the instances that were bought and not applied for.

@@ -73,7 +73,7 @@ func (c *Client) orders(ctx context.Context, q orderQuery) (issuer.Page, error) 
 }
 
 func (r orderRow) row() issuer.Row {
-	row := issuer.Row{CloudID: string(r.OrderID), CertID: string(r.CertificateID), InstanceID: r.InstanceID,
+	row := issuer.Row{CloudID: string(r.OrderID), CertID: string(r.CertificateID), InstanceID: issuer.ID(r.InstanceID),
 		Product: r.ProductCode, Raw: r.Status, Tag: r.tag()}
 	if r.CertificateID != "" && r.OrderID == "" {
 		row.Names, row.Phase = names(r.CommonName, r.Sans), issuer.IssuedPhase

@@ -219,6 +219,9 @@ func (p *packages) Waiting(ctx context.Context, page int) (issuer.Page, error) {
 	return p.c.orders(ctx, orderQuery{kind: "CPACK", status: "CHECKING", page: page})
 }
 
+// List names what All reads: both operations make orders of one list.
+func (p *packages) List() string { return "orders of package plans" }
+
 // All lists orders in every status.
 func (p *packages) All(ctx context.Context, page int) (issuer.Page, error) {
 	return p.c.orders(ctx, orderQuery{kind: "CPACK", page: page})

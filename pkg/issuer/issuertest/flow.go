@@ -36,6 +36,8 @@ var flowParts = []struct {
 	{"no quota", noQuota},
 	{"stamp outside the fence", outsideFence},
 	{"nothing to submit", nothingToSubmit},
+	{"the materials are shown before the start", materialsShown},
+	{"what follows another one says so", following},
 }
 
 // Submit prepares, reserves and submits.
@@ -69,6 +71,7 @@ func issued(t *testing.T, s trial) {
 	var status issuer.Status
 	s.by(t, s.lookers(), func() { status = until(t, s, receipt.CloudID, issuer.Challenged) })
 	checkChallenges(t, a, status.Challenges)
+	checkShown(t, s, a, receipt.CloudID, status)
 	s.by(t, verifier, func() {
 		eventually(t, "listed as waiting", func() bool { return listed(t, s.flow.Waiting, receipt.CloudID) })
 	})
@@ -161,6 +164,9 @@ func finished(t *testing.T, s trial, cloudID string) issuer.Status {
 		}
 	}
 	status := until(t, s, cloudID, issuer.IssuedPhase)
+	if status.Expires.IsZero() && status.Certificate == nil && !s.flow.Spends() {
+		t.Error("nothing tells when the term of a started resource ends")
+	}
 	eventually(t, "no longer listed as waiting", func() bool { return !listed(t, s.flow.Waiting, cloudID) })
 	return status
 }
@@ -290,6 +296,69 @@ func checkChallenges(t *testing.T, a issuer.Application, all []order.Challenge) 
 	if len(all) == 0 {
 		t.Error("no challenges")
 	}
+}
+
+// checkShown compares what the cloud shows of a started resource: whoever started
+// it must see whether it is theirs. What an order that spends shows is compared
+// where it shows any.
+func checkShown(t *testing.T, s trial, a issuer.Application, cloudID string, st issuer.Status) {
+	t.Helper()
+	n, namer := s.flow.(issuer.Namer)
+	if namer && len(st.Names) == 0 {
+		s.by(t, submitter, func() {
+			eventually(t, "the names are shown", func() bool {
+				var err error
+				if st.Names, err = n.Names(t.Context(), cloudID); err != nil {
+					t.Fatal(err)
+				}
+				return len(st.Names) > 0
+			})
+		})
+	}
+	if (len(st.Names) > 0 || !s.flow.Spends()) && !(covers(st.Names, a.Names) && covers(a.Names, st.Names)) {
+		t.Errorf("it is shown for %q, applied for were %q", st.Names, a.Names)
+	}
+	if st.CSR != "" && a.CSR != "" && st.CSR != a.CSR {
+		t.Error("another CSR is shown than was handed in")
+	}
+}
+
+// materialsShown looks between Prepare and Submit.
+func materialsShown(t *testing.T, s trial) {
+	p, ok := s.flow.(issuer.Preparer)
+	if !ok {
+		t.Skip("it needs no materials")
+	}
+	a := s.Application(t)
+	if err := p.Prepare(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	s.by(t, submitter, func() {
+		st := until(t, s, a.Resource, issuer.Unstarted)
+		if !st.Submitted || a.CSR != "" && st.CSR == "" {
+			t.Errorf("with the materials in: submitted %v, CSR %q", st.Submitted, st.CSR)
+		}
+		checkShown(t, s, a, a.Resource, st)
+	})
+	if n := s.Submitted(t); n != 0 {
+		t.Errorf("the materials made %d applications", n)
+	}
+}
+
+// following: it is never taken for one that anybody may have.
+func following(t *testing.T, s trial) {
+	p, pooled := s.flow.(issuer.Pool)
+	if s.Following == nil || !pooled {
+		t.Skip("there is no such thing")
+	}
+	resource, origin := s.Following(t)
+	eventually(t, "listed as unused, with what it follows", func() bool {
+		rows, err := p.Unused(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(rows, func(r issuer.Row) bool { return r.CloudID == resource && r.Origin == origin })
+	})
 }
 
 // within tells whether host lies in the zone of one of the names; a zone has at

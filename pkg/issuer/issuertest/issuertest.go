@@ -77,6 +77,9 @@ type Subject struct {
 	// Exhausted is an application for which no quota is left; nil where
 	// Submit takes none.
 	Exhausted func(*testing.T) issuer.Application
+	// Following makes an unused resource that follows another one within a term
+	// that was paid for, and tells both; nil where the cloud knows no such thing.
+	Following func(*testing.T) (resource, origin string)
 }
 
 // Run runs the contract. Each part gets a Subject, and so a cloud, of its own.

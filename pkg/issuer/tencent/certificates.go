@@ -121,11 +121,39 @@ type certificate struct {
 	InsertTime     string
 	CertEndTime    string
 	DvAuthDetail   *dvAuthDetail
-	SubmittedData  *struct{ CertificateDomain, CsrType, CsrContent string }
-	RequestId      string
+	SubmittedData  *submittedData
+	// CertificateExtra links the certificates of one service (SSL 2019-12-05,
+	// CertificateExtra; the Service… fields since 2026-07).
+	CertificateExtra *struct{ ServiceOriginCertificateId, ReplacedFor string }
+	RequestId        string
 
 	CertificatePublicKey  string       // detail: PEM
 	CertificatePrivateKey order.Secret // detail: PEM, if the cloud made the key
+}
+
+// submittedData are the materials that are in.
+type submittedData struct {
+	CertificateDomain string
+	DomainList        []string
+	CsrType           string
+	CsrContent        string
+}
+
+// shown are the names that it is for: by the materials until it is started.
+func (c certificate) shown() []string {
+	if d := c.SubmittedData; d != nil && d.CertificateDomain != "" && c.phase() == issuer.Unstarted {
+		return certificate{Domain: d.CertificateDomain, SubjectAltName: d.DomainList}.names()
+	}
+	return c.names()
+}
+
+// origin is the certificate that this one follows: the next one of a service that
+// is paid for, or the same one issued anew.
+func (c certificate) origin() string {
+	if c.CertificateExtra == nil {
+		return ""
+	}
+	return firstOf(c.CertificateExtra.ServiceOriginCertificateId, c.CertificateExtra.ReplacedFor)
 }
 
 type dvAuthDetail struct {
@@ -149,8 +177,11 @@ func (f *certificates) Look(ctx context.Context, cloudID string) (issuer.Status,
 		return issuer.Status{}, err
 	}
 	st := issuer.Status{Phase: c.phase(), Raw: c.raw(), Detail: f.c.show(c.StatusMsg, 120),
-		CertID: cloudID, RequestID: c.RequestId}
-	st.Submitted = st.Phase != issuer.Unstarted || c.SubmittedData != nil && c.SubmittedData.CertificateDomain+c.SubmittedData.CsrContent != ""
+		CertID: cloudID, RequestID: c.RequestId, Names: c.shown(), Expires: beijing(c.CertEndTime)}
+	st.Submitted = st.Phase != issuer.Unstarted
+	if d := c.SubmittedData; d != nil && d.CertificateDomain+d.CsrContent != "" {
+		st.Submitted, st.CSR = true, d.CsrContent
+	}
 	if st.Phase == issuer.Challenged {
 		st.Challenges = c.challenges()
 	}
@@ -164,6 +195,9 @@ func byID(id string) any { return struct{ CertificateId string }{id} }
 func (f *certificates) Waiting(ctx context.Context, page int) (issuer.Page, error) {
 	return f.list(ctx, query{CertificateStatus: waiting}, page)
 }
+
+// List names what All reads.
+func (f *certificates) List() string { return "certificates" }
 
 // All lists every certificate, newest first.
 func (f *certificates) All(ctx context.Context, page int) (issuer.Page, error) {
@@ -237,8 +271,8 @@ func (f *certificates) every(ctx context.Context, q query, want func(issuer.Row)
 }
 
 func (c certificate) row() issuer.Row {
-	return issuer.Row{CloudID: c.CertificateId, CertID: c.CertificateId, Names: c.names(), Product: c.PackageType,
-		Phase: c.phase(), Raw: c.raw(), Created: beijing(c.InsertTime), Expires: beijing(c.CertEndTime)}
+	return issuer.Row{CloudID: issuer.ID(c.CertificateId), CertID: issuer.ID(c.CertificateId), Names: c.names(), Product: c.PackageType,
+		Phase: c.phase(), Raw: c.raw(), Created: beijing(c.InsertTime), Expires: beijing(c.CertEndTime), Origin: c.origin()}
 }
 
 // names are all names, the main domain first.

@@ -56,7 +56,7 @@ func New(a issuer.Access) (*Client, error) {
 		return nil, err
 	}
 	return &Client{
-		caller:    issuer.Caller{Main: a.Main, Permits: a.Permits},
+		caller:    issuer.Caller{Main: a.Main, Permits: a.Permits, Gate: a.Gate},
 		services:  services,
 		scrub:     scrubber(a),
 		product:   a.Product,

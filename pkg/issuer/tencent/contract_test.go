@@ -106,7 +106,15 @@ func atCloudsim(t *testing.T, ourKey bool, record string) issuertest.Subject {
 		},
 		Fault:     func(_ *testing.T, action string, fault issuertest.Fault) { proxy.Fail(action, fault) },
 		Submitted: func(*testing.T) int { return len(sim.Report().Orders) },
-		Calls:     func(*testing.T) map[string]int { return proxy.Calls() },
+		Following: func(t *testing.T) (resource, origin string) {
+			resource, origin = "DsqefNext", "Dsqef0"
+			stock := cloudsim.Stock{Cloud: "tencent", UID: simUID, Certificates: []cloudsim.Certificate{{ID: resource, Origin: origin}}}
+			if err := sim.AddStock(stock); err != nil {
+				t.Fatal(err)
+			}
+			return resource, origin
+		},
+		Calls: func(*testing.T) map[string]int { return proxy.Calls() },
 	}
 }
 

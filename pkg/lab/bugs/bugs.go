@@ -8,28 +8,55 @@ type bug struct {
 }
 
 const (
-	accounts  = "pkg/stage/accounts.go"
-	submit    = "pkg/stage/submit.go"
-	reconcile = "pkg/stage/reconcile.go"
-	operate   = "pkg/stage/operate.go"
-	entry     = "pkg/ledger/entry.go"
-	ledgerGo  = "pkg/ledger/ledger.go"
-	bookGo    = "pkg/ledger/placed.go"
-	cellGo    = "pkg/stream/cell.go"
-	placed    = "pkg/stage/placed.go"
-	waiting   = "pkg/stage/waiting.go"
-	recheck   = "pkg/stage/recheck.go"
-	verify    = "pkg/stage/verify.go"
-	memoGo    = "pkg/memo/memo.go"
-	line      = "pkg/pipeline/line.go"
-	loop      = "pkg/pipeline/loop.go"
-	transport = "pkg/issuer/transport.go"
-	ring      = "pkg/permit/ring.go"
-	initGo    = "pkg/app/init.go"
-	ground    = "pkg/app/ground.go"
-	keyStore  = "pkg/certstore/keystore.go"
-	format    = "pkg/certstore/format.go"
+	accounts   = "pkg/stage/accounts.go"
+	submit     = "pkg/stage/submit.go"
+	keysGo     = "pkg/stage/keys.go"
+	reconcile  = "pkg/stage/reconcile.go"
+	names      = "pkg/stage/names.go"
+	unclaimed  = "pkg/stage/unclaimed.go"
+	collect    = "pkg/stage/collect.go"
+	resourceGo = "pkg/stage/resource.go"
+	standing   = "pkg/ledger/standing.go"
+	claimGo    = "pkg/ledger/claim.go"
+	verbs      = "pkg/pipeline/verbs.go"
+	operate    = "pkg/stage/operate.go"
+	entry      = "pkg/ledger/entry.go"
+	ledgerGo   = "pkg/ledger/ledger.go"
+	bookGo     = "pkg/ledger/placed.go"
+	cellGo     = "pkg/stream/cell.go"
+	placed     = "pkg/stage/placed.go"
+	waiting    = "pkg/stage/waiting.go"
+	recheck    = "pkg/stage/recheck.go"
+	verify     = "pkg/stage/verify.go"
+	memoGo     = "pkg/memo/memo.go"
+	line       = "pkg/pipeline/line.go"
+	loop       = "pkg/pipeline/loop.go"
+	transport  = "pkg/issuer/transport.go"
+	ring       = "pkg/permit/ring.go"
+	initGo     = "pkg/app/init.go"
+	ground     = "pkg/app/ground.go"
+	keyStore   = "pkg/certstore/keystore.go"
+	format     = "pkg/certstore/format.go"
+	identity   = "pkg/order/identity.go"
+	handIn     = "pkg/stage/handin.go"
+	lineage    = "pkg/stage/succession.go"
+	pairGo     = "pkg/certstore/pair.go"
+	numberGo   = "pkg/certstore/number.go"
+	appKeys    = "pkg/app/keys.go"
+	ownStore   = "pkg/app/installation.go"
+	reseal     = "pkg/stage/reseal.go"
+	embedded   = "pkg/app/embedded.go"
+	rights     = "pkg/app/rights.conf"
+	access     = "pkg/app/access.go"
+	publishers = "pkg/stage/publishers.go"
+	budget     = "pkg/stage/budget.go"
+	streams    = "pkg/pipeline/streams.go"
+	fetch      = "pkg/pipeline/fetch.go"
+	ahead      = "pkg/pipeline/ahead.go"
+	begun      = "pkg/pipeline/begun.go"
+	roomGo     = "pkg/app/room.go"
 
+	orders   = "pkg/order"
 	stage    = "pkg/stage"
 	ledger   = "pkg/ledger"
 	pipeline = "pkg/pipeline"
@@ -51,9 +78,136 @@ var bugs = []bug{
 	{"an old record keeps its old attempt", submit,
 		"if o.Attempt < last.Attempt {", "if false {",
 		stage, "TestOldRecordTakesTheLedgersAttempt"},
-	{"another order's open entry does not stop the purchase", submit,
-		"if open, is := e.OpenAttempt(); is { // of another order", "if open, is := e.OpenAttempt(); is && false { // of another order",
+
+	// Names, and what is already bought (DESIGN 12.2 to 12.4).
+	{"names are taken until they are bought, not until they are issued", standing,
+		`if t.End == "" && t.Order != id && !at.yields(t, own)`, `if false && t.End == "" && t.Order != id && !at.yields(t, own)`,
 		stage, "TestOrdersForTheSameNamesWaitForEachOther"},
+	{"names that another main account has are free", standing,
+		"\tfor _, at := range e.all() {\n\t\tfor _, a := range at.Attempts {", "\tfor _, at := range []Entry{e} {\n\t\tfor _, a := range at.Attempts {",
+		stage, "TestOneSetAtTwoAccounts"},
+	{"names in service are bought again without a question", names,
+		"case st.Is == ledger.InService && duplicates, ", "case st.Is == ledger.InService, ",
+		stage, "TestNamesInServiceAreHeld"},
+	{"what was paid and failed is forgotten", standing,
+		`if last.Order != "" && last.End != TakeIssued {`, `if false && last.End != TakeIssued {`,
+		stage, "TestPaidFailedAndHandedInDaily"},
+	{"what was paid, failed and is in service by an earlier order is one fact", standing,
+		"return ways\n", "return ways[:min(len(ways), 1)]\n",
+		ledger, "TestAllThatIsInTheWay"},
+	{"an approval lets pass whatever is in the way", names,
+		"o.Approves(fact(st)):", "len(o.Approvals) > 0:",
+		stage, "TestApprovalPassesItsFactOnly"},
+	{"an approval of one attempt elsewhere lets pass all of them", names,
+		"o.Approves(order.FactElsewhere(st.Main, st.Order, st.Attempt)):", "len(o.Approvals) > 0:",
+		stage, "TestOneSetAtTwoAccounts"},
+	{"that names are in service is not written before the order is issued", collect,
+		"if err := c.Ledger.Issued(ctx, o.Main, o.Request.Names, o.ID(), o.Certificate.NotBefore, o.Certificate.NotAfter); err != nil {", "if err := error(nil); err != nil {",
+		stage, "TestNamesInServiceAreHeld"},
+	{"an order that fails keeps what it has taken", verbs,
+		"if o.Owes() {", "if o.Placed {",
+		stage, "TestNamesAreFreeAfterARefusal"},
+	{"an order ends without closing its number", ledgerGo,
+		"if _, bought := e.Claim(a.Order, a.Purchase); !bought && a.Attempt > last.Attempt {", "if _, bought := e.Claim(a.Order, a.Purchase); false && !bought {",
+		ledger, "TestOverClosesTheNumber"},
+	{"an order that leaves the account open goes where its names' hash says", accounts,
+		"for _, main := range slices.Backward(mains) {", "for _, main := range mains[:0] {",
+		stage, "TestOneSetInServiceElsewhere"},
+	{"two that have the names wait for each other", standing,
+		`if to.Order == "" || paid {`, `if to.Order == "" || paid || true {`,
+		ledger, "TestTwoThatHaveTheNames"},
+	{"a claim is given back at once", collect,
+		"o.Resource, o.ID(), looked, a.Waits.Total())", "o.Resource, o.ID(), looked, 0)",
+		stage, "TestClaimIsKeptUntilALateCallCannotLand"},
+	{"a call is not noted", claimGo,
+		"c.before, is.Called = is.Called, c.at", "c.before = is.Called",
+		stage, "TestClaimIsKeptUntilALateCallCannotLand"},
+	{"an answer takes back the note of another call", claimGo,
+		"if is.Order != by || !is.Called.Equal(c.at) {", "if is.Order != by {",
+		ledger, "TestGivenBackAfterALateCall"},
+	{"a call on a resource is fenced from its sending, not from its note", resourceGo,
+		"NotAfter: at.Add(a.Waits.Entry)})", "NotAfter: time.Now().Add(a.Waits.Entry)})",
+		stage, "TestClaimIsKeptUntilALateCallCannotLand"},
+	{"materials have no fence", resourceGo,
+		"p.Prepare(issuer.Within(ctx, f), app)", "p.Prepare(ctx, app)",
+		stage, "TestMaterialsThatComeLate"},
+	{"a claim that was written for an order which had ended stands", claimGo,
+		"return l.stands(ctx, e, id, by, decided)", "return nil",
+		ledger, "TestAWorkerThatSleptClaimsNothing"},
+	{"names are taken by an old decision", ledgerGo,
+		"if !e.Decided(id, decided) {", "if false {",
+		ledger, "TestAWorkerThatSleptClaimsNothing"},
+	{"the end of an order is not told before its resource is looked at", collect,
+		"if err := c.Ledger.Ending(ctx, o.Main, o.Request.Names, o.ID(), o.Taken); err != nil {", "if err := error(nil); err != nil {",
+		stage, "TestNothingIsClaimedBehindALook"},
+	{"a resource is anybody's in the middle of its term", claimGo,
+		`case now.Before(o.Till), o.Order == "" && o.Till.IsZero():`, "case false:",
+		stage, "TestResourceInTheMiddleOfItsTerm"},
+	{"a follow-up certificate is in everybody's pool", resourceGo,
+		"\tif row.Origin != \"\" {\n\t\tif of, err", "\tif false {\n\t\tif of, err",
+		stage, "TestFollowUpCertificates"},
+	{"what is in a resource is not compared before it is started", resourceGo,
+		"if why, differ := differs(o, st.Names, st.CSR); differ {\n\t\t\treturn o, otherMaterials(o, why)", "if why, differ := differs(o, st.Names, st.CSR); differ && false {\n\t\t\treturn o, otherMaterials(o, why)",
+		stage, "TestMaterialsAreComparedBeforeTheStart"},
+	{"what was started for something else is collected", resourceGo,
+		"\tif !differ {\n\t\treturn nil\n", "\tif !differ || true {\n\t\treturn nil\n",
+		stage, "TestStartedForSomethingElse"},
+	{"the CSR that the cloud shows is not compared", names,
+		"err == nil && key != o.Key.Fingerprint {", "err == nil && key != o.Key.Fingerprint && false {",
+		stage, "TestCSRIsCompared"},
+	{"a resource is started before the first sweep", resourceGo,
+		"if o, verb, done = s.inTheWay(ctx, a, flow, o, e.Explained(own)); done {", "if o, verb, done = s.inTheWay(ctx, a, flow, o, e.Explained(own)); done && false {",
+		stage, "TestNothingIsStartedBeforeTheFirstSweep"},
+
+	// An order is what it buys; another purchase is a successor (DESIGN 12.1).
+	{"the batch is part of what is bought", identity,
+		"bought{Names: canonicalNames(r.Names), Account: r.Account,", "bought{Names: canonicalNames(r.Names), Account: r.Account + r.Batch,",
+		orders, "TestWhatIsBought"},
+	{"an order is bought under another one's derived id", identity,
+		"if r.ID == own || !derived(r.ID) {", "if true {",
+		orders, "TestForeignDerivedIDs"},
+	{"a line sorted in another way has another id", identity,
+		"\tslices.Sort(all)\n", "",
+		orders, "TestWhatIsBought"},
+	{"two lines for the same names are two purchases", "pkg/orderfile/orderfile.go",
+		"first, twice := t.names[set]; twice {", "first, twice := t.names[set]; twice && false {",
+		"pkg/orderfile", "TestCSV"},
+	{"an order has as many successors as are asked for", lineage,
+		"case next.Predecessor == of.ID():", "case false:",
+		stage, "TestAgain"},
+	{"any order on the next number is taken for the successor", lineage,
+		"case next.Predecessor == of.ID():", "case true:",
+		stage, "TestSuccessorsPassOverWhatIsNotTheirs"},
+	{"an order that has not ended is bought again", handIn,
+		"case !made && !of.Ended():", "case false:",
+		stage, "TestAgainIsRefused"},
+	{"a successor buys for other names", handIn,
+		"case !succeeds(r, of):", "case false:",
+		stage, "TestAgainIsRefused"},
+	{"a known order of another kind is dropped", handIn,
+		"case was.Hash == r.Hash():", "case true:",
+		stage, "TestIntakeKnownID"},
+	{"again: true buys while the last of the line is under way", handIn,
+		"case !it.Ended() && succeeds(r, it.Order):", "case false:",
+		stage, "TestWhatIsSaidIsWhatIsDone"},
+	{"what was not bought is bought again", lineage,
+		"case err != nil || paid || o.State == order.Issued:", "case err != nil || paid || true:",
+		stage, "TestWhatWasNotBoughtIsNotBoughtAgain"},
+	{"buy-again, repeated, leaves the order held", lineage,
+		"if err != nil || known && it.State != order.Held {", "if err != nil || known {",
+		stage, "TestBuyAgainEndsAHeldOrder"},
+	{"an archived order forgets whom it followed", line,
+		"\t\tmsg.Header.Set(predecessorHeader, o.Predecessor)\n", "",
+		stage, "TestAgainAfterTheArchive"},
+	{"an archived order forgets its names", line,
+		"\tmsg.Header.Set(namesHeader, strings.Join(o.Request.Names, \" \"))\n", "",
+		stage, "TestAgainAfterTheArchive"},
+	{"an approval passes whatever holds", "pkg/order/approval.go",
+		"return slices.Contains(o.Approvals, strings.ReplaceAll(fact, \"\\n\", \" \"))", "return len(o.Approvals) > 0",
+		stage, "TestAnApprovalIsOfOneFact"},
+	{"what is held for no fact is approved", operate,
+		"it.Hold == nil || it.Hold.Fact == \"\" {", "it.Hold == nil {",
+		stage, "TestNotBoughtByHand"},
 
 	// Where an order goes.
 	{"a resource that is named may be looked for at any account", accounts,
@@ -61,18 +215,18 @@ var bugs = []bug{
 		stage, "TestIntakeRefuses"},
 
 	// A purchase, step by step.
-	{"the record's key wins over the key store's", submit,
+	{"the record's key wins over the key store's", keysGo,
 		"\to.Key = &stored\n", "\to.Key.Stored = true\n",
 		stage, "TestPairInTheKeyStoreWins"},
 	{"the attempt's number is not stored", submit,
-		`if err := s.Keys.Raise(o.ID(), o.Attempt, o.Purchase, ""); err != nil {`, "if err := error(nil); err != nil {",
+		`if err := s.Keys.Raise(ref(o), s.number(o)); err != nil {`, "if err := error(nil); err != nil {",
 		stage, "TestNumberThenEntryThenCall"},
 	{"the number is stored after the entry", submit,
-		`if err := s.Keys.Raise(o.ID(), o.Attempt, o.Purchase, ""); err != nil {`,
-		"defer func() { _ = s.Keys.Raise(o.ID(), o.Attempt, o.Purchase, \"\") }()\n\tif err := error(nil); err != nil {",
+		`if err := s.Keys.Raise(ref(o), s.number(o)); err != nil {`,
+		"defer func() { _ = s.Keys.Raise(ref(o), s.number(o)) }()\n\tif err := error(nil); err != nil {",
 		stage, "TestNumberThenEntryThenCall"},
-	{"a number that the ledger does not know is passed over", submit,
-		"if raised.Attempt <= last.Attempt {", "if raised.Attempt <= last.Attempt || true {",
+	{"a number that the ledger does not know is passed over", keysGo,
+		"case raised.Attempt <= last.Attempt, uses && !spends:", "case raised.Attempt <= last.Attempt || true, uses && !spends:",
 		stage, "TestUnknownNumberOpensAnOwnerlessEntry"},
 	{"the entry is not stored", ledgerGo,
 		"\ta.Token = crand.Text()\n", "\ta.Token, a.Opened = crand.Text(), time.Now()\n\tif true {\n\t\treturn e.with(a), a, nil\n\t}\n",
@@ -96,7 +250,7 @@ var bugs = []bug{
 		"NotAfter: open.Opened.Add(a.Waits.Entry)})", "NotAfter: time.Now().Add(a.Waits.Entry)})",
 		stage, "TestFrozenOpenerIsStoppedByItsStamp"},
 	{"the fence is not compared", transport,
-		"if err == nil && spending {", "if err == nil && spending && false {",
+		"if err == nil && fenced {", "if err == nil && fenced && false {",
 		stage, "TestFrozenOpenerIsStoppedByItsStamp"},
 	{"a clock is compared with the fence, not the stamp that was signed", transport,
 		"at, err := t.stamp(r)", "at, err := time.Now(), error(nil)",
@@ -153,13 +307,16 @@ var bugs = []bug{
 	{"an account is marked although rows were left alone", waiting,
 		"if left > 0 {\n\t\treturn 0, fmt.Errorf(", "if false {\n\t\treturn 0, fmt.Errorf(",
 		stage, "TestSurplusBesideEntriesThatCannotBeRead"},
-	{"an unclaimed row does not stop a purchase", submit,
+	{"the order's own row explains its own use", reconcile,
+		"!known[row.CloudID] && !own {", "!known[row.CloudID] && (!own || true) {",
+		stage, "TestOwnRowExplainsNothing"},
+	{"an unclaimed row does not stop a purchase", unclaimed,
 		"if len(e.Unclaimed) == 0 {", "if true {",
 		stage, "TestUnclaimedRowStopsThePurchase"},
 
 	// A person's verbs.
 	{"retry buys again", operate,
-		"\to := it.Order\n\to.Failure = nil\n", "\to := it.Order\n\to.Failure = nil\n\to.Purchase, o.CloudID = o.Purchase+1, \"\"\n",
+		"(ctx, \"retry: names taken\")\n\to.Failure = nil\n", "(ctx, \"retry: names taken\")\n\to.Failure = nil\n\to.Purchase, o.CloudID = o.Purchase+1, \"\"\n",
 		stage, "TestRetryNeverBuysAgain"},
 	{"an order with an open entry is cancelled", operate,
 		"\tif last.Ending == ledger.Open {\n\t\treturn refuse(\"it is unknown", "\tif false {\n\t\treturn refuse(\"it is unknown",
@@ -269,7 +426,7 @@ var bugs = []bug{
 		"case errors.Is(err, stream.ErrMissing), decided(err):", "case errors.Is(err, stream.ErrMissing):",
 		app, "TestWorkersNoticeAnEdit"},
 	{"two runs share a state folder", "pkg/app/state.go",
-		"	taken, err := lockFile(f)\n", "	taken, err := false, error(nil)\n",
+		"	taken, err := durable.Lock(f)\n", "	taken, err := false, error(nil)\n",
 		app, "TestOneRunAFolder"},
 	{"init makes streams beside one that it refuses", initGo,
 		"\t\tcase err != nil:\n\t\t\treturn nil, err\n", "\t\tcase err != nil:\n",
@@ -278,9 +435,122 @@ var bugs = []bug{
 		"if g[name] != now[name] {", "if false {",
 		app, "TestWorkersNotice"},
 	{"who looks for a key store takes an empty folder for one", keyStore,
-		"\t\terr = ErrNoStore\n", "\t\tis, err = \"1\", nil\n",
+		"\t\terr = ErrNoStore\n", "\t\tis, err = \"2\", nil\n",
 		store, "TestFormatOfAStore"},
 	{"what an earlier format has left is opened", format,
 		"if ours(e.Name()) {", "if ours(e.Name()) && false {",
 		app, "TestStateOfAnEarlierFormat"},
+
+	// The key store: DESIGN 12.8.
+	{"a pair is of whoever has the id", keyStore,
+		"filepath.Join(s.idFolder(r.ID), r.Hash)", "filepath.Join(s.idFolder(r.ID), \"aaaaaaaa\")",
+		store, "TestPairsOfSeveralOrdersUnderOneID"},
+	{"a pair fits whatever its request asks for", pairGo,
+		"return aerr == nil && berr == nil && slices.Equal(a, b)", "return aerr == nil && berr == nil && (true || slices.Equal(a, b))",
+		store, "TestPairsOfSeveralOrdersUnderOneID"},
+	{"a number counts only for the order that raised it", numberGo,
+		"if !known && r.same(raised.Names) {", "if !known && r.Hash == raised.Hash {",
+		stage, "TestNumberOfAnotherOrderForTheSameNames"},
+	{"a number at another account is passed over", keysGo,
+		"next, verb, done = s.lostElsewhere(ctx, o, raised)", "next, verb, done = o, nil, false",
+		stage, "TestNumberAtAnotherMainAccount"},
+	{"a number at another account gets no entry there", keysGo,
+		"if err := s.ownerless(ctx, there, e, raised); err != nil {", "if err := error(nil); err != nil {",
+		stage, "TestNumberAtAnAccountThatIsGone"},
+	{"CSR and names are not compared before the call", submit,
+		"if err := certstore.CheckCSR(app.CSR, o.Key.Fingerprint, app.Names); err != nil {", "if err := error(nil); err != nil {",
+		stage, "TestWhatIsSentIsWhatWasOrdered"},
+	{"a number is raised although its pair is gone", numberGo,
+		"\t\terr = s.readBack(r, to.Fingerprint)\n", "\t\terr = nil\n",
+		stage, "TestPairThatIsGoneIsStoredAgain"},
+	{"a number is raised for a key that is sealed to others", numberGo,
+		"if err == nil && !sealedTo(p.Key, to.ID()) {", "if err == nil && !sealedTo(p.Key, to.ID()) && false {",
+		store, "TestSealsOfAStoreWithRecipients"},
+	{"a store that was emptied takes pairs", pairGo,
+		"err = errors.Join(ctx.Err(), r.check(), s.Check())", "err = errors.Join(ctx.Err(), r.check())",
+		store, "TestStoreThatIsGone"},
+	{"a store that was emptied takes numbers", numberGo,
+		"err := errors.Join(r.check(), s.Check())", "err := r.check()",
+		store, "TestStoreThatIsGone"},
+	{"submitters begin on another store than the streams name", "pkg/app/session.go",
+		"err = named.belongTo(s.keys)", "_ = named.belongTo(s.keys)",
+		app, "TestNewStreamsTakeTheStoresID"},
+	{"init makes a new store under streams that know one", ownStore,
+		"return nil, false, &wrongStore{path: path, wanted: wanted}\n\tcase err != nil:", "return certstore.MakeKeyStore(path)\n\tcase err != nil:",
+		app, "TestRunWithoutItsKeyStore"},
+	{"a pilot and real accounts share a state folder", "pkg/app/state.go",
+		"return certstore.Dedicate(c.State,", "return func(string, string, certstore.Clouds, string) error { return nil }(c.State,",
+		app, "TestPilotThenRealAccounts"},
+	{"a collector works whatever its identity opens", appKeys,
+		"if !to.OpenedBy(*p.identities) {", "if false {",
+		app, "TestCollectorProvesItsIdentity"},
+	{"a submitter seals to others than the store's", appKeys,
+		"if err == nil && to.ID() != p.recipients.ID() {", "if false {",
+		app, "TestSubmitterWithOtherRecipients"},
+	{"keys are sealed anew before the store's recipients are changed", "pkg/certstore/recipients.go",
+		"if err != nil || kept.ID() == to.ID() {", "if err != nil || kept.ID() == to.ID() || true {",
+		stage, "TestReseal"},
+	{"keys are sealed anew in one pass", reseal,
+		"if err != nil || done == 0 {", "if err != nil || done == 0 || true {",
+		stage, "TestResealUntilNothingIsFound"},
+	// Who may do what at the NATS server.
+	{"a worker may change streams that must never be lost", rights,
+		`"$JS.API.STREAM.CREATE.TICKETS", `, `"$JS.API.STREAM.CREATE.TICKETS", "$JS.API.STREAM.UPDATE.*", `,
+		app, "TestRightsMatrix"},
+	{"a monitor may remove orders", rights,
+		`"$JS.API.INFO", "$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*"` + "\n",
+		`"$JS.API.>", "order.>"` + "\n",
+		app, "TestRightsMatrix"},
+	{"what is ours receives where everybody does", access,
+		`return "_INBOX_" + user`, `return "_INBOX"`,
+		app, "TestLineWithRights"},
+	{"others reach the embedded server without a word", embedded,
+		"if !loopback(host) && len(n.Users) == 0 {", "if false {",
+		app, "TestListenElsewhere"},
+	{"nobody is asked who it is, wherever the embedded server listens", embedded,
+		"open: loopback(host)", "open: true",
+		app, "TestListenElsewhere"},
+	{"a password of the state folder that others could read stays", access,
+		"info.Mode().Perm()&0o077 != 0", "false",
+		app, "TestAccess"},
+	{"the state folder's password is told to whoever has the port now", access,
+		"is && !held(dir) {", "is && false {",
+		app, "TestPasswordsForTheServerOnly"},
+	{"a password may stand in the server's URL", access,
+		`case strings.Contains(one, "@") || err == nil && u.User != nil:`, "case false:",
+		app, "TestSecretsInURL"},
+	{"a missing right is waited for", "pkg/app/dial.go",
+		"\tif b.conn != nil {\n\t\tb.conn.Close()", "\tif false {\n\t\tb.conn.Close()",
+		app, "TestMissingRights"},
+	// Who publishes.
+	{"a publisher orders from every account", publishers,
+		"if len(p.Accounts) == 0 {", "if true {",
+		stage, "TestPublishersOrderFromTheirAccounts"},
+	{"a publisher's budget is not counted", budget,
+		"if c, bounded := b.Publishers.daily(o.Publisher, now.In(zone)); bounded {", "if c, bounded := b.Publishers.daily(o.Publisher, now.In(zone)); bounded && false {",
+		stage, "TestPublishersHaveABudget"},
+	{"whoever is not named has a budget of his own", publishers,
+		"return EverybodyElse, ps[EverybodyElse]", "return publisher, ps[EverybodyElse]",
+		stage, "TestPublishersHaveABudget"},
+	{"an approval of one budget passes the others", budget,
+		"if o.Approves(fact) {", "if len(o.Approvals) > 0 {",
+		stage, "TestPublishersHaveABudget"},
+	{"one publisher's Nats-Msg-Id is known for two minutes", streams,
+		"		Duplicates:  intakeWindow,\n", "",
+		pipeline, "TestMsgIdsOfTwoPublishers"},
+	{"what another publisher may write is a word of the server's", fetch,
+		"if m.Reply != \"\" {\n\t\t\t\tf.asked", "if m.Reply != \"\" && m.Header.Get(\"Status\") == \"\" {\n\t\t\t\tf.asked",
+		pipeline, "TestHeadersOfAPublisher"},
+	{"orders are taken as they came", ahead,
+		"b.seen.add(q, seq)\n", "b.seen.drop(q, nil)\n",
+		pipeline, "TestOnePublisherDoesNotHoldUpAnother"},
+	{"a record that was given back unread kills its worker", begun,
+		"return trusted + noted, err", "return max(deliveries, trusted+noted), err",
+		pipeline, "TestWhatWasGivenBackUnreadIsHandled"},
+	{"a thousand unread records are all that a lane has under way", loop,
+		"MaxAckPending: -1,", "MaxAckPending: 1000,",
+		pipeline, "TestUnreadRecordsHoldUpNobody"},
+	{"the inbox reserves all that it may", roomGo,
+		"want.MaxBytes = pipeline.IntakeBytes(free)\n", "_ = pipeline.IntakeBytes(free)\n",
+		app, "TestTheInboxLeavesRoom"},
 }

@@ -5,7 +5,7 @@
 // Nothing in the tree is changed: the go command is told to read the mutated
 // file in place of the real one. Run it from the module's root:
 //
-//	go run ./pkg/lab/bugs [-run words-of-the-bug]
+//	go run ./pkg/lab/bugs [-run words-of-the-bug] [-part 1/4]
 package main
 
 import (
@@ -27,13 +27,14 @@ import (
 
 func main() {
 	only := flag.String("run", "", "only bugs whose text contains this")
+	part := flag.String("part", "1/1", "only this part of them, such as 2/4: every fourth, from the second")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "bugs")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}
-	tried := chosen(*only)
+	tried := partOf(chosen(*only), *part)
 	if err := sound(tried); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
@@ -49,6 +50,19 @@ func main() {
 // chosen are the bugs whose text contains some words.
 func chosen(words string) []bug {
 	return slices.DeleteFunc(slices.Clone(bugs), func(b bug) bool { return !strings.Contains(b.what, words) })
+}
+
+// partOf are the bugs whose turn it is.
+func partOf(all []bug, part string) (turn []bug) {
+	var k, n int
+	if _, err := fmt.Sscanf(part, "%d/%d", &k, &n); err != nil || k < 1 || k > n {
+		fmt.Fprintf(os.Stderr, "-part is %q: write for example 2/4\n", part)
+		os.Exit(2)
+	}
+	for i := k - 1; i < len(all); i += n {
+		turn = append(turn, all[i])
+	}
+	return turn
 }
 
 // sound checks that the tests pass without a bug: one that fails anyway would

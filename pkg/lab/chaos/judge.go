@@ -117,6 +117,9 @@ func (v *verdict) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if n, err := line.Pending(ctx); err == nil && n > 0 {
+		v.problem("%d order messages lie in the inbox, and nobody takes them", nil, n)
+	}
 	states := map[string]int{}
 	err = line.List(ctx, "*", func(it pipeline.Item) error {
 		if was, twice := v.orders[it.ID()]; twice && rests(was.State) && rests(it.State) {
@@ -190,7 +193,7 @@ func (v *verdict) readLedger(ctx context.Context) error {
 		if !o.Resource {
 			continue
 		}
-		r, err := l.Holder(ctx, o.Main, o.ID)
+		r, err := l.Owner(ctx, o.Main, o.ID)
 		if err != nil {
 			return err
 		}
@@ -376,6 +379,7 @@ func (v *verdict) file() error {
 	if len(v.cases) == 0 {
 		return nil
 	}
+	v.keep = true
 	data, err := json.MarshalIndent(v.cases, "", "  ")
 	return errors.Join(err, os.WriteFile(filepath.Join(v.dir, "problems.json"), data, 0o600))
 }

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -24,6 +25,10 @@ type Report struct {
 	Restores      int            `json:"restores,omitempty"`     // JetStream put back to an earlier copy
 	Exits         int            `json:"exits,omitempty"`        // of workers, by themselves
 	Rolls         int            `json:"rolls,omitempty"`        // of workers, to the other of two builds
+	Edits         int            `json:"edits,omitempty"`        // by somebody with the stock nats command
+	PutBack       int            `json:"put_back,omitempty"`     // orders whose message was removed while they were worked on
+	Fills         int            `json:"fills,omitempty"`        // times the disk was full
+	NotRun        string         `json:"not_run,omitempty"`      // why a battery could not be run here
 	Gaps          map[string]int `json:"gaps,omitempty"`         // where workers were frozen
 
 	// What was found.
@@ -58,7 +63,8 @@ func (r *Report) merge(o Report) {
 	r.Lost, r.Double, r.Difference, r.OverLimit = r.Lost+o.Lost, r.Double+o.Double, r.Difference+o.Difference, r.OverLimit+o.OverLimit
 	r.QuotaCloud, r.QuotaOurs, r.Unresolved = r.QuotaCloud+o.QuotaCloud, r.QuotaOurs+o.QuotaOurs, r.Unresolved+o.Unresolved
 	r.Exits += o.Exits
-	r.Rolls += o.Rolls
+	r.Rolls, r.Edits, r.PutBack, r.Fills = r.Rolls+o.Rolls, r.Edits+o.Edits, r.PutBack+o.PutBack, r.Fills+o.Fills
+	r.NotRun = cmp.Or(r.NotRun, o.NotRun)
 	r.Left += o.Left
 	r.Problems = append(r.Problems, o.Problems...)
 	if o.Ratio > 0 {
@@ -70,7 +76,7 @@ func (r *Report) merge(o Report) {
 // add adds a battery to the report of all.
 func (r *Report) add(b Report) {
 	r.merge(b)
-	r.Ratio, r.Gaps = 0, nil
+	r.Ratio, r.Gaps, r.NotRun = 0, nil, ""
 	r.Batteries = append(r.Batteries, b)
 }
 
@@ -121,6 +127,9 @@ func (r Report) states() string {
 
 // more are the figures that only some batteries have.
 func (r Report) more() string {
+	if r.NotRun != "" {
+		return "not run: " + r.NotRun
+	}
 	var parts []string
 	tell := func(n int, what string) {
 		if n > 0 {
@@ -133,6 +142,9 @@ func (r Report) more() string {
 	tell(r.Restores, "times it was put back to a copy")
 	tell(r.Unresolved, "paid orders are known to the ledger and left to a person")
 	tell(r.Rolls, "times a worker was rolled to the other of two builds")
+	tell(r.Edits, "times somebody used the stock nats command")
+	tell(r.PutBack, "orders were put back whose message was removed, and retried")
+	tell(r.Fills, "times the disk was full")
 	tell(r.Exits, "times a worker ended by itself and was started again")
 	tell(r.OverLimit, "calls above the limit of 10 a second")
 	if r.Ratio > 0 {

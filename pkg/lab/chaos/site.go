@@ -24,6 +24,7 @@ import (
 	"github.com/certmill/certmill/pkg/app"
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/dcv/file"
+	"github.com/certmill/certmill/pkg/lab/smalldisk"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stream"
@@ -46,6 +47,7 @@ type siteOptions struct {
 	cluster    bool
 	submitters int  // 0: 2
 	budget     bool // purchases are counted towards one, so that account state is written all the time
+	disk       bool // what must not be lost lies on a small disk
 }
 
 // site is one installation: servers and workers as processes, the clouds in this
@@ -68,6 +70,8 @@ type site struct {
 	js jetstream.JetStream
 
 	books *books
+	disk  *smalldisk.Disk // nil: as large as the others
+	keep  bool            // the judge found something
 
 	mu  sync.Mutex
 	did Report // what was done so far
@@ -86,6 +90,11 @@ func newSite(ctx context.Context, b battery, size Size, clouds func(Setting) (Cl
 			s.close()
 		}
 	}()
+	if b.site.disk {
+		if err := s.openDisk(); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.openClouds(clouds); err != nil {
 		return nil, err
 	}
@@ -162,7 +171,7 @@ func (s *site) startServers(cluster bool) error {
 	}
 	for i := range n {
 		name := fmt.Sprintf("n%d", i)
-		p := &process{name: name, log: logFile(s.dir, name+"-process"), what: child{Name: name, Port: ports[i], Route: ports[n+i], Routes: routes, Dir: filepath.Join(s.dir, name)}}
+		p := &process{name: name, log: logFile(s.dir, name+"-process"), what: child{Name: name, Port: ports[i], Route: ports[n+i], Routes: routes, Dir: s.store(name)}}
 		if err := p.start(); err != nil {
 			return err
 		}
@@ -203,10 +212,10 @@ func (s *site) configure(o siteOptions) error {
 		c.Batches = map[string]int{"chaos": 1_000_000}
 	}
 	c.State = filepath.Join(s.dir, "state")
-	c.Keys = app.Keys{Store: filepath.Join(s.dir, "keys"), Identity: filepath.Join(s.dir, "identity.age")}
-	c.Deliver.Directory, c.DCV.Files = filepath.Join(s.dir, "certs"), s.webRoot()
+	c.Keys = app.Keys{Store: s.store("keys"), Identity: filepath.Join(s.dir, "identity.age")}
+	c.Deliver.Directory, c.DCV.Files = s.store("certs"), s.webRoot()
 	c.DCV.FilePort = s.webPort()
-	c.DCV.CleanUp, c.DCV.Copy = cleanUp, filepath.Join(s.dir, "placed")
+	c.DCV.CleanUp, c.DCV.Copy = cleanUp, s.store("placed")
 	c.DCV.Servers, c.DCV.Resolvers = []string{s.clouds.DNS()}, []string{s.clouds.DNS()}
 	c.DCV.Allow = []string{"127.0.0.0/8"}
 	if _, err := certstore.OpenIdentity(c.Keys.Identity); err != nil {
@@ -404,6 +413,12 @@ func (s *site) close() {
 	}
 	if s.web != nil {
 		_ = s.web.Close()
+	}
+	if s.disk != nil {
+		if s.keep { // it is gone with its content
+			_ = os.CopyFS(filepath.Join(s.dir, "disk-kept"), os.DirFS(s.disk.Dir))
+		}
+		_ = s.disk.Close()
 	}
 }
 

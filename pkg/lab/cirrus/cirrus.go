@@ -94,7 +94,7 @@ func New(a issuer.Access) (*Client, error) {
 		return nil, fmt.Errorf("cirrus: %w", err)
 	}
 	return &Client{
-		caller: issuer.Caller{Main: a.Main, Permits: a.Permits},
+		caller: issuer.Caller{Main: a.Main, Permits: a.Permits, Gate: a.Gate},
 		transport: issuer.NewTransport(issuer.TransportOptions{
 			Identify: identify(a.Main), Stamp: stamp, Free: calls.Free(), TLS: a.TLS, Proxy: a.Proxy}),
 		endpoint: at.Scheme + "://" + at.Host, key: a.KeyID, secret: a.Secret, product: a.Product,

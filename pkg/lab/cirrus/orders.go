@@ -150,6 +150,9 @@ func (o orders) Waiting(ctx context.Context, page int) (issuer.Page, error) {
 	return o.list(ctx, listing{Open: true, Page: page})
 }
 
+// List implements issuer.AllLister.
+func (o orders) List() string { return "orders" }
+
 // All implements issuer.AllLister.
 func (o orders) All(ctx context.Context, page int) (issuer.Page, error) {
 	return o.list(ctx, listing{Page: page})

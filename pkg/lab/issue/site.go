@@ -45,7 +45,7 @@ func openSite(ctx context.Context, with setup) (s *site, err error) {
 	if s.sim, err = openCloud(ctx, with); err != nil {
 		return s, err
 	}
-	if s.server, err = app.StartEmbedded(with.dir, "127.0.0.1:0"); err != nil {
+	if s.server, err = app.StartEmbedded(with.dir, app.NATS{Listen: "127.0.0.1:0", Replicas: 1}); err != nil {
 		return s, err
 	}
 	if err := s.configure(); err != nil {
@@ -80,7 +80,7 @@ func (s *site) configure() error {
 		return err
 	}
 	c := app.Defaults()
-	c.NATS.URL, c.State = s.server.URL(), at("state")
+	c.NATS, c.State = s.server.As(app.Admin), at("state") // the whole bench is one user
 	c.Keys = app.Keys{Store: at("keys"), Identity: at("identity.age")}
 	c.Deliver.Directory, c.DCV.Files = at("certs"), at("files")
 	c.DCV.Servers, c.DCV.Resolvers = []string{s.sim.DNSAddr()}, []string{s.sim.DNSAddr()}
@@ -118,7 +118,7 @@ func (s *site) limits() map[string]int {
 }
 
 func (s *site) connect(ctx context.Context) (err error) {
-	if s.nc, err = nats.Connect(s.server.URL(), nats.Name("bench publisher")); err != nil {
+	if s.nc, err = s.cfg.NATS.Connect(nats.Name("bench publisher")); err != nil {
 		return err
 	}
 	if s.js, err = jetstream.New(s.nc); err != nil {

@@ -60,16 +60,17 @@ func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Solver, e
 	return s, nil
 }
 
-// Config is the bucket's stream. It differs from the client's own in two points:
-// no direct reads, which any replica would answer, however far behind; and
-// messages may be deleted, so that a removed file leaves no marker behind.
+// Config is the bucket's stream. It differs from the client's own in three points:
+// no direct reads, which any replica would answer, however far behind; messages
+// may be deleted, so that a removed file leaves no marker behind; and no header of
+// a message rolls up the others.
 // replicas is 1 for a single server and 3 in a cluster; 0 means any, for those
 // who look.
 func Config(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name: StreamName, Description: "FILE challenges, served by the verifiers", Subjects: []string{"$KV." + Bucket + ".>"},
 		MaxMsgsPerSubject: 1, MaxMsgSize: 128 << 10, Storage: jetstream.FileStorage, Replicas: replicas,
-		Discard: jetstream.DiscardNew, AllowRollup: true,
+		Discard: jetstream.DiscardNew,
 	}
 }
 

@@ -1,6 +1,6 @@
 //go:build unix
 
-package app
+package durable
 
 import (
 	"errors"
@@ -8,9 +8,12 @@ import (
 	"syscall"
 )
 
-// lockFile takes a file for this process alone, until it is closed or the
+// Locks tells whether Lock keeps anybody out.
+const Locks = true
+
+// Lock takes a file for this process alone, until it is closed or the
 // process ends, however it ends. taken tells that another process has it.
-func lockFile(f *os.File) (taken bool, err error) {
+func Lock(f *os.File) (taken bool, err error) {
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	return errors.Is(err, syscall.EWOULDBLOCK), err
 }

@@ -1,0 +1,279 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// The secrets of the canary's world, of which every outsider repeats what it
+// knows, and a few more.
+const (
+	canarySecret = `cloud/canary+secret="a"&%77`
+	canaryToken  = `token/canary+of'a role'<b>%%`
+	canaryHook   = `hook/canary+token=&%20x`
+	canaryProg   = `program-canary+token/&%20y`
+)
+
+// spelled are the forms in which a canary is looked for.
+func spelled(secret string) map[string]string {
+	quoted, _ := json.Marshal(secret)
+	return map[string]string{
+		"clear": secret, "JSON": strings.Trim(string(quoted), `"`), "base64": strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(secret)), "="),
+		"base64url": base64.RawURLEncoding.EncodeToString([]byte(secret)), "hex": hex.EncodeToString([]byte(secret)),
+		"HEX": fmt.Sprintf("%X", secret), "query": url.QueryEscape(secret), "path": url.PathEscape(secret),
+		// What is inside base64 of something longer, whatever stands before it.
+		"inside base64": base64.StdEncoding.EncodeToString([]byte("x:" + secret))[4:20],
+	}
+}
+
+// cage has the canaries and what was found of them.
+type cage struct {
+	t        *testing.T
+	canaries map[string]string
+}
+
+func (c cage) search(where string, text []byte) {
+	c.t.Helper()
+	for name, secret := range c.canaries {
+		for form, s := range spelled(secret) {
+			if i := bytes.Index(text, []byte(s)); i >= 0 {
+				c.t.Errorf("%s has %s in %s: …%s…", where, name, form, text[max(0, i-120):min(len(text), i+len(s)+40)])
+			}
+		}
+	}
+}
+
+// streams searches every message of every stream.
+func (c cage) streams(js jetstream.JetStream) {
+	c.t.Helper()
+	searched := 0
+	for info := range js.ListStreams(c.t.Context()).Info() {
+		s, err := js.Stream(c.t.Context(), info.Config.Name)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for seq := info.State.FirstSeq; seq <= info.State.LastSeq; {
+			m, err := s.GetMsg(c.t.Context(), seq, jetstream.WithGetMsgSubject(">"))
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				break
+			}
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			c.search(fmt.Sprintf("message %d of %s (%s)", m.Sequence, info.Config.Name, m.Subject), fmt.Appendf(m.Data, " %v %s", m.Header, m.Subject))
+			seq, searched = m.Sequence+1, searched+1
+		}
+	}
+	if searched < 10 {
+		c.t.Errorf("only %d messages were searched", searched)
+	}
+}
+
+// files searches what a run leaves on disk, but for where the secrets belong: the
+// simulator's own books, the identity and the accounts' secrets.
+func (c cage) files(dir string) {
+	c.t.Helper()
+	searched := 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && d.Name() == "cloudsim", d.Name() == "identity.age":
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		case !d.Type().IsRegular():
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		if err == nil {
+			searched++
+			c.search(path, append(data, " "+path...))
+		}
+		return err
+	})
+	if err != nil || searched < 5 {
+		c.t.Errorf("%d files searched, %v", searched, err)
+	}
+}
+
+// talkative is a web service that repeats the token, and whatever else it found, in
+// every answer; it places the records in the end.
+func talkative(t *testing.T, sim *cloudsim.Sim, more ...string) *httptest.Server {
+	var mu sync.Mutex
+	asked := map[string]int{}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ Action, Type, Name, Value string }
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		mu.Lock()
+		asked[in.Action+in.Name]++
+		n := asked[in.Action+in.Name]
+		mu.Unlock()
+		token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+		said := strings.Join(append(cloudsim.Spellings(token), more...), " ")
+		if n < 3 { // the first time in the middle of what is kept
+			w.WriteHeader(http.StatusInternalServerError)
+			_, _ = io.WriteString(w, strings.Repeat("x", 490*(n%2))+said)
+			return
+		}
+		if in.Action == "present" {
+			if err := sim.SetConfig(func(c *cloudsim.Config) {
+				c.Records = append(c.Records, cloudsim.StaticRecord{Name: in.Name, Type: in.Type, Value: in.Value})
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+		_, _ = io.WriteString(w, said)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// DESIGN 5, issue 18 point 12: what certmill knows as secret is in nothing that it
+// stores or logs, whatever the clouds, web services and programs answer.
+func TestNothingRepeatsASecret(t *testing.T) {
+	t.Setenv("CANARY_PROGRAM_TOKEN", canaryProg)
+	h := newHouse(t)
+	sim := h.world.sim
+	identity := func() string {
+		if _, err := certstore.OpenIdentity(h.cfg.Keys.Identity); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(h.cfg.Keys.Identity)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			if strings.HasPrefix(line, "AGE-SECRET-KEY") {
+				return strings.TrimSpace(line)
+			}
+		}
+		t.Fatal("no identity")
+		return ""
+	}()
+	role := fewOf(cloudsim.Account{Cloud: "aliyun", UID: "500500", AccessKeyID: "LTAIcanary", CallerKind: "role", CallerID: "77", Token: canaryToken})
+	further(t, h, "role", role, "500500")
+	ten := cloudsim.Account{Cloud: "tencent", UID: "600600", AccessKeyID: "AKIDcanary", Certificates: []cloudsim.Certificate{{ID: "canary01"}, {ID: "canary02"}}}
+	further(t, h, "ten", ten, "600600")
+	for label, a := range map[string]cloudsim.Account{"role": role, "ten": ten} { // with secrets of their own
+		a.Label, a.AccessKeySecret = label, canarySecret
+		if err := sim.AddAccount(a); err != nil {
+			t.Fatal(err)
+		}
+		h.edit(label, func(to *Account) {
+			to.Secret = secretFile(t, canarySecret)
+			if a.Token != "" {
+				to.Token = secretFile(t, canaryToken)
+			}
+		})
+	}
+	h.only("role", "ten")
+	hook := talkative(t, sim, identity)
+	program := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"no: $CANARY_PROGRAM_TOKEN\" >&2\nexit 75\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.cfg.DCV.Solvers = map[string]Solver{
+		"hook":    {Kind: kindWebhook, URL: hook.URL + "/?key=" + url.QueryEscape(canaryHook), Zones: []string{"hook.example"}, Token: secretFile(t, canaryHook), Timeout: 5 * time.Second},
+		"program": {Kind: kindExec, Command: []string{program}, Env: []string{"CANARY_PROGRAM_TOKEN"}, Zones: []string{"program.example"}, Timeout: 5 * time.Second},
+	}
+	if err := sim.SetConfig(func(c *cloudsim.Config) { c.Repeat, c.OddStates = true, 0.2 }); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []cloudsim.Fault{
+		{Kind: "http_500", Action: "CreateCertificateForPackageRequest", Times: 1}, {Kind: "reset_after_commit", Action: "CertificateOrderSubmit", Times: 1},
+		{Kind: "code_in_200", Action: "DescribeCertificate", Times: 2}, {Kind: "http_500", Action: "DescribeCertificateState", Times: 2},
+		{Kind: "http_500", Action: "ListUserCertificateOrder", Times: 2}, {Kind: "http_500", Action: "AddDomainRecord", Times: 2},
+	} {
+		if err := sim.AddFault(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log := &logLines{}
+	s := h.work(t, NewLogger(log, "debug"))
+	s.hand(
+		order.Request{ID: "own", Account: "role", Names: []string{"own.example.com"}},
+		order.Request{ID: "ten", Account: "ten", Names: []string{"ten.example.com"}, Resource: order.AnyResource, Contact: simContact},
+		order.Request{ID: "hook", Account: "role", Names: []string{"www.hook.example"}},
+		order.Request{ID: "program", Account: "role", Names: []string{"www.program.example"}},
+		order.Request{ID: "refused", Account: "role", Names: []string{"a.example.com"}, Product: "geotrust-dv-w-starter"},
+		order.Request{ID: "review", Account: "role", Names: []string{"x.refused.example"}},
+	)
+	for _, id := range []string{"own", "ten", "hook"} {
+		s.await(id, order.Issued)
+	}
+	eventually(t, "the program's order fails", func() bool {
+		it, err := s.console.Find(t.Context(), "program")
+		return err == nil && it.Retries > 0 && strings.Contains(fmt.Sprint(it.Timeline), "[redacted]")
+	})
+	eventually(t, "the refused ones end", func() bool {
+		a, errA := s.console.Find(t.Context(), "refused")
+		b, errB := s.console.Find(t.Context(), "review")
+		return errors.Join(errA, errB) == nil && a.State != order.Submit && (b.State == order.Failed || b.State == order.Held)
+	})
+	stuck, err := s.another().Stuck(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := cage{t, map[string]string{"the cloud's secret": canarySecret, "the cloud's token": canaryToken, "the hook's token": canaryHook,
+		"the program's token": canaryProg, "the identity": identity}}
+	c.search("stuck", fmt.Appendf(nil, "%+v", stuck))
+	c.streams(s.console.js)
+	s.end()
+	c.search("the log", log.buf.Bytes())
+	if !strings.Contains(log.buf.String(), "[redacted]") {
+		t.Error("nothing was there to be taken out: the clouds repeat nothing")
+	}
+	c.files(h.cfg.State)
+	c.files(h.cfg.Deliver.Directory)
+}
+
+func secretFile(t *testing.T, secret string) Ref {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Ref("file:" + path)
+}
+
+// talkativeSink repeats a secret, as where it delivered and as what went wrong.
+type talkativeSink struct{ secret string }
+
+func (s talkativeSink) Deliver(context.Context, certstore.Delivery) (string, error) {
+	return "https://vault/" + s.secret, fmt.Errorf("refused %s: %w", s.secret, io.ErrUnexpectedEOF)
+}
+
+func TestSinksRepeatNoSecret(t *testing.T) {
+	t.Setenv("CANARY_SINK", canaryHook)
+	if _, err := Ref("env:CANARY_SINK").read(); err != nil {
+		t.Fatal(err)
+	}
+	where, err := plainSink{talkativeSink{canaryHook}}.Deliver(t.Context(), certstore.Delivery{})
+	if strings.Contains(where+err.Error(), canaryHook) || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%s, %v", where, err)
+	}
+}

@@ -1,0 +1,157 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/certmill/certmill/pkg/dcv/preflight"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// lookUp finds, before anything is handed in, what of a batch is there already,
+// what would be refused, and which names others have. The batch that is returned
+// has no line that would be refused, and what is left of it as it is handed in.
+func (c *Console) lookUp(ctx context.Context, b Batch) (Batch, []stage.HandIn, error) {
+	all, err := c.preflight().HandIns(ctx, b.Requests)
+	if err != nil {
+		return b, nil, fmt.Errorf("which orders are known: %w", err)
+	}
+	out := Batch{Bad: slices.Clone(b.Bad)}
+	var ins []stage.HandIn
+	for i, in := range all {
+		at := b.at(i)
+		if in.Refused != nil {
+			out.Bad = append(out.Bad, BadLine{File: at.file, Line: at.line, ID: in.Request.ID, Why: in.Refused.Error()})
+			continue
+		}
+		if in.Known != nil {
+			out.Known = append(out.Known, knownLine(at, *in.Known))
+		}
+		out.Requests, out.places, ins = append(out.Requests, in.Request), append(out.places, at), append(ins, in)
+	}
+	out.Findings = preflight.Group(slices.Concat(stage.Overlaps(out.Requests), stage.Findings(ins)))
+	return out, ins, nil
+}
+
+// preflight looks at what the books have.
+func (c *Console) preflight() stage.Preflight {
+	return stage.Preflight{Ledger: c.ledger, Line: c.line, Now: time.Now}
+}
+
+// knownLine says how a line's order is.
+func knownLine(at place, o order.Order) KnownLine {
+	e := explain(o, facts{marked: true, now: time.Now()})
+	return KnownLine{File: at.file, Line: at.line, ID: o.ID(), State: o.State, Why: e.Blocker, Commands: e.Commands}
+}
+
+// LookUp says what of a batch is there already, with the server that the config
+// names; without one that answers, the batch says that it was not looked.
+func LookUp(ctx context.Context, c Config, log *slog.Logger, b Batch) (Batch, error) {
+	console, err := OpenConsole(ctx, c, log)
+	if err != nil {
+		b.Findings, b.Blind = preflight.Group(stage.Overlaps(b.Requests)), err.Error()
+		return b, ctx.Err()
+	}
+	defer console.Close()
+	b, _, err = console.lookUp(ctx, b)
+	return b, err
+}
+
+// fresh are the requests that make orders when they are handed in.
+func fresh(ins []stage.HandIn) (requests []order.Request) {
+	for _, in := range ins {
+		if in.New() {
+			requests = append(requests, in.Request)
+		}
+	}
+	return requests
+}
+
+// handed is the outcome of handing a batch in.
+type handed struct {
+	known, fresh int
+	wanted       []awaited
+}
+
+// awaited is an order that was handed in, and where its outcome will lie: under
+// its id, or, where the intake refuses the message, under an id of the message's
+// own.
+type awaited struct {
+	id    string
+	hash  string // of what was ordered: another order's outcome under the id is not this one's; empty: any
+	after string // of a successor: whom it follows, which tells it whatever id it gets
+	bad   string // where a refused message lies; empty: the order was known before
+}
+
+// outcome tells whether an item is what became of the order.
+func (a awaited) outcome(it pipeline.Item) bool {
+	switch {
+	case it.ID() == a.bad:
+		return true
+	case a.after != "":
+		return it.Predecessor == a.after
+	}
+	return it.ID() == a.id && (a.hash == "" || it.Hash == a.hash)
+}
+
+// inFlight bounds how many order messages wait for their acknowledgement.
+const inFlight = 256
+
+// hand publishes what is not known yet, as any NATS client can. Interrupted and
+// begun again it publishes the rest: what was acknowledged is known, or a message
+// with a known id, which is dropped.
+func (c *Console) hand(ctx context.Context, all []stage.HandIn, urgent bool) (handed, error) {
+	var h handed
+	var mu sync.Mutex
+	g, ctx := limited(ctx, inFlight)
+	for _, in := range all {
+		g.Go(func() error {
+			a, err := c.handOne(ctx, in, urgent)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			h.wanted = append(h.wanted, a)
+			if a.bad == "" {
+				h.known++
+			} else {
+				h.fresh++
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	slices.SortFunc(h.wanted, func(a, b awaited) int { return strings.Compare(a.id, b.id) })
+	return h, err
+}
+
+// handOne publishes one order, unless it is known.
+func (c *Console) handOne(ctx context.Context, in stage.HandIn, urgent bool) (awaited, error) {
+	if in.Known != nil {
+		return awaited{id: in.ID, hash: in.Known.Hash}, nil
+	}
+	a := awaited{id: in.ID, hash: in.Request.Hash(), after: in.Request.Again}
+	body, err := json.Marshal(in.Request)
+	if err != nil {
+		return a, fmt.Errorf("encode order %s: %w", in.ID, err)
+	}
+	subject, err := c.inbox(urgent)
+	if err != nil {
+		return a, err
+	}
+	seq, err := pipeline.Publish(ctx, c.js, subject, body)
+	if err != nil {
+		return a, fmt.Errorf("hand in order %s: %w", in.ID, err)
+	}
+	a.bad = c.line.BadID(seq)
+	return a, nil
+}

@@ -1,0 +1,160 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// handIn looks requests up and hands them in, as Order does.
+func (c *Console) handIn(ctx context.Context, requests []order.Request, urgent bool) (handed, error) {
+	_, ins, err := c.lookUp(ctx, Batch{Requests: requests})
+	if err != nil {
+		return handed{}, err
+	}
+	return c.hand(ctx, ins, urgent)
+}
+
+// spreadsheet is a list of names as people hand it in again and again.
+type spreadsheet struct {
+	rows []string
+	rand *rand.Rand
+}
+
+// saved writes the list as it is this time: under another name, sorted in another
+// way, shortened, with a row more, with other columns.
+func (s *spreadsheet) saved(t *testing.T, dir string, n int) (path string, rows []string) {
+	t.Helper()
+	if n%3 == 0 {
+		s.rows = append(s.rows, fmt.Sprintf("www.shop%d.example shop%[1]d.example", len(s.rows)))
+	}
+	rows = slices.Clone(s.rows)
+	s.rand.Shuffle(len(rows), func(i, j int) { rows[i], rows[j] = rows[j], rows[i] })
+	rows = rows[:len(rows)-n%2]
+	text := "names,account,contact_email,labels\n"
+	for _, row := range rows {
+		cell := strings.Fields(row)
+		s.rand.Shuffle(len(cell), func(i, j int) { cell[i], cell[j] = cell[j], cell[i] })
+		text += fmt.Sprintf("%q,aliyun-1,it%d@shop.example,saved=%[2]d\n", strings.ToUpper(strings.Join(cell, "; ")), n)
+	}
+	path = filepath.Join(dir, fmt.Sprintf("list (%d).csv", n))
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path, rows
+}
+
+// TestTwentyHandIns: DESIGN 12.1: the same list, renamed, sorted, shortened, a row
+// inserted, twenty times, and JetStream lost in the middle: as many purchases as
+// there are sets of names.
+func TestTwentyHandIns(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	list := spreadsheet{rand: rand.New(rand.NewPCG(18, 1))}
+	ordered, sets := map[string]bool{}, map[string]bool{}
+	for n := range 20 {
+		path, rows := list.saved(t, dir, n)
+		news := 0
+		for _, row := range rows {
+			if !ordered[row] {
+				news++
+			}
+			ordered[row], sets[row] = true, true
+		}
+		sum, err := runIn(t.Context(), dir, &seen{}, path)
+		if err != nil || !sum.OK() || sum.New != news || sum.Known != len(rows)-news || sum.KnownAs["issued"] != sum.Known {
+			t.Fatalf("%d: %+v, %v; want %d new of %d", n, sum, err, news, len(rows))
+		}
+		if n == 9 {
+			if err := os.RemoveAll(filepath.Join(dir, "state", "nats")); err != nil {
+				t.Fatal(err)
+			}
+			clear(ordered)
+		}
+	}
+	h, err := openHouse(t.Context(), inDir(dir), NewLogger(io.Discard, "error"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = h.close() }()
+	report := h.world.sim.Report()
+	if len(report.Duplicates) > 0 || len(report.Orders) != len(sets) || len(sets) != len(list.rows) {
+		t.Errorf("%d orders at the cloud for %d sets of names, twice: %+v", len(report.Orders), len(sets), report.Duplicates)
+	}
+}
+
+// TestOrderAgain: order --again buys the last of each line once more, follows what
+// is made, whatever id it gets, and says what it does not do.
+func TestOrderAgain(t *testing.T) {
+	t.Parallel()
+	console, _, _ := serving(t)
+	lines := []string{`{"names":["www.one.example"],"account":"aliyun-1"}`, `{"id":"two","names":["www.two.example"],"account":"aliyun-1"}`}
+	handed := func(again bool, lines ...string) Summary {
+		t.Helper()
+		b := batchFile(t, lines...)
+		if again {
+			b.Again()
+		}
+		sum, err := console.Order(t.Context(), b, &seen{}, true, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sum
+	}
+	if sum := handed(true, lines...); !sum.OK() || sum.New != 2 { // of new lines the first
+		t.Fatalf("%+v", sum)
+	}
+	if sum := handed(false, lines...); !sum.OK() || sum.New != 0 || sum.KnownAs["issued"] != 2 {
+		t.Errorf("%+v", sum)
+	}
+	if sum := handed(true, lines...); !sum.OK() || sum.New != 2 || sum.Issued != 2 {
+		t.Errorf("%+v", sum)
+	}
+	it, err := console.Find(t.Context(), "two-2")
+	if err != nil || it.Predecessor != "two" || it.State != order.Issued {
+		t.Errorf("%+v, %v", it, err)
+	}
+	sum := handed(false, `{"names":["www.two.example"],"account":"aliyun-1","again":"two"}`, `{"id":"two","names":["www.three.example"],"account":"aliyun-1"}`)
+	if sum.New != 0 || sum.Known != 1 || sum.Issued != 1 || len(sum.Bad) != 1 || sum.Bad[0].Line != 2 || sum.OK() {
+		t.Errorf("%+v", sum)
+	}
+	counts, err := console.line.Counts(t.Context())
+	if err != nil || counts[order.Issued] != 4 || counts[order.Failed] != 0 {
+		t.Errorf("%v, %v", counts, err)
+	}
+}
+
+// TestCheckSaysWhatIsKnown: with a server the lines that are known there, without
+// one that nobody looked.
+func TestCheckSaysWhatIsKnown(t *testing.T) {
+	t.Parallel()
+	js, c := initialised(t)
+	lay(t, js, c, named(orderIn(order.Issued), "issued"))
+	held := named(orderIn(order.Held), "held")
+	held.Hold = &order.Hold{Reason: "for the test", From: order.Submit, Commands: []string{"certmill approve held"}}
+	held.Hash = order.Request{ID: "held", Names: held.Request.Names}.Hash()
+	lay(t, js, c, held)
+	b := batchFile(t, `{"id":"held","names":["www.held.example"]}`, `{"id":"issued","names":["www.issued.example"]}`, `{"names":["www.new.example"]}`)
+	at := b.places[0].file
+	got, err := LookUp(t.Context(), c, quiet, b)
+	if err != nil || len(got.Known) != 1 || len(got.Bad) != 1 || len(got.Requests) != 2 || got.Blind != "" {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if k := got.Known[0]; k.ID != "held" || k.State != order.Held || k.File != at || k.Line != 1 || k.Why != "for the test" || len(k.Commands) != 1 {
+		t.Errorf("%+v", k)
+	}
+	if bad := got.Bad[0]; bad.Line != 2 || !strings.Contains(bad.Why, "taken by another order (state issued)") {
+		t.Errorf("%+v", bad)
+	}
+	if got, err := LookUp(t.Context(), Defaults(), quiet, b); err != nil || !strings.Contains(got.Blind, "no server is known") || len(got.Requests) != 3 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}

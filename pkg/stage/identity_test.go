@@ -1,0 +1,240 @@
+package stage_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// caller is an account of the world with a key of its own: kind and id are those
+// of who calls, sees what its lists show.
+func (w *world) caller(uid, key, kind, id, sees string) *stage.Account {
+	w.t.Helper()
+	w.must(w.sim.AddAccount(cloudsim.Account{Cloud: "aliyun", UID: uid, AccessKeyID: key, AccessKeySecret: secret, CallerKind: kind, CallerID: id,
+		Sees: sees, Products: map[string]int{plenty: 1000}}))
+	cloud := w.aliCloud(func(to *issuer.Access) { to.KeyID = key })
+	a := *w.accounts["ali"]
+	a.Cloud, a.Credentials = cloud, &stage.Credentials{Key: key}
+	return &a
+}
+
+// bought is a purchase of a caller, as the ledger has it.
+func (w *world) bought(a *stage.Account, id string) (cloudID string) {
+	w.t.Helper()
+	open := w.opened(a, id)
+	cloudID = w.cloudOrders(a, id)
+	w.must(w.ledger.Bought(w.t.Context(), aliUID, namesOf(id), open, cloudID, "answered"))
+	return cloudID
+}
+
+func namesOf(id string) []string { return []string{id + ".example.com"} }
+
+// opened is an open attempt of a caller.
+func (w *world) opened(a *stage.Account, id string) ledger.Attempt {
+	w.t.Helper()
+	ctx := w.t.Context()
+	by, err := a.Whose(ctx)
+	w.must(err)
+	e, err := w.ledger.Read(ctx, aliUID, namesOf(id))
+	w.must(err)
+	_, open, err := w.ledger.Begin(ctx, e, ledger.Attempt{Order: id, Purchase: 1, Attempt: 1, Action: forPackage, Product: plenty, Caller: by.Caller})
+	w.must(err)
+	return open
+}
+
+// orders is a cloud order that a caller makes.
+func (w *world) cloudOrders(a *stage.Account, id string) string {
+	w.t.Helper()
+	flow := a.Flow(forPackage)
+	ctx, release, err := flow.Reserve(w.t.Context())
+	w.must(err)
+	defer release()
+	now := time.Now()
+	r, err := flow.Submit(ctx, issuer.Application{OrderID: id, Names: namesOf(id), Product: plenty, Validation: order.DNS,
+		Contact: a.Contact}, issuer.Fence{NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Minute)})
+	w.must(err)
+	return r.CloudID
+}
+
+// remembering is a key store that knows whose calls its numbers are.
+type remembering map[string]int
+
+func (r remembering) Callers(context.Context, string) (map[string]int, error) { return r, nil }
+
+// guard is the guard as a worker of a new session asks it.
+func (w *world) guardWith(keys stage.Numbers) stage.Guard {
+	return stage.Guard{Ledger: w.ledger, States: w.states, Incarnation: w.line.Incarnation(), Numbers: keys,
+		Now: func() time.Time { return time.Now().Add(time.Minute) }} // past the lag of lists
+}
+
+// refused wants the sentence of a caller whose lists prove nothing.
+func refused(t *testing.T, err error, says string) {
+	t.Helper()
+	if u, ok := errors.AsType[*stage.Unwitnessed](err); !ok || !strings.Contains(u.Error(), says) || !strings.Contains(u.Error(), "certmill first-use ali") {
+		t.Errorf("%v, want a caller that proves nothing, with %q", err, says)
+	}
+}
+
+func allowed(t *testing.T, what string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Errorf("%s: %v", what, err)
+	}
+}
+
+// DESIGN 12.7: a new caller's list may say "not there" only after it has shown
+// rows that earlier entries claim.
+func TestWhoMaySayNotThere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	first := w.caller(aliUID, "LTAIfirst", "user", "111", "all")
+	wide := w.caller(aliUID, "LTAIwide", "user", "222", "all")
+	narrow := w.caller(aliUID, "LTAInarrow", "user", "333", "own")
+	open := w.opened(first, "open")
+	deny := func(a *stage.Account) error { return w.guardWith(nil).MayDeny(t.Context(), a, open) }
+	again := func(a *stage.Account) *stage.Account { // in another session
+		b := *a
+		b.Credentials = &stage.Credentials{Key: a.Credentials.Key}
+		return &b
+	}
+
+	allowed(t, "whoever sent it", deny(first))
+	allowed(t, "the main account itself", deny(w.caller(aliUID, aliKey, "", "", "")))
+	refused(t, deny(wide), "calls as 222, and the attempt was made as 111, of which nothing is known that its list should show")
+
+	w.bought(narrow, "two")
+	refused(t, deny(again(narrow)), "of which nothing is known that its list should show") // its own row is no proof
+	id := w.bought(first, "one")
+	allowed(t, "a caller whose list shows what the other bought", deny(again(wide)))
+	refused(t, deny(again(narrow)), "whose cloud order "+id+" its list does not show")
+
+	// One that is shown is not enough: rights may end at a resource group.
+	w.must(w.ledger.Bought(t.Context(), aliUID, namesOf("gone"), w.opened(first, "gone"), "1", "answered"))
+	refused(t, deny(again(wide)), "whose cloud order 1 its list does not show")
+
+	// An operator's word, for this life of the streams and this caller.
+	w.must(w.states.Change(t.Context(), aliUID, func(s *account.State) { s.Vouch("another life", "333") }))
+	refused(t, deny(again(narrow)), "its list does not show")
+	w.must(w.states.Change(t.Context(), aliUID, func(s *account.State) { s.Vouch(w.line.Incarnation(), "444") }))
+	refused(t, deny(again(narrow)), "its list does not show")
+	w.must(w.states.Change(t.Context(), aliUID, func(s *account.State) { s.Vouch(w.line.Incarnation(), "333") }))
+	allowed(t, "an operator vouches", deny(again(narrow)))
+}
+
+// DESIGN 12.7: no conclusion from a list that another main account read.
+func TestAnotherMainAccountsListSaysNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	open := w.opened(w.caller(aliUID, "LTAIfirst", "user", "111", "all"), "open")
+	stranger := w.caller("900900", "LTAIstranger", "", "", "")
+	for what, err := range map[string]error{
+		"deny": w.guardWith(nil).MayDeny(t.Context(), stranger, open),
+		"mark": w.guardWith(nil).MayMark(t.Context(), stranger),
+	} {
+		if s, ok := errors.AsType[*stage.Stranger](err); !ok || s.Is.Main != "900900" || !strings.Contains(s.Error(), `write main: "900900" for accounts.ali`) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := stranger.Stopped(); err == nil {
+		t.Error("it is not stopped")
+	}
+}
+
+// Where the cloud does not tell, another key is another caller, and the endpoint
+// is part of it: package app makes Credentials.Key of both.
+func TestSilentCloudAndAnotherKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{cloud: func(c *cloudsim.Config) { c.Unknown = []string{"aliyun/GetCallerIdentity"} }})
+	first := w.caller(aliUID, "LTAIfirst", "", "", "")
+	open := w.opened(first, "open")
+	if open.Caller != "key LTAIfirst" {
+		t.Errorf("the entry has the caller %q", open.Caller)
+	}
+	allowed(t, "the same key", w.guardWith(nil).MayDeny(t.Context(), first, open))
+	other := w.caller(aliUID, "LTAIother", "", "", "")
+	refused(t, w.guardWith(nil).MayDeny(t.Context(), other, open), "calls as key LTAIother, and the attempt was made as key LTAIfirst")
+	w.bought(first, "one")
+	other.Credentials = &stage.Credentials{Key: "LTAIother"}
+	allowed(t, "another key that shows what the first bought", w.guardWith(nil).MayDeny(t.Context(), other, open))
+}
+
+// DESIGN 12.7: after a lost ledger, with numbers in the key store, the mark needs
+// the operator's word, unless the main account itself calls.
+func TestWhoMayMark(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{unmarked: true})
+	user := w.caller(aliUID, "LTAIuser", "user", "111", "all")
+	allowed(t, "nothing was ever bought", w.guardWith(remembering{}).MayMark(t.Context(), user))
+	allowed(t, "nobody else ever called", w.guardWith(remembering{"111": 7}).MayMark(t.Context(), user))
+	refused(t, w.guardWith(remembering{"111": 7, "222": 1}).MayMark(t.Context(), user), "calls as 111, and calls were made there before as 222")
+	refused(t, w.guardWith(remembering{"": 1}).MayMark(t.Context(), user), "somebody unknown")
+	allowed(t, "the main account itself", w.guardWith(remembering{"222": 1}).MayMark(t.Context(), w.caller(aliUID, aliKey, "", "", "")))
+
+	// A restored ledger knows what its list must show.
+	w.bought(w.caller(aliUID, "LTAIother", "user", "222", "all"), "one")
+	user.Credentials = &stage.Credentials{Key: "LTAIuser"}
+	allowed(t, "its list shows what others bought", w.guardWith(remembering{"222": 1}).MayMark(t.Context(), user))
+	narrow := w.caller(aliUID, "LTAInarrow", "user", "333", "own")
+	refused(t, w.guardWith(nil).MayMark(t.Context(), narrow), "calls were made there before as 222")
+
+	// The word skips the wait only where nothing is known.
+	w.must(w.states.Change(t.Context(), aliUID, func(s *account.State) { s.Vouch(w.line.Incarnation(), "333") }))
+	allowed(t, "an operator vouches", w.guardWith(remembering{"222": 1}).MayMark(t.Context(), narrow))
+	for _, c := range []struct {
+		keys stage.Numbers
+		want bool
+	}{{nil, true}, {remembering{}, true}, {remembering{"222": 1}, false}} {
+		if skips, err := w.guardWith(c.keys).MaySkipWait(t.Context(), narrow); err != nil || skips != c.want {
+			t.Errorf("with %v: %v, %v", c.keys, skips, err)
+		}
+	}
+}
+
+// A cloud that does not answer says nothing: neither yes nor no.
+func TestNoAnswerNoConclusion(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	first := w.caller(aliUID, "LTAIfirst", "user", "111", "all")
+	open := w.opened(first, "open")
+	w.must(w.sim.AddFault(cloudsim.Fault{Action: "GetCallerIdentity", Kind: "http_502_html"}))
+	first.Credentials = &stage.Credentials{Key: "LTAIfirst"}
+	for what, err := range map[string]error{
+		"deny": w.guardWith(nil).MayDeny(t.Context(), first, open), "mark": w.guardWith(nil).MayMark(t.Context(), first), "call": first.May(t.Context()),
+	} {
+		if issuer.KindOf(err) != issuer.Unavailable {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// An order that was taken for another main account moves along while nothing was
+// sent for it, and stays for a person to decide afterwards.
+func TestTakenForAnotherMainAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	const stays = "it was taken for main account 900900, and account ali is of " + aliUID + " now"
+	w.must(w.keys.Raise(certstore.Ref{ID: "numbered", Hash: "2-numbered", Main: "900900", Names: namesOf("moved")}, certstore.Raised{Attempt: 1, Purchase: 1})) // of an attempt that the record has forgotten
+	for _, c := range []struct {
+		id      string
+		attempt int
+		want    string
+	}{{"new", 0, aliUID + " <nil>"}, {"sent", 1, stays}, {"numbered", 0, stays}} {
+		o := order.Order{V: order.SchemaVersion, Request: order.Request{ID: c.id, Account: "ali", Names: namesOf("moved")},
+			State: order.Submit, Account: "ali", Main: "900900", Operation: forPackage, Product: plenty, Purchase: 1, Attempt: c.attempt}
+		next, err := w.worker().submit.Handle(t.Context(), o)
+		if got := fmt.Sprint(next.Main, " ", err); !strings.Contains(got, c.want) {
+			t.Errorf("%s: %s, want %s", c.id, got, c.want)
+		}
+	}
+}

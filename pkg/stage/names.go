@@ -1,0 +1,131 @@
+package stage
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// passes tells what is in the way of an order's names and no person let pass
+// (DESIGN 12.2); Free if nothing is. duplicates lets sets pass that are in
+// service. The entry that it returns is the one to go on with.
+func passes(o order.Order, e ledger.Entry, duplicates bool, now time.Time) (ledger.Entry, ledger.Standing) {
+	for _, st := range e.InTheWay(o.ID(), o.Predecessor, now) {
+		switch {
+		case st.Is == ledger.InService && duplicates, o.Approves(fact(st)):
+			continue
+		case st.Open && st.Main != o.Main && o.Approves(order.FactElsewhere(st.Main, st.Order, st.Attempt)):
+			return passes(o, e.Without(st.Main, st.Order), duplicates, now)
+		}
+		return e, st
+	}
+	return e, ledger.Standing{Is: ledger.Free}
+}
+
+// fact is what an approval of a standing answers; nobody can approve of names that
+// are taken.
+func fact(st ledger.Standing) string {
+	switch st.Is {
+	case ledger.InService:
+		return order.FactInService(st.Order, st.Till)
+	case ledger.PaidAndFailed:
+		return order.FactPaidAndFailed(st.Order)
+	}
+	return ""
+}
+
+// names lets an order go on that may have its names, whatever its way of ordering:
+// before it takes a number, a resource or a budget. Else the error parks it.
+func (s *Submitter) names(flow issuer.Flow, o order.Order, e ledger.Entry) (ledger.Entry, error) {
+	e, st := passes(o, e, s.Duplicates, time.Now())
+	switch st.Is {
+	case ledger.Taken:
+		return e, waitForNames(st)
+	case ledger.InService:
+		return e, holdFor(o, st, fmt.Sprintf("order %s%s has a certificate for these names in service until %s",
+			st.Order, at(o, st), st.Till.UTC().Format(time.DateTime+" UTC")), cost(flow, o))
+	case ledger.PaidAndFailed:
+		return e, holdFor(o, st, fmt.Sprintf("order %s%s for these names was paid and ended without a certificate (certmill show %s): what failed once may fail again",
+			st.Order, at(o, st), st.Order), cost(flow, o))
+	}
+	return e, nil
+}
+
+// waitForNames parks an order until another one has ended, or is issued; or, where
+// nobody knows whether that one was bought, until somebody does.
+func waitForNames(st ledger.Standing) error {
+	return pipeline.Wait(order.Wait{For: order.WaitForNames, What: st.Order, Open: st.Open, Till: time.Now().UTC().Add(time.Second)})
+}
+
+func holdFor(o order.Order, st ledger.Standing, why, cost string) error {
+	return pipeline.HoldFor(fact(st), why+"; nothing was bought for this one. approve takes "+cost,
+		"certmill approve "+o.ID(), "certmill cancel "+o.ID())
+}
+
+// at names another main account than the order's own.
+func at(o order.Order, st ledger.Standing) string {
+	if st.Main == o.Main {
+		return ""
+	}
+	return " (main account " + st.Main + ")"
+}
+
+// cost is what an order takes when it goes on.
+func cost(flow issuer.Flow, o order.Order) string {
+	switch {
+	case flow.Spends() && o.Product != "":
+		return "one more of the quota of " + o.Product
+	case flow.Spends():
+		return "one more of the quota"
+	case named(o.Request):
+		return "the resource " + o.Request.Resource
+	}
+	return "one more unused resource of the account"
+}
+
+// differs compares what the cloud shows of a resource with what is this order's:
+// the names, and the CSR where both are there. What is not shown cannot be
+// compared. The sentence names both.
+func differs(o order.Order, names []string, csr string) (why string, differ bool) {
+	if len(names) > 0 && !sameNames(o.Request.Names, names) {
+		return fmt.Sprintf("it is for %s, and this order for %s", strings.Join(names, " "), strings.Join(o.Request.Names, " ")), true
+	}
+	if csr == "" || o.Key == nil || o.Key.CSR == "" {
+		return "", false
+	}
+	if key, err := certstore.FingerprintOfCSR(csr); err == nil && key != o.Key.Fingerprint {
+		return fmt.Sprintf("its CSR is for key %.16s…, and this order's for %.16s…", key, o.Key.Fingerprint), true
+	}
+	return "", false
+}
+
+// sameNames tells whether the cloud shows the set that was ordered. It may show
+// with a name the one that a CA adds to it: www, or what www or a wildcard stand
+// on.
+func sameNames(ordered, shown []string) bool {
+	key := func(name string) string { return order.NamesHash([]string{name}) }
+	has, may := map[string]bool{}, map[string]bool{}
+	for _, n := range shown {
+		has[key(n)] = true
+	}
+	for _, n := range ordered {
+		if !has[key(n)] {
+			return false
+		}
+		for _, m := range []string{n, "www." + n, strings.TrimPrefix(n, "www."), strings.TrimPrefix(n, "*.")} {
+			may[key(m)] = true
+		}
+	}
+	for n := range has {
+		if !may[n] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,178 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/certmill/certmill/pkg/gap"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
+)
+
+// Succession makes successors: an id never runs twice, so what is bought once
+// more is another order, which names the one that it follows (DESIGN 12.1).
+//
+// An order has one successor. It lies at the first number of its line, counted
+// from the order's own, that is free or holds it; numbers that hold something else
+// are passed over. Places are only ever taken, never freed: all who look for the
+// successor of one order stop at the same place, and the condition that nothing
+// lies there lets one of them make it, whoever they are and however often.
+type Succession struct {
+	Line *pipeline.Line
+}
+
+// Find returns the successor of an order, or, with made false, the id that it
+// would get. The error wraps pipeline.ErrUnreadable where another build's record
+// lies in the way: it may be the successor, so nobody may pass it.
+func (s Succession) Find(ctx context.Context, of order.Order) (id string, next pipeline.Item, made bool, err error) {
+	base := of.Base()
+	for n := of.Nth() + 1; ; n++ {
+		id = order.Numbered(base, n)
+		next, err = s.Line.Last(ctx, id)
+		switch {
+		case errors.Is(err, pipeline.ErrNoOrder):
+			return id, pipeline.Item{}, false, nil
+		case err != nil:
+			return "", pipeline.Item{}, false, fmt.Errorf("successor of %q: %w", of.ID(), err)
+		case next.Predecessor == of.ID():
+			return id, next, true, nil
+		}
+	}
+}
+
+// makeTries bounds how often somebody else takes the place that was free a moment
+// ago.
+const makeTries = 100
+
+// Make makes the successor of an order, if there is none: as first returns it, but
+// for its id, its predecessor and its generation. made tells whether this call did.
+// Safe to repeat.
+func (s Succession) Make(ctx context.Context, of order.Order,
+	first func() order.Order) (next pipeline.Item, made bool, err error) {
+	for range makeTries {
+		id, next, exists, err := s.Find(ctx, of)
+		if err != nil || exists {
+			return next, false, err
+		}
+		o := first()
+		o.Request.ID, o.Request.Again, o.Predecessor, o.Generation = id, of.ID(), of.ID(), max(of.Generation, 1)+1
+		next, err = s.Line.Create(ctx, o)
+		if errors.Is(err, pipeline.ErrMoved) {
+			continue // somebody was here first: whoever it was is found now
+		}
+		return next, err == nil, err
+	}
+	return pipeline.Item{}, false, fmt.Errorf("successor of %q: its place is always taken by others: try again", of.ID())
+}
+
+// Last returns the last order of the line that begins with this id.
+func (s Succession) Last(ctx context.Context, id string) (pipeline.Item, error) {
+	it, err := s.Line.Last(ctx, id)
+	if err != nil {
+		return it, err
+	}
+	return s.after(ctx, it)
+}
+
+// after follows the successors of an order to the last one.
+func (s Succession) after(ctx context.Context, it pipeline.Item) (pipeline.Item, error) {
+	for {
+		_, next, made, err := s.Find(ctx, it.Order)
+		if err != nil || !made {
+			return it, err
+		}
+		it = next
+	}
+}
+
+// succeeds tells whether a request may follow an order: a line is of one set of
+// names.
+func succeeds(r order.Request, of order.Order) bool {
+	return order.NamesHash(r.Names) == order.NamesHash(of.Request.Names)
+}
+
+// BuyAgain buys once more what an order bought: by a successor, which is returned.
+// It is for orders that were paid: issued, failed, or held, which then end. An
+// order of which nothing was bought is refused with the verb that helps. Where the
+// successor exists, nothing is made; an order that a crash left held is ended then.
+func (p *Operator) BuyAgain(ctx context.Context, id string) (next pipeline.Item, made bool, err error) {
+	it, err := p.Line.Last(ctx, id)
+	if err != nil {
+		return next, false, err
+	}
+	line := Succession{p.Line}
+	_, next, known, err := line.Find(ctx, it.Order)
+	if err == nil && (!known || it.State == order.Held) {
+		err = p.mayBuyAgain(ctx, it.Order)
+	}
+	if err != nil || known && it.State != order.Held {
+		return next, false, err
+	}
+	next, made, err = line.Make(ctx, it.Order, func() order.Order { return p.successor(it.Order) })
+	if err != nil || it.State != order.Held {
+		return next, made, err
+	}
+	// A crash here leaves the successor, and the order held beside it: the verb,
+	// repeated, ends it.
+	gap.At(ctx, "buy-again: successor made")
+	o := it.Order
+	o.Failure = &order.Failure{Class: ClassSucceeded, Reason: "order " + next.ID() + " buys it again, said " + p.Who}
+	return next, made, p.move(ctx, it, o, order.Collect, o.Failure.Reason)
+}
+
+// mayBuyAgain: another purchase is for what was paid.
+func (p *Operator) mayBuyAgain(ctx context.Context, o order.Order) error {
+	if o.State == order.Archived {
+		return refuse("order %s was archived, and its request with it: hand that in with again: %s", o.ID(), o.ID())
+	}
+	if !o.Ended() && o.State != order.Held {
+		return refuse("order %s is in state %s; only orders that ended, and held ones, are bought again", o.ID(), o.State)
+	}
+	e, err := p.entry(ctx, o)
+	if err != nil {
+		return err
+	}
+	if last, ok := e.Last(o.ID()); ok && last.Ending == ledger.Open {
+		return refuse("an attempt of order %s is open: end it with adopt or not-bought first", o.ID())
+	}
+	paid, err := p.paid(ctx, o, e)
+	switch {
+	case err != nil || paid || o.State == order.Issued:
+		return err
+	case o.Hold != nil && o.Hold.Fact != "":
+		return refuse("nothing was bought for order %s: certmill approve %s lets it go on", o.ID(), o.ID())
+	}
+	return refuse("nothing was bought for order %s: certmill retry %s buys it", o.ID(), o.ID())
+}
+
+// paid asks the books whether something was bought, or something bought was
+// started, for an order.
+func (p *Operator) paid(ctx context.Context, o order.Order, e ledger.Entry) (bool, error) {
+	if slices.ContainsFunc(e.Claims, func(c ledger.Claim) bool { return c.Order == o.ID() }) {
+		return true, nil
+	}
+	if t, _ := e.Take(o.ID()); t.Paid {
+		return true, nil
+	}
+	if o.Resource == "" || o.CloudID == "" {
+		return false, nil
+	}
+	h, err := p.Ledger.Owner(ctx, o.Main, o.Resource)
+	return h.Order == o.ID(), err
+}
+
+// successor is the first record of what buys an order again: on the same account
+// and in the same way.
+func (p *Operator) successor(of order.Order) order.Order {
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	o := order.Order{
+		V: order.SchemaVersion, Request: of.Request, Hash: of.Hash, Publisher: of.Publisher, Urgent: of.Urgent, Received: now,
+		State: order.Submit, Account: of.Account, Main: of.Main, Operation: of.Operation, Product: of.Product, Purchase: 1,
+	}
+	o.Tell(order.Event{At: now, State: order.Submit, Worker: p.Who, Note: "buys again what order " + of.ID() + " bought"})
+	return o
+}
