@@ -85,9 +85,10 @@ func newSite(ctx context.Context, b battery, size Size, clouds func(Setting) (Cl
 		return nil, fmt.Errorf("site: %w", err)
 	}
 	s = &site{dir: dir, seed: seed, size: size, tell: tell, books: newBooks(), did: Report{Battery: b.name}}
+	begun := s
 	defer func() {
 		if err != nil {
-			s.close()
+			begun.close()
 		}
 	}()
 	if b.site.disk {
