@@ -12,7 +12,7 @@ import (
 // free is how much of the disk the embedded server finds free, in bytes: it takes
 // three quarters of that for itself.
 func (e *Embedded) free() int64 {
-	c := e.server.JetStreamConfig()
+	c := e.running().JetStreamConfig()
 	if c == nil {
 		return 0
 	}

@@ -2,12 +2,10 @@ package app
 
 import (
 	"fmt"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certmill/certmill/pkg/natstest"
@@ -106,27 +104,15 @@ func TestAnInboxWithoutABoundIsRefused(t *testing.T) {
 // reserved.
 func TestTheEmbeddedInboxLeavesRoom(t *testing.T) {
 	t.Parallel()
-	c := Defaults()
-	c.State = t.TempDir()
-	small := limitedServer(t, filepath.Join(c.State, "nats"), 225*mega, false) // as a server takes of 300
+	small := limitedServer(t, t.TempDir(), 225*mega, false) // as a server takes of 300
 	e := &Embedded{server: small}
 	if got := e.free(); got != 300*mega {
 		t.Fatalf("free are %d", got)
 	}
-	c = at(e.URL(), 1)
-	if _, err := initIn(t.Context(), c, e.free(), quiet); err != nil {
+	if _, err := initIn(t.Context(), at(small.ClientURL(), 1), e.free(), quiet); err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(e.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := bound(t, js); got != 30*mega {
+	if got := bound(t, natstest.Connect(t, small)); got != 30*mega {
 		t.Errorf("of 300 MiB it has %d", got)
 	}
 	for free, want := range map[int64]int64{0: 4 << 30, 1: mega, 100 * mega: 10 * mega, 1 << 40: 4 << 30} {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,7 +23,8 @@ import (
 // those of other publishers and accounts accepted in turn (rota). A message that
 // was accepted early stays in the stream until the consumer comes to it, and is
 // then acknowledged at once; by another replica after it was found known. That
-// is what makes it safe: accepting twice is what a redelivery is.
+// is what makes it safe: accepting twice is what a redelivery is. One replica at
+// a time accepts early, where it can be had, so that the work is not done twice.
 //
 // One consumer for each publisher would have been the other way. It says nothing
 // about accounts, which stand in the message; a thousand publishers would be a
@@ -31,24 +33,26 @@ import (
 // 50 µs of CPU a message, and only while more is waiting than there are hands.
 type backlog struct {
 	line    *Line
+	ticket  string
 	filters []string // subjects of the messages
 	taker   Taker
 	turns   turns
 	wake    chan struct{} // there may be something to accept early
 	kick    chan struct{} // there may be something to look at
+	began   chan struct{} // this replica accepts early
 
 	mu      sync.Mutex
-	next    map[string]uint64 // by filter: what was not looked at yet
-	seen    rota[uint64]      // sequences that wait
-	waiting int               // how many they are
-	held    map[queue]int     // in our hands, as the consumer handed them out
-	handed  map[queue]uint64  // the newest of those
-	early   map[uint64]bool   // accepted before the consumer came to them
-	newest  uint64            // what the consumer handed out
-	behind  uint64            // what it said is waiting
-	count   int               // of what it handed out
-	seenAt  int               // count, when what was looked at last began to be
-	looked  chan struct{}     // closed when it was
+	next    map[string]uint64      // by filter: what was not looked at yet
+	seen    rota[uint64]           // sequences that wait
+	waiting int                    // how many they are
+	recent  [2 * intakeHands]queue // of what the consumer handed out last
+	handed  map[queue]uint64       // the newest of what it did
+	early   map[uint64]bool        // accepted before the consumer came to them
+	newest  uint64                 // what the consumer handed out
+	behind  uint64                 // what it said is waiting
+	count   int                    // of what it handed out
+	seenAt  int                    // count, when what was looked at last began to be
+	looked  chan struct{}          // closed when it was
 	panics  map[uint64]int
 	told    bool // that looking ahead does not work
 	silent  int  // how often in a row the inbox has not answered; -1 before it ever did
@@ -64,6 +68,10 @@ const (
 	lookEvery = 32
 	lookAfter = 50 * time.Millisecond
 	lookLate  = 3
+	// earlyTurn is how long one replica accepts early before another may, and
+	// earlyOver how much longer, so that there is no pause in between.
+	earlyTurn = 4 * time.Second
+	earlyOver = 500 * time.Millisecond
 	// manyQueues bounds what is remembered of publishers who have nothing here.
 	manyQueues = 10_000
 	// firstLook is how long nothing is accepted at first, so that the first ones
@@ -71,9 +79,15 @@ const (
 	firstLook = 10 * time.Second
 )
 
-func (l *Line) backlog(filters []string, t Taker) *backlog {
-	return &backlog{silent: -1, looked: make(chan struct{}), line: l, filters: filters, taker: t, wake: make(chan struct{}, 1), kick: make(chan struct{}, 1),
-		next: map[string]uint64{}, held: map[queue]int{}, handed: map[queue]uint64{}, early: map[uint64]bool{}, panics: map[uint64]int{}}
+func (l *Line) backlog(ticket string, filters []string, t Taker) *backlog {
+	b := &backlog{line: l, ticket: ticket, filters: filters, taker: t, silent: -1,
+		wake: make(chan struct{}, 1), began: make(chan struct{}, 1), kick: make(chan struct{}, 1),
+		looked: make(chan struct{}), next: map[string]uint64{}, handed: map[queue]uint64{},
+		early: map[uint64]bool{}, panics: map[uint64]int{}}
+	for i := range b.recent {
+		b.recent[i].publisher = " " // nobody's
+	}
+	return b
 }
 
 // queueOf is where a message waits.
@@ -83,12 +97,12 @@ func (b *backlog) queueOf(ctx context.Context, m Message) queue {
 	return q
 }
 
-// take notes a message of the consumer's, until release.
+// take notes a message of the consumer's.
 func (b *backlog) take(q queue, md *nats.MsgMetadata) {
 	seq := md.Sequence.Stream
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.held[q]++
+	b.recent[b.count%len(b.recent)] = q
 	if len(b.handed) > manyQueues {
 		clear(b.handed) // what it would have told is found known
 	}
@@ -99,6 +113,7 @@ func (b *backlog) take(q queue, md *nats.MsgMetadata) {
 	if b.count++; b.hidden() && b.count%lookEvery == 0 {
 		signal(b.kick)
 	}
+	signal(b.wake) // a queue may have left those that were handed out last
 }
 
 // await waits until what came meanwhile was looked at, as long as an answer may
@@ -122,20 +137,12 @@ func (b *backlog) await(ctx context.Context) {
 // hidden tells whether something waits that nobody here has in hand.
 func (b *backlog) hidden() bool { return b.behind >= intakeHands || b.waiting > 0 }
 
-func (b *backlog) release(q queue, seq uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.held[q]--; b.held[q] <= 0 {
-		delete(b.held, q)
-		signal(b.wake)
-	}
-	delete(b.early, seq)
-}
-
-// wasEarly tells whether a message was accepted before the consumer came to it.
+// wasEarly tells, once, whether a message was accepted before the consumer came
+// to it.
 func (b *backlog) wasEarly(seq uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	defer delete(b.early, seq)
 	return b.early[seq]
 }
 
@@ -152,8 +159,12 @@ func (b *backlog) run(ctx context.Context) {
 	defer running.Wait()
 	b.feel(ctx)
 	b.lookFirst(ctx)
+	running.Go(func() { b.acceptInTurn(ctx) })
+	select {
+	case <-b.began:
+	case <-time.After(4 * lookAfter): // another replica does it
+	}
 	b.turns.open(intakeHands)
-	running.Go(func() { b.acceptEarly(ctx) })
 	tick, feel := time.NewTicker(lookAfter), time.NewTicker(feelEvery)
 	defer tick.Stop()
 	defer feel.Stop()
@@ -191,9 +202,8 @@ func (b *backlog) feel(ctx context.Context) {
 	case ctx.Err() == nil && b.line.lost.Err() == nil && b.silent >= 0: // else we may not ask
 		if b.silent++; b.silent == 2 {
 			b.line.log.ErrorContext(ctx, "the inbox does not answer: who publishes an order gets no acknowledgement. "+
-				"A replicated stream of nats-server 2.14.0 to 2.15.3 ends so; "+
-				"what was acknowledged before is taken all the same. When no order comes any more: nats stream rm INTAKE, certmill init, and start the workers again",
-				"err", err)
+				"A replicated stream of nats-server 2.14.0 to 2.15.3 ends so; what was acknowledged before is taken all the same. "+
+				"When no order comes any more: nats stream rm INTAKE, certmill init, and start the workers again", "err", err)
 		}
 	}
 }
@@ -233,6 +243,11 @@ func (b *backlog) look(ctx context.Context) {
 			b.note(b.queueOf(ctx, m), m.Seq)
 		}
 	}
+	if ctx.Err() == nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.told = false
+	}
 }
 
 // tell says once that looking ahead does not work.
@@ -241,7 +256,8 @@ func (b *backlog) tell(ctx context.Context, err error) {
 	defer b.mu.Unlock()
 	if ctx.Err() == nil && !b.told {
 		b.told = true
-		b.line.log.WarnContext(ctx, "cannot look ahead into the inbox; orders are taken as they came, one publisher's behind another's", "err", err)
+		b.line.log.WarnContext(ctx, "cannot look ahead into the inbox; orders are taken as they came, "+
+			"one publisher's behind another's", "err", err)
 	}
 }
 
@@ -269,17 +285,35 @@ func (b *backlog) note(q queue, seq uint64) {
 	}
 }
 
+// acceptInTurn accepts early while it is this replica's turn.
+func (b *backlog) acceptInTurn(ctx context.Context) {
+	err := b.line.Ticket(ctx, b.ticket, func() time.Duration { return earlyTurn }, func(ctx context.Context) {
+		signal(b.began)
+		b.acceptEarly(ctx, time.After(earlyTurn+earlyOver))
+	})
+	if err != nil && ctx.Err() == nil { // without tickets all do it
+		b.acceptEarly(ctx, nil)
+	}
+}
+
 // acceptEarly accepts what waits behind other queues, at most as much at a time
 // as there are hands.
-func (b *backlog) acceptEarly(ctx context.Context) {
+func (b *backlog) acceptEarly(ctx context.Context, over <-chan time.Time) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	hands := make(chan struct{}, intakeHands)
 	for ctx.Err() == nil {
+		select {
+		case <-over:
+			return
+		default:
+		}
 		q, seq, ok := b.pick()
 		if !ok {
 			select {
 			case <-b.wake:
+			case <-over:
+				return
 			case <-ctx.Done():
 			}
 			continue
@@ -293,11 +327,11 @@ func (b *backlog) acceptEarly(ctx context.Context) {
 }
 
 // pick is what is accepted next: nothing of a queue that the consumer is handing
-// out.
+// out anyway.
 func (b *backlog) pick() (q queue, seq uint64, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	q, seq, ok = b.seen.next(func(q queue) bool { return b.held[q] > 0 })
+	q, seq, ok = b.seen.next(func(q queue) bool { return slices.Contains(b.recent[:], q) })
 	if ok {
 		b.waiting--
 	}

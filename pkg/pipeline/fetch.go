@@ -18,7 +18,8 @@ import (
 // It does not use nats.go's own pull, nor its NextMsg, because in what a publisher
 // wrote they may see a word of the server's: such a message is not handed out.
 // What the server says itself has no subject to reply to; a message always has one.
-func (l *Line) fetchFrom(ctx context.Context, cons jetstream.Consumer, hands chan struct{}, running *sync.WaitGroup, work func(*nats.Msg)) error {
+func (l *Line) fetchFrom(ctx context.Context, cons jetstream.Consumer, hands chan struct{}, running *sync.WaitGroup,
+	work func(*nats.Msg)) error {
 	f, err := l.fetch(cons)
 	if err != nil {
 		return err

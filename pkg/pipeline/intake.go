@@ -79,7 +79,7 @@ func (l *Line) Intake(ctx context.Context, urgent bool, t Taker) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
-	ahead := l.backlog(cfg.FilterSubjects, t)
+	ahead := l.backlog("ahead-of-"+cfg.Durable, cfg.FilterSubjects, t)
 	running.Go(func() { ahead.run(ctx) })
 	hands := make(chan struct{}, intakeHands)
 	return l.pull(ctx, IntakeStream, cfg, func(cons jetstream.Consumer) error {
@@ -105,7 +105,6 @@ func (l *Line) acceptOne(ctx context.Context, m *nats.Msg, ahead *backlog) {
 	msg := inboxMessage(m.Subject, m.Data, md.Sequence.Stream, md.Timestamp)
 	q := ahead.queueOf(ctx, msg)
 	ahead.take(q, md)
-	defer ahead.release(q, msg.Seq)
 	work, cancel := l.drained(ctx, drainTime)
 	defer cancel()
 	_, err = underHeartbeat(work, inProgress, l.ackWait/3, func() (struct{}, error) {

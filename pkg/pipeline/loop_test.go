@@ -176,9 +176,7 @@ func TestAnOrderThatKillsItsWorkerIsHeld(t *testing.T) {
 	tried := anOrder("tried")
 	tried.Retries, tried.NotBefore = 2, time.Now().Add(-time.Minute).UTC()
 	create(t, l, tried)
-	for range maxDeliveries {
-		begunAndKilled(t, l, 2)
-	}
+	begunAndKilled(t, l, 2, maxDeliveries)
 	work(t, l, order.Submit, func(_ context.Context, o order.Order) (order.Order, error) {
 		t.Errorf("order %s was handled once more", o.ID())
 		return to(o, order.Verify), nil
@@ -191,23 +189,36 @@ func TestAnOrderThatKillsItsWorkerIsHeld(t *testing.T) {
 	}
 }
 
-// begunAndKilled runs a worker that dies while it works on n orders.
-func begunAndKilled(t testing.TB, l *Line, n int) {
+// begunAndKilled hands each of n orders out so often to a worker that dies while
+// it works on it.
+func begunAndKilled(t testing.TB, l *Line, n, often int) {
 	t.Helper()
-	begun, ended := make(chan struct{}, n), make(chan error, 1)
-	ctx, kill := context.WithCancelCause(t.Context())
-	go func() {
-		ended <- l.Work(ctx, order.Submit, "acme", n, HandlerFunc(func(ctx context.Context, o order.Order) (order.Order, error) {
-			begun <- struct{}{}
-			<-ctx.Done()
-			return o, ctx.Err()
-		}))
-	}()
-	for range n {
-		receive(t, "the work begun", begun)
+	cons, err := l.orders.CreateOrUpdateConsumer(t.Context(), l.stageConsumer(order.Submit, "acme"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	kill(ErrLost)
-	receive(t, "the worker's end", ended)
+	times := map[string]int{}
+	for left := n * often; left > 0; {
+		m, err := cons.Next(jetstream.FetchMaxWait(patience))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if times[m.Subject()] == often {
+			_ = m.NakWithDelay(50 * time.Millisecond)
+			continue
+		}
+		times[m.Subject()]++
+		left--
+		ctx, kill := context.WithCancelCause(t.Context())
+		l.one(ctx, m, HandlerFunc(func(work context.Context, o order.Order) (order.Order, error) {
+			kill(ErrLost)
+			<-work.Done()
+			return o, work.Err()
+		}))
+		if ctx.Err() == nil {
+			t.Fatalf("the work on %s did not begin", m.Subject())
+		}
+	}
 }
 
 // A record that workers gave back unread, however often, is no order that kills
@@ -217,9 +228,7 @@ func TestWhatWasGivenBackUnreadIsHandled(t *testing.T) {
 	l := openLine(t)
 	create(t, l, anOrder("a"))
 	deliver(t, l, 3*maxDeliveries)
-	for range trusted - 1 {
-		begunAndKilled(t, l, 1)
-	}
+	begunAndKilled(t, l, 1, trusted-1)
 	snoozed := false
 	stop := work(t, l, order.Submit, func(_ context.Context, o order.Order) (order.Order, error) {
 		if !snoozed {
@@ -485,6 +494,7 @@ func TestUrgentLanesGoWhenIdle(t *testing.T) {
 		return l.Work(ctx, order.Submit, "acme-urgent", 1, HandlerFunc(func(_ context.Context, o order.Order) (order.Order, error) { return to(o, order.Verify), nil }))
 	})
 	inState(t, l, "a", order.Verify)
+	await(t, "the old state removed", func() bool { return len(stored(t, l, "a")) == 1 })
 	if got := stored(t, l, "a"); got[0] != "order.verify.a.acme-urgent" {
 		t.Errorf("moved to %q", got)
 	}

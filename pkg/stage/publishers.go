@@ -70,7 +70,7 @@ func (in Intake) For(publisher string) Intake {
 
 // may refuses an order for an account that its publisher may not order from.
 func (in Intake) may(label string) error {
-	if in.who == "" || label != order.AnyAccount && in.Accounts[label] != nil || label == order.AnyAccount && len(in.Accounts) > 0 {
+	if in.who == "" || in.Accounts[label] != nil || label == order.AnyAccount && len(in.Accounts) > 0 {
 		return nil
 	}
 	who := "publisher " + in.who
@@ -78,7 +78,8 @@ func (in Intake) may(label string) error {
 		who = everybodyElses
 	}
 	if len(in.Accounts) == 0 {
-		return &order.Invalid{Field: "account", Reason: who + " may not order from any account: give the publisher accounts in the config (publishers)"}
+		return &order.Invalid{Field: "account", Reason: who +
+			" may not order from any account: give the publisher accounts in the config (publishers)"}
 	}
 	return &order.Invalid{Field: "account", Reason: fmt.Sprintf(
 		"%s may not order from account %q: name one of %s, or give the publisher the account in the config (publishers)",
