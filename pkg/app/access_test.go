@@ -172,7 +172,6 @@ func TestBesideRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Keys.Store = filepath.Join(t.TempDir(), "keys")
 	if made, err := Init(t.Context(), c, quiet); err != nil || len(made) == 0 {
 		t.Errorf("init: %v, %v", made, err)
 	}

@@ -35,8 +35,8 @@ type Refilled struct {
 }
 
 // Sweep looks at every order that the store should know, and stores again what it
-// lacks. It goes by the ids: an order of which something is there has all. Safe to
-// repeat, and while others work.
+// lacks. An order that has a number there has all: the pair is stored first. Safe
+// to repeat, and while others work.
 func (f Refill) Sweep(ctx context.Context) (Refilled, error) {
 	ids, err := f.Keys.IDs()
 	if err != nil {
@@ -48,8 +48,13 @@ func (f Refill) Sweep(ctx context.Context) (Refilled, error) {
 	}
 	all := Refilled{Left: []string{}}
 	err = f.Line.EachOrder(ctx, func(it pipeline.Item) error {
-		if there[it.ID()] || it.State == order.Archived || it.Account == "" {
+		if it.State == order.Archived || it.Account == "" {
 			return nil
+		}
+		if there[it.ID()] {
+			if n, err := f.Keys.Number(ref(it.Order)); err != nil || n.Attempt > 0 {
+				return err
+			}
 		}
 		return f.one(ctx, it.Order, &all)
 	})
@@ -60,7 +65,7 @@ func (f Refill) Sweep(ctx context.Context) (Refilled, error) {
 // is told.
 func (f Refill) one(ctx context.Context, o order.Order, all *Refilled) error {
 	if o.Key != nil && o.Key.Stored {
-		_, _, err := f.Keys.Put(ctx, ref(o), *o.Key)
+		_, won, err := f.Keys.Put(ctx, ref(o), *o.Key)
 		if errors.Is(err, certstore.ErrGone) || ctx.Err() != nil {
 			return err
 		}
@@ -68,9 +73,10 @@ func (f Refill) one(ctx context.Context, o order.Order, all *Refilled) error {
 			all.Left = append(all.Left, err.Error())
 			return nil
 		}
-		all.Pairs++
-		// A crash here leaves a pair without its number: the order's own visits
-		// raise it, and the ledger knows the attempts before.
+		if won {
+			all.Pairs++
+		}
+		// A crash here leaves a pair without its number: the next sweep finds it so.
 		gap.At(ctx, "refill: pair stored")
 	}
 	raised, err := f.number(ctx, o)
