@@ -355,7 +355,9 @@ func TestAnInboxThatDoesNotAnswerIsTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	intake(t, l, false, func(context.Context, Message) error { return nil })
+	taken := takenIn(t, l)
+	publish(t, l, NewSubject, []byte("{}"))
+	await(t, "the inbox is served", func() bool { return len(taken()) == 1 })
 	for _, s := range servers[1:] {
 		s.Shutdown()
 	}
