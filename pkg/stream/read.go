@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"math"
@@ -198,20 +199,26 @@ func Count(ctx context.Context, s jetstream.Stream, filter string) (uint64, erro
 // goes by itself a little later (idle).
 const endTime = 2 * time.Second
 
-// consume makes a throw-away consumer, and the function that removes it again.
+// consume makes a throw-away consumer, and the function that removes it again. The
+// name is ours: one whose making was not waited for can be removed, too.
 func consume(ctx context.Context, s jetstream.Stream, filter string, from uint64) (jetstream.Consumer, func(), error) {
+	name := rand.Text()
+	end := func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+		defer cancel()
+		_ = s.DeleteConsumer(ctx, name)
+	}
 	cons, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: idle,
+		Name: name, FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: idle,
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
 	})
 	if err != nil {
+		if ctx.Err() != nil { // the server may have made it all the same
+			end()
+		}
 		return nil, nil, err
 	}
-	return cons, func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
-		defer cancel()
-		_ = s.DeleteConsumer(ctx, cons.CachedInfo().Name)
-	}, nil
+	return cons, end, nil
 }
 
 // ordered sees that nothing was lost between the server and us: what a consumer
