@@ -59,6 +59,7 @@ func await(t testing.TB, what string, is func() bool) {
 }
 
 func TestChangesReachEveryWorker(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	a, b := open(t, s), open(t, s)
 	if st := a.State(main); st.Marked("i1") || len(st.Paused) > 0 {
@@ -103,6 +104,7 @@ func TestChangesReachEveryWorker(t *testing.T) {
 
 // Nothing that a rival wrote is lost, and at rest everybody sees the same.
 func TestRivals(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	var workers []*Accounts
 	for range 4 {
@@ -138,6 +140,7 @@ func TestTheNewestRevisionStays(t *testing.T) {
 
 // A key that was deleted while nobody followed is an unknown account's.
 func TestADeletedKeyIsAnUnknownAccount(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	first := open(t, s)
 	if err := first.Pause(t.Context(), main, "acme", Pause{Why: "x"}); err != nil {
@@ -157,6 +160,7 @@ func TestADeletedKeyIsAnUnknownAccount(t *testing.T) {
 }
 
 func TestAStateThatCannotBeReadChangesNothing(t *testing.T) {
+	t.Parallel()
 	a := open(t, natstest.Server(t))
 	if err := a.Pause(t.Context(), main, "acme", Pause{Why: "x"}); err != nil {
 		t.Fatal(err)
@@ -173,6 +177,7 @@ func TestAStateThatCannotBeReadChangesNothing(t *testing.T) {
 }
 
 func TestOpenWithoutAConnection(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	js.Conn().Close()
 	if _, err := Open(t.Context(), js, 1, slog.New(slog.DiscardHandler)); err == nil {
@@ -181,6 +186,7 @@ func TestOpenWithoutAConnection(t *testing.T) {
 }
 
 func TestPauseOver(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 	for _, c := range []struct {
 		until time.Time
@@ -195,6 +201,7 @@ func TestPauseOver(t *testing.T) {
 // Whose the credentials are is written when it changed, and else not: each worker
 // tells it at each start.
 func TestIdentifiedIsWrittenOnce(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	a, b := open(t, s), open(t, s)
 	ctx := t.Context()
@@ -231,6 +238,7 @@ func TestIdentifiedIsWrittenOnce(t *testing.T) {
 // Nobody but init makes the bucket, and one that is not as it must be is
 // refused.
 func TestOpenMakesNothing(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	quiet := slog.New(slog.DiscardHandler)
 	for _, open := range []func(context.Context, jetstream.JetStream, int, *slog.Logger) (*Accounts, error){Open, Look} {
@@ -264,6 +272,7 @@ func consumers(t testing.TB, a *Accounts) (names []string) {
 // Whoever follows leaves nothing behind, and who only looks never has anything
 // there.
 func TestNoConsumerStaysBehind(t *testing.T) {
+	t.Parallel()
 	a := open(t, natstest.Server(t))
 	if err := a.Pause(t.Context(), main, "acme", Pause{Why: "x"}); err != nil {
 		t.Fatal(err)
@@ -297,6 +306,7 @@ func TestNoConsumerStaysBehind(t *testing.T) {
 
 // What another build of the same format wrote stays, whatever this one changes.
 func TestStatesKeepWhatAnotherBuildWrote(t *testing.T) {
+	t.Parallel()
 	a := open(t, natstest.Server(t))
 	kv := bucket(t, a)
 	if _, err := kv.Put(t.Context(), main, []byte(`{"v":1,"new":[1],"paused":{"acme":{"why":"x","since":"2026-11-25T12:00:00Z","new":"p"}},"mark":{"incarnation":"i1","at":"2026-11-25T12:00:00Z","new":"m"}}`)); err != nil {
@@ -326,6 +336,7 @@ func TestStatesKeepWhatAnotherBuildWrote(t *testing.T) {
 // A state that cannot be read is told of once, counted, and left alone. Where no
 // state was ever understood its labels rest: they may be paused.
 func TestStatesThatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	first := open(t, natstest.Server(t))
 	kv := bucket(t, first)
 	for key, data := range map[string]string{main: `{"v":2,"paused":"a newer form"}`, "broken": `no state`} {
@@ -378,6 +389,7 @@ func (d deaf) Publish(ctx context.Context, subject string, data []byte, opts ...
 
 // A purchase whose counting got no answer is an error, not counted twice.
 func TestBudgetWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
 	a := open(t, natstest.Server(t))
 	lost := &Accounts{js: deaf{a.js}, stream: a.stream, log: a.log, states: map[string]known{}, unread: map[string]stream.Unreadable{}}
 	if _, err := lost.Spend(t.Context(), main, "all", 5); !errors.Is(err, stream.ErrNoAnswer) {

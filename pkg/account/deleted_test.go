@@ -12,6 +12,7 @@ import (
 // account stays paused, and what was counted stays counted, also for a change that
 // comes in between. The server refuses nats kv purge.
 func TestDeletedStatesArePutBack(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	a, b := open(t, s), open(t, s)
 	if err := a.Pause(t.Context(), main, "acme", Pause{Why: "by hand"}); err != nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"testing"
+
+	"github.com/certmill/certmill/pkg/natstest"
 )
 
 // sharedState is where configs that know a server and nothing else have their key
@@ -16,6 +18,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	natstest.Tune()
 	code := m.Run()
 	_ = os.RemoveAll(sharedState)
 	os.Exit(code)

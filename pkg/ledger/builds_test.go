@@ -53,6 +53,7 @@ func find(v any, list, key, value string) map[string]any {
 // What another build of the same format wrote into an entry stays there, in
 // every element of its lists, whatever this one writes.
 func TestEntriesKeepWhatAnotherBuildWrote(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	subject := spendSubject(main, names)
 	put(t, l.js, subject, `{"v":1,"main":"100001","names":["a.example.com","b.example.com"],"new":{"deep":[1]},
@@ -91,6 +92,7 @@ func TestEntriesKeepWhatAnotherBuildWrote(t *testing.T) {
 // A further attempt is another one: what was written about the last one does not
 // speak of it.
 func TestAFurtherAttemptInheritsNothingUnknown(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	put(t, l.js, spendSubject(main, names), `{"v":1,"main":"100001","names":["a.example.com","b.example.com"],
 		"attempts":[{"order":"a","purchase":1,"attempt":1,"ending":"refused","new":"of the first"}]}`)
@@ -101,6 +103,7 @@ func TestAFurtherAttemptInheritsNothingUnknown(t *testing.T) {
 }
 
 func TestClaimsKeepWhatAnotherBuildWrote(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	put(t, l.js, claimSubject(main, "r"), `{"order":"a","purchase":1,"at":"2026-11-25T12:00:00Z","new":"n"}`)
 	if err := claim(t, l, names, "r", "a", 2); err != nil {
@@ -120,6 +123,7 @@ func TestClaimsKeepWhatAnotherBuildWrote(t *testing.T) {
 }
 
 func TestPlacementsKeepWhatAnotherBuildWrote(t *testing.T) {
+	t.Parallel()
 	p := openBook(t)
 	dir := t.TempDir()
 	c, err := OpenCopy(dir)
@@ -150,6 +154,7 @@ func TestPlacementsKeepWhatAnotherBuildWrote(t *testing.T) {
 // An entry that cannot be read does not end the reading of the others: it is
 // returned, with what it claims as far as this program can tell, and left alone.
 func TestEachGoesOnPastWhatItCannotRead(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	for i, data := range []string{`{"v":2,"claims":[{"cloud_id":"77","of":"a newer program"}],"names":{"of":"another type"}}`, `no record`} {
 		put(t, l.js, spendSubject(main, []string{fmt.Sprint(i, ".example.com")}), data)
@@ -171,6 +176,7 @@ func TestEachGoesOnPastWhatItCannotRead(t *testing.T) {
 
 // The book goes on past what it cannot read, and never writes over it.
 func TestBookGoesOnPastWhatItCannotRead(t *testing.T) {
+	t.Parallel()
 	p := openBook(t)
 	other := text
 	other.Value = "v2"
@@ -191,6 +197,7 @@ func TestBookGoesOnPastWhatItCannotRead(t *testing.T) {
 // A copy that a newer program wrote says that the record is ours; it is left for
 // who can read it. What is no record says nothing.
 func TestCopiesThatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	p := openBook(t)
 	c, err := OpenCopy(t.TempDir())
 	if err != nil {
@@ -218,6 +225,7 @@ func TestCopiesThatCannotBeRead(t *testing.T) {
 
 // Nobody but init makes them, and a stream that is not as it must be is refused.
 func TestOpenMakesNothing(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	_, err := New(t.Context(), js, 1)
 	_, err2 := OpenPlaced(t.Context(), js, 1)

@@ -11,6 +11,7 @@ import (
 // same again mends it. What is written before the record may be one too many,
 // never half a one.
 func TestCopyOnAFailingDisk(t *testing.T) {
+	t.Parallel()
 	of := func(orders ...string) Placement {
 		return Placement{Challenge: order.Challenge{Type: "TXT", Host: "_dnsauth.a.example.com", Value: "v"}, Orders: orders}
 	}

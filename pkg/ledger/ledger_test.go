@@ -69,6 +69,7 @@ func TestStreamForgetsNothing(t *testing.T) {
 }
 
 func TestOneOpenerAmongRivals(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	e := read(t, l)
 	var mu sync.Mutex
@@ -98,6 +99,7 @@ func TestOneOpenerAmongRivals(t *testing.T) {
 }
 
 func TestOnlyAnUnusedNumberOfAnOpenPurchaseBegins(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	a := begin(t, l, attempt("a", 3))
 	_, _, err := l.Begin(t.Context(), read(t, l), attempt("b", 1))
@@ -126,6 +128,7 @@ func TestOnlyAnUnusedNumberOfAnOpenPurchaseBegins(t *testing.T) {
 // The worker slept between write and read for so long that its entry was closed
 // meanwhile: it must not send.
 func TestAClosedEntryIsNotSent(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	e := read(t, l)
 	ctx := t.Context()
@@ -141,6 +144,7 @@ func TestAClosedEntryIsNotSent(t *testing.T) {
 }
 
 func TestOwnerless(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	stale := read(t, l)
 	sought := time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
@@ -163,6 +167,7 @@ func TestOwnerless(t *testing.T) {
 }
 
 func TestEnd(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	a := begin(t, l, attempt("a", 1))
 	opened := a.Opened
@@ -190,6 +195,7 @@ func TestEnd(t *testing.T) {
 }
 
 func TestBought(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	if err := l.Report(t.Context(), main, names, Unclaimed{CloudID: "77", Status: "CHECKING"}); err != nil {
 		t.Fatal(err)
@@ -270,6 +276,7 @@ func TestProvisional(t *testing.T) {
 }
 
 func TestForgo(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	e := read(t, l)
 	for range 2 {
@@ -301,6 +308,7 @@ func TestForgo(t *testing.T) {
 }
 
 func TestAssign(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	begin(t, l, attempt("a", 1))
 	for range 2 {
@@ -327,6 +335,7 @@ func TestAssign(t *testing.T) {
 // A row is reported also where an attempt is open (DESIGN 12.6): if it is not the
 // attempt's own, it stops the next purchase.
 func TestReport(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	a := begin(t, l, attempt("a", 1))
 	report := func(id, status string) []Unclaimed {
@@ -356,6 +365,7 @@ func TestReport(t *testing.T) {
 }
 
 func TestNamesAreASet(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	begin(t, l, attempt("a", 1))
 	for _, same := range [][]string{{"a.example.com", "b.example.com"}, {"B.Example.com", "A.EXAMPLE.COM", "b.example.com"}} {
@@ -400,6 +410,7 @@ func claimAt(t testing.TB, l *Ledger, main string, names []string, id, by string
 }
 
 func TestResources(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	for i, id := range []string{"cas-ivauto-abc", "8nC1xQ", "a.b", "*", ">", "ü"} {
 		a, b := []string{fmt.Sprintf("a%d.example.com", i)}, []string{fmt.Sprintf("b%d.example.com", i)}
@@ -430,6 +441,7 @@ func TestResources(t *testing.T) {
 }
 
 func TestOneHolderAmongRivals(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	var wg sync.WaitGroup
 	got := make([]error, 8)
@@ -453,6 +465,7 @@ func TestOneHolderAmongRivals(t *testing.T) {
 }
 
 func TestNewerEntriesAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	if _, err := l.js.Publish(t.Context(), spendSubject(main, names), fmt.Appendf(nil, `{"v":%d,"main":"100001"}`, version+1)); err != nil {
 		t.Fatal(err)
@@ -497,6 +510,7 @@ func FuzzDecodeEntry(f *testing.F) {
 }
 
 func TestEach(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	want := map[string]bool{}
 	for i := range 1203 { // more than two pages

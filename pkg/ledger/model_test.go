@@ -28,6 +28,7 @@ func (s *slowJetStream) Publish(ctx context.Context, subject string, data []byte
 // rise, a cloud order has one claim for ever, nothing is forgotten, and only
 // one opening of a number succeeds.
 func TestEntryModel(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	run := 0
 	rapid.Check(t, func(t *rapid.T) {

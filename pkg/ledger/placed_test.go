@@ -98,6 +98,7 @@ func TestPlacementFromNeedToRemove(t *testing.T) {
 
 // Types, hosts, paths and values are apart; letter case of a host is not.
 func TestPlacementsByPlace(t *testing.T) {
+	t.Parallel()
 	p := openBook(t)
 	file := order.Challenge{Type: "FILE", Host: "a.example.com", Path: "/.well-known/pki-validation/fileauth.txt", Value: "v1"}
 	second, other, upper := text, file, text
@@ -132,6 +133,7 @@ func TestFoundBecomesOurs(t *testing.T) {
 
 // Why it cannot be removed stands there until an order needs it again.
 func TestStuckPlacement(t *testing.T) {
+	t.Parallel()
 	p := openBook(t)
 	need(t, p, text, "a", false)
 	var since time.Time
@@ -158,6 +160,7 @@ func TestStuckPlacement(t *testing.T) {
 
 // Rivals lose no need, and exactly one of those who leave is the last.
 func TestRivalsForOnePlacement(t *testing.T) {
+	t.Parallel()
 	p := openBook(t)
 	const n = 12
 	var wg sync.WaitGroup
@@ -190,6 +193,7 @@ func TestRivalsForOnePlacement(t *testing.T) {
 }
 
 func TestNewerPlacementIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	p := openBook(t)
 	if _, err := p.js.Publish(t.Context(), placedSubject(text), []byte(`{"v":99,"orders":["a"]}`)); err != nil {
 		t.Fatal(err)
@@ -202,6 +206,7 @@ func TestNewerPlacementIsLeftAlone(t *testing.T) {
 // What only the copy has comes back into the book; what the book has removed
 // does not, unless somebody needed it at that moment.
 func TestCopy(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	c, err := OpenCopy(dir)
 	if err != nil {

@@ -53,6 +53,7 @@ func TestAnOldReadOpensNothing(t *testing.T) {
 // A row may be a candidate for an order unless somebody claims it, another order
 // has it provisionally, or this order knows that it has another key.
 func TestWhatIsFree(t *testing.T) {
+	t.Parallel()
 	e := Entry{
 		Claims:   []Claim{{CloudID: "claimed", Order: "a", Purchase: 1}},
 		Attempts: []Attempt{{Order: "a", Ending: Open, Provisional: "adopted", Foreign: []string{"foreign"}}},

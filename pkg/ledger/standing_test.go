@@ -11,6 +11,7 @@ import (
 // issued or has ended, in service until they are due, and after a paid failure
 // stop the next order once; a successor passes its own predecessor's end only.
 func TestStanding(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	day := 24 * time.Hour
 	ended := func(id string, end TakeEnd, ago, left time.Duration, paid bool) Take {
@@ -51,6 +52,7 @@ func TestStanding(t *testing.T) {
 // DESIGN 12.3: one condition over all main accounts. Two orders for one set, at
 // two accounts, which both read nothing: one begins.
 func TestOneSetAtTwoAccounts(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	one, two := read(t, l), Entry{Main: "100002", Names: names}
 	if _, _, err := l.Begin(t.Context(), one, attempt("a", 1)); err != nil {
@@ -72,6 +74,7 @@ func TestOneSetAtTwoAccounts(t *testing.T) {
 
 // Two orders for one set between bought and issued: the names stay taken.
 func TestNamesStayTakenUntilIssued(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	a := begin(t, l, attempt("a", 1))
 	if err := l.Bought(t.Context(), main, names, a, "77", "answered"); err != nil {
@@ -93,6 +96,7 @@ func TestNamesStayTakenUntilIssued(t *testing.T) {
 // An order that was paid and failed is remembered so, and may go on while nobody
 // else has the names.
 func TestOverAndResume(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	a := begin(t, l, attempt("a", 1))
 	wantErr(t, "over while it is open", l.Over(t.Context(), main, names, a, false), ErrOpen)
@@ -121,6 +125,7 @@ func TestOverAndResume(t *testing.T) {
 // DESIGN 12.5: one cloud order has one claimant, whatever names its claimants
 // have. One without proof holds it as long as its entry says so.
 func TestOneClaimant(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	a := begin(t, l, attempt("a", 1))
 	other := []string{"other.example.com"}
@@ -150,6 +155,7 @@ func TestOneClaimant(t *testing.T) {
 // DESIGN 12.4: a resource stays with its names until its term ends, also while no
 // order holds it.
 func TestAResourceStaysWithItsNames(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	started := func(by string, till time.Time) {
 		t.Helper()
@@ -181,6 +187,7 @@ func TestAResourceStaysWithItsNames(t *testing.T) {
 // DESIGN 12.4: a claim is given back by a look that was taken a waiting time after
 // the last call without a clear answer. An answer takes back its own note only.
 func TestGivenBackAfterALateCall(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	if err := claim(t, l, names, "cas-1", "a", 1); err != nil {
 		t.Fatal(err)
@@ -217,6 +224,7 @@ func TestGivenBackAfterALateCall(t *testing.T) {
 // Model finding F2: a worker that slept over the end of its order claims and calls
 // nothing, wherever it had come to.
 func TestAWorkerThatSleptClaimsNothing(t *testing.T) {
+	t.Parallel()
 	free := func(t *testing.T, l *Ledger) {
 		t.Helper()
 		if o, err := l.Owner(t.Context(), main, "cas-1"); err != nil || o.Order != "" {
@@ -286,6 +294,7 @@ func TestAWorkerThatSleptClaimsNothing(t *testing.T) {
 // A number that was never opened is closed with its order, so that no worker that
 // slept buys for it.
 func TestOverClosesTheNumber(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	slept := read(t, l)
 	for range 2 {
@@ -304,6 +313,7 @@ func TestOverClosesTheNumber(t *testing.T) {
 // an earlier one is still in service. A successor passes its predecessor, and what
 // that one had passed.
 func TestAllThatIsInTheWay(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	at := func(h int) time.Time { return now.Add(time.Duration(h) * time.Hour) }
 	e := Entry{Main: main, Names: names, Takes: []Take{
@@ -335,6 +345,7 @@ func TestAllThatIsInTheWay(t *testing.T) {
 // An attempt that nobody owns is opened beside an order that has the names. Once
 // it is closed, one of the two goes on: else each would wait for the other.
 func TestTwoThatHaveTheNames(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	a := begin(t, l, attempt("a", 1))
 	if err := l.End(t.Context(), main, names, a, NeverSent, "throttled"); err != nil {
@@ -369,6 +380,7 @@ func TestTwoThatHaveTheNames(t *testing.T) {
 
 // What a person let pass is passed for that order at that account only.
 func TestWithoutWhatIsElsewhere(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	begin(t, l, attempt("a", 1))
 	e, err := l.Read(t.Context(), "100002", names)
@@ -385,6 +397,7 @@ func TestWithoutWhatIsElsewhere(t *testing.T) {
 
 // What was adopted has the names, and the accounts that know them are told.
 func TestAdoptedOrdersHaveTheNames(t *testing.T) {
+	t.Parallel()
 	l := openLedger(t)
 	if err := l.Assign(t.Context(), main, names, Claim{CloudID: "77", Order: "a", Purchase: 1}); err != nil {
 		t.Fatal(err)

@@ -112,7 +112,8 @@ func emptied(t testing.TB, l *Line) {
 // lost, and none is left. Both where the flood was there before the worker, and
 // where the order comes in the middle of it.
 func TestOnePublisherDoesNotHoldUpAnother(t *testing.T) {
-	const many, bound = 1000, 200
+	t.Parallel()
+	const many, bound = 600, 200
 	for _, tt := range []struct {
 		name, flooded, of, other, account string
 		urgent                            bool
@@ -128,6 +129,7 @@ func TestOnePublisherDoesNotHoldUpAnother(t *testing.T) {
 		{"urgent accounts", "orders.urgent", "acme", "orders.urgent", "other", true, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			l := lineOfReplicas(t, tt.replicas)
 			tk := &taking{slow: 2 * time.Millisecond} // as long as an order takes to be stored
 			flood(t, l, tt.flooded, tt.of, many)
@@ -179,6 +181,7 @@ func inOrder(t testing.TB, all []string, prefix string) {
 // Many publishers and accounts, known to nobody before, all have their share, and
 // the one that floods has no more than one.
 func TestEveryPublisherHasItsShare(t *testing.T) {
+	t.Parallel()
 	const publishers, accounts, each = 12, 3, 10
 	l := openLine(t)
 	flood(t, l, "orders.new.big", "acme", 1000)
@@ -205,6 +208,7 @@ func TestEveryPublisherHasItsShare(t *testing.T) {
 // Two replicas share the work: what one of them accepted early the other finds
 // known, and nothing is left.
 func TestTwoReplicasTakeEarly(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	a, b := lineOn(t, s), lineOn(t, s)
 	flood(t, a, "orders.new.big", "acme", 600)
@@ -252,6 +256,7 @@ func TestWhatIsNotTakenYetHoldsUpNobody(t *testing.T) {
 
 // Without the right to look ahead orders are taken as they came.
 func TestWithoutLookingAhead(t *testing.T) {
+	t.Parallel()
 	o := &server.Options{ServerName: "s", JetStream: true, StoreDir: t.TempDir(), Users: []*server.User{
 		{Username: "all", Password: "x"},
 		{Username: "few", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.STREAM.MSG.GET.INTAKE"}}}},

@@ -144,6 +144,7 @@ func TestHeadersOfAPublisher(t *testing.T) {
 // none: plain orders come through and are acknowledged, headers are refused
 // there.
 func TestALeafNodeWithoutHeaders(t *testing.T) {
+	t.Parallel()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -214,6 +215,7 @@ func lineOfReplicas(t testing.TB, n int) *Line {
 
 // A trace without delivery is stored nowhere, and nobody is told that it was.
 func TestATraceIsNoOrder(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	a, told := send(t, l, NewSubject, []byte("{}"), map[string]string{"Nats-Trace-Dest": "trace", "Nats-Trace-Only": "true"})
 	if n, err := l.Pending(t.Context()); told || err != nil || n != 0 {
@@ -225,6 +227,7 @@ func TestATraceIsNoOrder(t *testing.T) {
 // takes no order away. In the shortest window that the server takes it does, which
 // is documented.
 func TestMsgIdsOfTwoPublishers(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	id := map[string]string{"Nats-Msg-Id": "1"}
 	first, _ := send(t, l, "orders.new.shop", []byte("a"), id)
@@ -245,6 +248,7 @@ func TestMsgIdsOfTwoPublishers(t *testing.T) {
 // The window is the shortest that the server takes, and one that somebody made
 // longer is refused.
 func TestTheWindowIsTheShortest(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	shorter := IntakeConfig(1)
 	shorter.Duplicates--
@@ -272,6 +276,7 @@ func TestTheWindowIsTheShortest(t *testing.T) {
 // Headers that are none, as only a hand-made client sends them, neither stop the
 // inbox nor what looks ahead in it.
 func TestBrokenHeaders(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	l := lineOn(t, s)
 	c := rawClient(t, s)

@@ -29,6 +29,7 @@ func intake(t testing.TB, l *Line, urgent bool, accept func(context.Context, Mes
 }
 
 func TestIntake(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	big := bytes.Repeat([]byte("x"), 60<<10)
 	taken := make(chan Message, 10)
@@ -58,6 +59,7 @@ func TestIntake(t *testing.T) {
 }
 
 func TestOversizedMessagesAreRefusedInWords(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	_, err := Publish(t.Context(), l.js, NewSubject, make([]byte, MaxRequestBytes+1))
 	if err == nil || !strings.Contains(err.Error(), "65536") {
@@ -79,6 +81,7 @@ func TestOversizedMessagesAreRefusedInWords(t *testing.T) {
 // accept fails, then the process dies before the ack: the message comes again,
 // and the order is created once.
 func TestIntakeComesAgain(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	publish(t, l, NewSubject, []byte("a"))
 	var tries atomic.Int32
@@ -130,6 +133,7 @@ func TestIntakePanic(t *testing.T) {
 }
 
 func TestBadIDIsAnIDOfItsIncarnation(t *testing.T) {
+	t.Parallel()
 	a, b := openLine(t), openLine(t)
 	if id := a.BadID(1790000000000000); !order.ValidID(id) || !strings.HasPrefix(id, "bad-") {
 		t.Errorf("%q is no id", id)
@@ -140,6 +144,7 @@ func TestBadIDIsAnIDOfItsIncarnation(t *testing.T) {
 }
 
 func TestTicket(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	var at, most, ran atomic.Int32
 	done := make(chan struct{})

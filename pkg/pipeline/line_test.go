@@ -142,6 +142,7 @@ func running(t testing.TB, f func(context.Context) error) (stop func()) {
 }
 
 func TestStreamsAreAsTheDesignNeedsThem(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	if err := provision(t.Context(), l.js, 1); err != nil {
 		t.Fatalf("provisioning again: %v", err)
@@ -167,6 +168,7 @@ func TestStreamsAreAsTheDesignNeedsThem(t *testing.T) {
 }
 
 func TestProvisionByRivals(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	var wg sync.WaitGroup
 	tokens := make([]string, 6)
@@ -189,6 +191,7 @@ func TestProvisionByRivals(t *testing.T) {
 }
 
 func TestOpenRefusesForeignStreams(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	if _, err := Open(t.Context(), js, "w", slog.Default()); !errors.Is(err, stream.ErrMissing) {
 		t.Errorf("without streams: %v", err)
@@ -221,6 +224,7 @@ func TestOpenRefusesForeignStreams(t *testing.T) {
 }
 
 func TestCreateOnce(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	first := create(t, l, anOrder("a"))
 	for _, again := range []order.Order{anOrder("a"), to(anOrder("a"), order.Failed), {V: 1, Request: order.Request{ID: "a"}, State: order.Submit, Account: "other"}} {
@@ -243,6 +247,7 @@ func TestCreateOnce(t *testing.T) {
 // An id is a token of subjects and of purge filters: anything else would reach
 // other orders.
 func TestBadIDsTouchNothing(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	it := create(t, l, anOrder("a"))
 	for _, id := range []string{"", "*", ">", "a.b", "a b", "A", "ä", strings.Repeat("x", 64)} {
@@ -264,6 +269,7 @@ func TestBadIDsTouchNothing(t *testing.T) {
 // Rivals read the same state and move it to different ones: one wins each time,
 // the others are told, and one message is left.
 func TestOneWinnerPerTransition(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	l := lineOn(t, s)
 	rivals := []*Line{l}
@@ -424,6 +430,7 @@ func TestFinalStatesAndVerbsPurgeWhatLiesBelow(t *testing.T) {
 
 // The answer to a publish is lost: what is stored tells whether it was ours.
 func TestLostAnswer(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	it := create(t, l, anOrder("a"))
 	deaf := *l
@@ -453,6 +460,7 @@ func (d *deafJetStream) PublishMsg(ctx context.Context, m *nats.Msg, opts ...jet
 }
 
 func TestEachAndCounts(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	for i := range 30 {
 		create(t, l, anOrder(fmt.Sprintf("a%d", i)))
@@ -498,6 +506,7 @@ func TestEachAndCounts(t *testing.T) {
 // Orders that are moved by the visit itself, or vanish before they are read,
 // neither end the reading nor prolong it.
 func TestEachUnderChange(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	const n = 1200 // more than two pages
 	for i := range n {
@@ -536,6 +545,7 @@ func TestEachUnderChange(t *testing.T) {
 // A visit that takes longer than the throw-away consumer lives must not end the
 // reading: the orders behind it would never be seen.
 func TestEachOutlivesItsConsumer(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	const n = 1200
 	for i := range n {
@@ -574,6 +584,7 @@ func consumers(t testing.TB, l *Line) []string {
 
 // TestRenew: after a restore the incarnation is another one and begins now.
 func TestRenew(t *testing.T) {
+	t.Parallel()
 	server := natstest.Server(t)
 	l := lineOn(t, server)
 	if err := Renew(t.Context(), l.js); err != nil {
@@ -587,6 +598,7 @@ func TestRenew(t *testing.T) {
 
 // TestArchive: the order goes, its id stays taken and its message stays known.
 func TestArchive(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	o := anOrder("a")
 	o.Hash, o.State, o.Predecessor, o.Generation = "h1", order.Failed, "first", 3

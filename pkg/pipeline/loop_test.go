@@ -95,6 +95,7 @@ func TestVerbsThroughTheLoop(t *testing.T) {
 
 // A snooze stores nothing and is forgotten only into waiting.
 func TestSnoozeFiveTimes(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	first := create(t, l, anOrder("a"))
 	var visits atomic.Int32
@@ -115,6 +116,7 @@ func TestSnoozeFiveTimes(t *testing.T) {
 
 // A memory consumer may be lost at any time; the lane must not stand still.
 func TestWorkOutlivesItsConsumer(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	work(t, l, order.Submit, func(_ context.Context, o order.Order) (order.Order, error) { return to(o, order.Verify), nil })
 	create(t, l, anOrder("before"))
@@ -171,6 +173,7 @@ func TestOvertakenWhileHandled(t *testing.T) {
 
 // An order that kills its worker is held, also in the midst of its retries.
 func TestAnOrderThatKillsItsWorkerIsHeld(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	create(t, l, anOrder("fresh"))
 	tried := anOrder("tried")
@@ -225,6 +228,7 @@ func begunAndKilled(t testing.TB, l *Line, n, often int) {
 // its worker: the one that can read it handles it, also when that one dies a few
 // times under it for another reason.
 func TestWhatWasGivenBackUnreadIsHandled(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	create(t, l, anOrder("a"))
 	deliver(t, l, 3*maxDeliveries)
@@ -253,6 +257,7 @@ func TestWhatWasGivenBackUnreadIsHandled(t *testing.T) {
 //
 // In a process of its own, because only so many are told of in one.
 func TestUnreadRecordsHoldUpNobody(t *testing.T) {
+	t.Parallel()
 	const many, child = 1010, "CERTMILL_TEST_UNREAD"
 	if os.Getenv(child) == "" {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
@@ -328,6 +333,7 @@ func deliver(t testing.TB, l *Line, n int) {
 // A worker that stops lets its handlers finish and gives the rest back: nothing
 // stays pending until AckWait.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	for i := range 60 {
 		create(t, l, anOrder(fmt.Sprintf("a%d", i)))
@@ -369,6 +375,7 @@ func TestDrain(t *testing.T) {
 
 // A lost connection cancels the handlers at once and ends the worker.
 func TestLostConnection(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	l, other := lineOn(t, s), lineOn(t, s)
 	it := create(t, other, anOrder("a"))
@@ -429,6 +436,7 @@ func (l *lines) of(what string) (n int) {
 // A record that cannot be read is told of once, however often it is met, can be
 // listed, and stays as it is.
 func TestRecordsThatCannotBeReadStay(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	newer := fmt.Sprintf(`{"v":%d,"request":{"id":"newer"},"state":"submit","account":"acme"}`, order.SchemaVersion+1)
 	for id, body := range map[string]string{"newer": newer, "broken": "{", "mine": `{"v":1,"request":{"id":"yours"},"state":"submit","account":"acme"}`} {

@@ -11,6 +11,7 @@ import (
 // Whatever was let in: a record repeats no secret, and what it holds encoded can
 // still be read.
 func TestNoSecretIsInARecord(t *testing.T) {
+	t.Parallel()
 	redact.Learn("canary-of-the-records")
 	l := openLine(t)
 	o := anOrder("a")

@@ -204,6 +204,7 @@ func TestInboxAndTicketsAreTended(t *testing.T) {
 // TestRemovedMessagesArePutBack: an order whose only message somebody deletes while
 // it is worked on is held for a person; what the handler has learned stays.
 func TestRemovedMessagesArePutBack(t *testing.T) {
+	t.Parallel()
 	var log lines
 	l := lineWith(t, natstest.Server(t), slog.New(slog.NewTextHandler(&log, nil)))
 	begun, removed := make(chan string, 10), make(chan struct{})
@@ -255,6 +256,7 @@ func TestRemovedMessagesArePutBack(t *testing.T) {
 // TestOrdersOfAnEarlierLifeAreNotPutBack: streams that were made anew have none of
 // the orders of those before.
 func TestOrdersOfAnEarlierLifeAreNotPutBack(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	l := lineOn(t, s)
 	it := create(t, l, anOrder("a"))
@@ -307,6 +309,7 @@ func TestNobodysMessagesOfTheInboxAreHandedOut(t *testing.T) {
 // TestNoMessage tells a message that is gone from one that cannot be deleted: the
 // client has one error for both.
 func TestNoMessage(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	it := create(t, l, anOrder("a"))
 	for range 2 { // the second time it is gone

@@ -25,6 +25,7 @@ func in(s order.State) order.Order {
 // Every verb in every state leads where an order may go, and what waits knows a
 // state that it can go back to.
 func TestDecideStaysInTheStateMachine(t *testing.T) {
+	t.Parallel()
 	cause := errors.New("cause")
 	verbs := map[string]error{
 		"moved nowhere": nil, "snooze": Snooze(time.Second), "long snooze": Snooze(time.Hour), "bare error": cause,
@@ -61,6 +62,7 @@ func TestDecideStaysInTheStateMachine(t *testing.T) {
 }
 
 func TestDecide(t *testing.T) {
+	t.Parallel()
 	cause := errors.New("cause")
 	type want struct {
 		state   order.State
@@ -131,6 +133,7 @@ func TestDecide(t *testing.T) {
 }
 
 func TestDecideKeepsWhatTheHandlerLearned(t *testing.T) {
+	t.Parallel()
 	before := in(order.Verify)
 	after := before
 	after.CloudID, after.Placed = "98987582437920968", true
@@ -158,6 +161,7 @@ func TestDecideKeepsWhatTheHandlerLearned(t *testing.T) {
 }
 
 func TestBackoffGrowsToItsBound(t *testing.T) {
+	t.Parallel()
 	total := time.Duration(0)
 	for n := range maxRetries {
 		d := Backoff(n)

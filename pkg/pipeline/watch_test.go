@@ -18,6 +18,7 @@ import (
 // The present states come, then each transition; what cannot be read is told
 // apart, and nothing stays on the server.
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	it := create(t, l, anOrder("a"))
 	if _, err := l.js.Publish(t.Context(), order.Subject(order.Verify, "newer", "acme"), []byte(`{"v":2}`)); err != nil {
@@ -60,6 +61,7 @@ func TestWatch(t *testing.T) {
 // A message in whose way there is what only a newer program can read comes again
 // later, and is told of once.
 func TestMessageBehindANewerProgramRests(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	var told lines
 	l.log, l.ackWait = slog.New(slog.NewTextHandler(&told, nil)), 50*time.Millisecond
@@ -87,6 +89,7 @@ func TestMessageBehindANewerProgramRests(t *testing.T) {
 // TICKETS is made by whoever needs it, and one that is not as it must be ends
 // the loop with the difference.
 func TestTicketsAreVerified(t *testing.T) {
+	t.Parallel()
 	l := openLine(t)
 	for range 2 {
 		if err := l.Tickets(t.Context(), 1); err != nil {

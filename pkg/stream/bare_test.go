@@ -17,6 +17,7 @@ import (
 // TestWithoutConsumers: who may only ask for a stream's settings and for single
 // messages reads, counts and follows what a consumer would show.
 func TestWithoutConsumers(t *testing.T) {
+	t.Parallel()
 	const name = "READ"
 	s := natstest.Server(t, func(o *server.Options) {
 		allow := []string{"$JS.API.STREAM.INFO." + name, "$JS.API.STREAM.MSG.GET." + name}

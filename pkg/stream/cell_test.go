@@ -24,6 +24,7 @@ func cell(t testing.TB) (jetstream.JetStream, jetstream.Stream, stream.Cell) {
 
 // A write counts only on top of what was read.
 func TestWriteNeedsTheLastRead(t *testing.T) {
+	t.Parallel()
 	_, _, c := cell(t)
 	v, err := c.Read(t.Context())
 	if err != nil || v.Seq != 0 || v.Data != nil {
@@ -54,6 +55,7 @@ func count(v stream.Value) ([]byte, error) {
 
 // Nothing that a rival wrote is lost.
 func TestRivalsChange(t *testing.T) {
+	t.Parallel()
 	_, _, c := cell(t)
 	var wg sync.WaitGroup
 	const rivals, each = 8, 5
@@ -96,6 +98,7 @@ func (d *deaf) Publish(ctx context.Context, subject string, data []byte, opts ..
 // Without an answer Change reads again, and f finds its own change done, or
 // makes it; ChangeOnce says that it does not know.
 func TestChangeWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
 	js, s, _ := cell(t)
 	for _, sent := range []bool{true, false} {
 		c := stream.At(&deaf{js, 1, sent}, s, "book."+map[bool]string{true: "sent", false: "lost"}[sent])
@@ -124,6 +127,7 @@ func TestChangeWithoutAnAnswer(t *testing.T) {
 
 // What f says ends the change: nothing to do, or an error of its own.
 func TestChangeIsDecidedByF(t *testing.T) {
+	t.Parallel()
 	_, _, c := cell(t)
 	first, err := c.Change(t.Context(), count)
 	if err != nil || first.Seq == 0 {

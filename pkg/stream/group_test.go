@@ -15,6 +15,7 @@ import (
 // What is read of a group is the last message of each of its subjects, and a
 // write counts only on top of all of them.
 func TestGroup(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	s := open(t, js, lasting(1))
 	g := stream.Within(js, s, "book.*")
@@ -44,6 +45,7 @@ func TestGroup(t *testing.T) {
 // Rivals that each write a subject of their own, on top of all: the sum over the
 // group rises by one with each write, and nobody's is lost.
 func TestRivalsInAGroup(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	g := stream.Within(js, open(t, js, lasting(1)), "book.*")
 	sum := func(all []stream.Value) (n uint64) {

@@ -63,6 +63,7 @@ func consumers(t testing.TB, s jetstream.Stream) []string {
 
 // All messages that match come, in their order, and no consumer is left.
 func TestRead(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	const n = 1200 // more than two pages
 	s := written(t, js, 1, n)
@@ -114,6 +115,7 @@ func TestRead(t *testing.T) {
 // Messages that f itself writes again, or that vanish before they are read,
 // neither end the reading nor prolong it.
 func TestReadUnderChange(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	const n = 1200
 	want := lasting(1)
@@ -154,6 +156,7 @@ func TestReadUnderChange(t *testing.T) {
 // What is written anew before it was read, while what was read is written anew,
 // too, fills the bound of Read, but not that of ReadAll.
 func TestReadAllMissesNothing(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	const n = 1000 // of which the first page has half
 	s := written(t, js, 1, n)
@@ -177,6 +180,7 @@ func TestReadAllMissesNothing(t *testing.T) {
 
 // A visit that takes longer than the consumer lives does not end the reading.
 func TestReadOutlivesItsConsumer(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	const n = 1200
 	s := written(t, js, 1, n)
@@ -226,6 +230,7 @@ func (nothing) Messages() <-chan jetstream.Msg {
 // A server that lags gets some tries; one that never delivers what it counts is
 // an error, and no end.
 func TestReadOfALaggingServer(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	s := written(t, js, 1, 10)
 	for times, works := range map[int32]bool{3: true, 1 << 30: false} {
@@ -266,6 +271,7 @@ func next(t testing.TB, got <-chan stream.Message) stream.Message {
 // What is there comes, then what is written; also after the consumer was lost.
 // When it ends nothing stays behind.
 func TestFollow(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	s := written(t, js, 1, 3)
 	got, stop := follow(t, s, 0)
@@ -302,6 +308,7 @@ func TestFollow(t *testing.T) {
 }
 
 func TestFollowEndsWithAnError(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	s := written(t, js, 1, 1)
 	boom := errors.New("boom")
@@ -315,6 +322,7 @@ func TestFollowEndsWithAnError(t *testing.T) {
 
 // Without its stream, or its connection, following is over.
 func TestFollowEndsWithWhatItStandsOn(t *testing.T) {
+	t.Parallel()
 	for _, what := range []string{"stream", "connection"} {
 		js := natstest.Connect(t, natstest.Server(t))
 		s := written(t, js, 1, 1)
@@ -341,6 +349,7 @@ func TestFollowEndsWithWhatItStandsOn(t *testing.T) {
 
 // In a cluster reading and following survive the loss of a server.
 func TestReadAndFollowInACluster(t *testing.T) {
+	t.Parallel()
 	servers := natstest.Cluster(t)
 	js := natstest.Connect(t, servers[0])
 	const n = 100

@@ -13,6 +13,7 @@ import (
 
 // Whatever was let in: what is stored repeats no secret.
 func TestNoSecretIsStored(t *testing.T) {
+	t.Parallel()
 	redact.Learn("canary-of-the-streams")
 	js := natstest.Connect(t, natstest.Server(t))
 	want := jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, MaxMsgsPerSubject: 1, DenyDelete: true, DenyPurge: true}

@@ -35,6 +35,7 @@ func open(t testing.TB, js jetstream.JetStream, want jetstream.StreamConfig) jet
 
 // What Ensure makes, Open accepts, whatever the server adds; neither changes it.
 func TestEnsureMakesWhatOpenAccepts(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	want := lasting(1)
 	if _, err := stream.Open(t.Context(), js, want); !errors.Is(err, stream.ErrMissing) || !strings.Contains(err.Error(), "certmill init") {
@@ -63,6 +64,7 @@ func TestEnsureMakesWhatOpenAccepts(t *testing.T) {
 
 // One of several makes it, and every one finds it as it wants it.
 func TestRivalsMakeItOnce(t *testing.T) {
+	t.Parallel()
 	s := natstest.Server(t)
 	var made atomic.Int32
 	var wg sync.WaitGroup
@@ -87,6 +89,7 @@ func TestRivalsMakeItOnce(t *testing.T) {
 // Every setting that is meant is compared, in both functions, and nothing is
 // changed.
 func TestDifferencesAreRefused(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
 	for _, tt := range []struct {
 		field string
@@ -153,6 +156,7 @@ func TestDifferencesAreRefused(t *testing.T) {
 
 // A mirror has no subjects, so it is made apart.
 func TestAMirrorIsRefused(t *testing.T) {
+	t.Parallel()
 	is := stamped(lasting(1), "2")
 	is.Mirror = &jetstream.StreamSource{Name: "OTHER"}
 	if err := stream.Verify(is, lasting(1)); err == nil || !strings.Contains(err.Error(), "mirror is present and must be absent") {
@@ -163,6 +167,7 @@ func TestAMirrorIsRefused(t *testing.T) {
 // A stream of another format, or of none, is refused with a sentence of its own,
 // however else it is.
 func TestOtherFormats(t *testing.T) {
+	t.Parallel()
 	for format, words := range map[string]string{"": "has no number of a format", "3": "is of format 3, this certmill knows format 2", "0": "is of format 0"} {
 		js := natstest.Connect(t, natstest.Server(t)) // a store that was just removed cannot always be made anew
 		is := stamped(lasting(1), format)
@@ -187,6 +192,7 @@ func TestOtherFormats(t *testing.T) {
 
 // Asked for three replicas, nobody takes a stream of one.
 func TestReplicas(t *testing.T) {
+	t.Parallel()
 	js := natstest.Connect(t, natstest.Cluster(t)[0])
 	open(t, js, lasting(1))
 	for _, tt := range []struct {

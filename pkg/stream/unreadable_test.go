@@ -14,6 +14,7 @@ import (
 // Each is told of once in a process, its later versions again, and of very many
 // the first ones.
 func TestUnreadableIsToldOnce(t *testing.T) {
+	t.Parallel()
 	told = journal{}
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, nil))

@@ -1,0 +1,9 @@
+package pipeline
+
+import (
+	"testing"
+
+	"github.com/certmill/certmill/pkg/natstest"
+)
+
+func TestMain(m *testing.M) { natstest.Main(m) }
