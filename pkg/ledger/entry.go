@@ -74,6 +74,7 @@ type Claim struct {
 // Unclaimed is a cloud order for these names that no claim explains.
 type Unclaimed struct {
 	CloudID string    `json:"cloud_id" record:"key"`
+	Shown   []string  `json:"shown,omitempty"` // the names that the cloud shows, if they are more
 	Status  string    `json:"status"`
 	Product string    `json:"product,omitempty"` // one of its quota is what it costs
 	Created time.Time `json:"created,omitzero"`

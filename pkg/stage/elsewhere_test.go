@@ -3,11 +3,14 @@ package stage_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -56,6 +59,46 @@ func TestAnotherAccountMayHaveTheNames(t *testing.T) {
 		s := w.states.State(tenUID)
 		return s.Marked(w.line.Incarnation()) && s.Unswept.Since.IsZero()
 	})
+}
+
+// DESIGN 12.5: a foreign row stops the purchase, at whatever main account it lies:
+// what was bought for these names at one is in the way of an order at another, until
+// a person lets that cloud order pass, or it came to nothing.
+func TestForeignRowElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{unmarked: true})
+	w.startElsewhere("ten", orderSubmit, "stage0", "same.example.com")
+	w.proved(w.stranger("theirs.example.com"))
+	w.sweepFirst()
+	p := w.worker()
+	w.publish(request("a", "same.example.com"))
+	p.drive("a", order.Held)
+	o := w.wantHeld("a", "exists for these names at main account "+tenUID, "certmill approve a")
+	if o.Hold.Fact != order.FactUnclaimed("stage0") || w.calls(forPackage) != 1 {
+		t.Errorf("held for %q after %d purchases", o.Hold.Fact, w.calls(forPackage))
+	}
+	w.must(p.by.Approve(t.Context(), "a"))
+	p.drive("a", order.Issued)
+
+	w.publish(order.Request{ID: "b", Account: "ten", Names: []string{"theirs.example.com"}})
+	p.drive("b", order.Held)
+	w.wantHeld("b", "at main account "+aliUID, "certmill approve b")
+	if free := w.holder(tenUID, "stage2"); free != "" {
+		t.Errorf("stage2 is held by %q", free)
+	}
+
+	short := func(d cloudsim.Duration) {
+		w.must(w.sim.SetConfig(func(c *cloudsim.Config) { c.ValidationDeadline = d }))
+	}
+	short(cloudsim.Duration(10 * time.Millisecond))
+	gone := w.stranger("gone.example.com")
+	short(cloudsim.Duration(time.Minute))
+	w.must(w.ledger.Report(t.Context(), aliUID, []string{"gone.example.com"}, ledger.Unclaimed{CloudID: gone, Status: "CHECKING"}))
+	eventually(t, "refused", func() bool {
+		return slices.ContainsFunc(w.sim.Report().Orders, func(o cloudsim.OrderReport) bool { return o.ID == gone && o.State == "failed" })
+	})
+	w.publish(order.Request{ID: "c", Account: "ten", Names: []string{"gone.example.com"}})
+	p.drive("c", order.Issued)
 }
 
 // eventually waits for what is stored to be known.

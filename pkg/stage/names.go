@@ -2,6 +2,7 @@ package stage
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,9 +106,35 @@ func differs(o order.Order, names []string, csr string) (why string, differ bool
 	return "", false
 }
 
+// byCAs are the names that CAs add to one that was ordered: www, and what www or a
+// wildcard stand on.
+var byCAs = []func(string) string{
+	func(n string) string { return "www." + n },
+	func(n string) string { return strings.TrimPrefix(n, "www.") },
+	func(n string) string { return strings.TrimPrefix(n, "*.") },
+}
+
+// mayBeFor are the sets that may have been ordered where the cloud shows one: that
+// very one, and it without what a CA may have added.
+func mayBeFor(shown []string) [][]string {
+	sets := [][]string{shown}
+	for _, adds := range byCAs {
+		var extra []string
+		for _, n := range shown {
+			if m := adds(n); m != n {
+				extra = append(extra, m)
+			}
+		}
+		ordered := slices.DeleteFunc(slices.Clone(shown), func(n string) bool { return slices.Contains(extra, n) })
+		if len(ordered) < len(shown) {
+			sets = append(sets, ordered)
+		}
+	}
+	return sets
+}
+
 // sameNames tells whether the cloud shows the set that was ordered. It may show
-// with a name the one that a CA adds to it: www, or what www or a wildcard stand
-// on.
+// with a name the one that a CA adds to it.
 func sameNames(ordered, shown []string) bool {
 	key := func(name string) string { return order.NamesHash([]string{name}) }
 	has, may := map[string]bool{}, map[string]bool{}
@@ -118,8 +145,9 @@ func sameNames(ordered, shown []string) bool {
 		if !has[key(n)] {
 			return false
 		}
-		for _, m := range []string{n, "www." + n, strings.TrimPrefix(n, "www."), strings.TrimPrefix(n, "*.")} {
-			may[key(m)] = true
+		may[key(n)] = true
+		for _, adds := range byCAs {
+			may[key(adds(n))] = true
 		}
 	}
 	for n := range has {

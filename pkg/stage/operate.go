@@ -190,7 +190,7 @@ func (p *Operator) surelyUnpaid(ctx context.Context, f issuer.Flow, o order.Orde
 	case raised.Attempt == 0 && last.Attempt == 0:
 		return nil
 	}
-	rows, err := unclaimed(ctx, f, o, e, time.Now())
+	rows, err := unclaimed(ctx, p.Ledger, []issuer.Flow{f}, o, e, time.Now())
 	if err != nil || len(rows) == 0 {
 		return err
 	}

@@ -56,12 +56,18 @@ func (w *Waiter) surplus(ctx context.Context, a *Account) (left int, err error) 
 		if claimed[row.CloudID] {
 			return nil
 		}
-		err := w.report(ctx, a, row)
-		if err != nil && slices.ContainsFunc(unread, func(u ledger.Unread) bool { return u.Of(a.Main, row.Names) }) {
-			left++
+		if len(row.Names) == 0 || !inTheWay(row, w.Now()) {
 			return nil
 		}
-		return err
+		for _, names := range mayBeFor(row.Names) {
+			err := w.report(ctx, a, row, names)
+			if err != nil && slices.ContainsFunc(unread, func(u ledger.Unread) bool { return u.Of(a.Main, names) }) {
+				left++
+			} else if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	return left, err
 }
@@ -125,15 +131,15 @@ func inTheWay(row issuer.Row, now time.Time) bool {
 	return row.Phase != issuer.Refused && row.Phase != issuer.Unstarted && !due
 }
 
-// report writes a row that no entry claims under its names, if it would stop a
-// purchase. The ledger looks once more at what is claimed, because the list was
-// read after the claims.
-func (w *Waiter) report(ctx context.Context, a *Account, row issuer.Row) error {
-	if len(row.Names) == 0 || !inTheWay(row, w.Now()) {
-		return nil
+// report writes a row that no entry claims, and that would stop a purchase, under
+// names that it may be for. The ledger looks once more at what is claimed, because
+// the list was read after the claims.
+func (w *Waiter) report(ctx context.Context, a *Account, row issuer.Row, names []string) error {
+	u := ledger.Unclaimed{CloudID: row.CloudID, Status: row.Raw, Product: row.Product, Created: row.Created, Seen: w.Now().UTC()}
+	if order.NamesHash(names) != order.NamesHash(row.Names) {
+		u.Shown = row.Names
 	}
-	return w.Ledger.Report(ctx, a.Main, row.Names, ledger.Unclaimed{
-		CloudID: row.CloudID, Status: row.Raw, Product: row.Product, Created: row.Created, Seen: w.Now().UTC()})
+	return w.Ledger.Report(ctx, a.Main, names, u)
 }
 
 // Left is what a person should look at: a cloud order that nobody claims, or an
@@ -159,6 +165,9 @@ func (p *Operator) Lefts(ctx context.Context, a *Account) ([]Left, error) {
 			claimed[c.CloudID] = true
 		}
 		for _, u := range e.Unclaimed {
+			if len(u.Shown) > 0 {
+				continue // listed under those
+			}
 			all = append(all, Left{Account: a.Label, Names: e.Names, CloudID: u.CloudID, Status: u.Status, Product: u.Product,
 				Why: "no ledger entry claims it; it used up one of its product's quota", Command: "certmill adopt <order> " + u.CloudID})
 		}

@@ -1,9 +1,12 @@
 package stage_test
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -28,6 +31,55 @@ func TestSurplus(t *testing.T) {
 	if lefts, err = p.by.Lefts(t.Context(), w.accounts["ali"]); err != nil || len(lefts) != 0 {
 		t.Errorf("after the adoption: %+v, %v", lefts, err)
 	}
+}
+
+// DESIGN 12.5: a foreign row stops the purchase also where the cloud shows with its
+// names those that a CA adds: of several sets that may have been ordered, each has it.
+func TestForeignRowWithAddedNames(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{unmarked: true})
+	w.replaceFlow("ten", adding{w.accounts["ten"].Flow(orderSubmit).(certificateFlow)})
+	w.startElsewhere("ten", orderSubmit, "stage0", "a.example.com")
+	w.sweepFirst()
+	p := w.worker()
+	for id, names := range map[string][]string{"one": {"a.example.com"}, "other": {"www.a.example.com"}, "both": {"a.example.com", "www.a.example.com"}} {
+		w.publish(order.Request{ID: id, Account: "ten", Names: names})
+		p.drive(id, order.Held)
+		w.wantHeld(id, "cloud order stage0", "certmill approve "+id)
+	}
+	if lefts, err := p.by.Lefts(t.Context(), w.accounts["ten"]); err != nil || len(lefts) != 1 || len(lefts[0].Names) != 2 {
+		t.Errorf("listed: %+v, %v", lefts, err)
+	}
+	w.publish(order.Request{ID: "free", Account: "ten", Names: []string{"b.a.example.com"}})
+	p.drive("free", order.Issued)
+}
+
+// adding is a flow at a cloud that lists with each name the www that its CA adds.
+type adding struct{ certificateFlow }
+
+func added(rows []issuer.Row) []issuer.Row {
+	for i, row := range rows {
+		for _, n := range row.Names {
+			rows[i].Names = append(slices.Clip(rows[i].Names), "www."+n)
+		}
+	}
+	return rows
+}
+
+func (f adding) All(ctx context.Context, page int) (issuer.Page, error) {
+	p, err := f.certificateFlow.All(ctx, page)
+	p.Rows = added(p.Rows)
+	return p, err
+}
+
+func (f adding) Find(ctx context.Context, names []string) (found []issuer.Row, err error) {
+	p, err := f.All(ctx, 0)
+	for _, row := range p.Rows {
+		if order.NamesHash(row.Names) == order.NamesHash(names) {
+			found = append(found, row)
+		}
+	}
+	return found, err
 }
 
 // An order that ended while the key store knows an attempt that the ledger does

@@ -2,6 +2,7 @@ package stage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -21,12 +22,13 @@ import (
 // holds the order, because the names are bought already, until a person lets that
 // very cloud order pass.
 func (s *Submitter) unclaimed(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (next order.Order, verb error, done bool) {
-	rows, err := unclaimed(ctx, flow, o, e, time.Now())
+	rows, err := unclaimed(ctx, s.Ledger, []issuer.Flow{flow}, o, e, time.Now())
 	if err != nil {
 		return o, s.Trouble.Verb(ctx, a, err), true
 	}
 	if len(rows) == 0 {
-		return o, nil, false
+		verb = s.boughtElsewhere(ctx, o, e)
+		return o, verb, verb != nil
 	}
 	sent, err := s.sent(o, e)
 	if err != nil {
@@ -105,6 +107,41 @@ func bySomebodyElse(o order.Order, rows []loose, sent bool) error {
 		append(commands, "certmill cancel "+o.ID())...)
 }
 
+// boughtElsewhere holds an order for whose names somebody has bought at another main
+// account: a set is one, wherever it lies. Nothing there can be this order's; what
+// may be is found by its number in the key store (lost).
+func (s *Submitter) boughtElsewhere(ctx context.Context, o order.Order, e ledger.Entry) error {
+	var said, facts []string
+	for _, at := range e.Elsewhere() {
+		for _, row := range s.unclaimedAt(ctx, o, at) {
+			said = append(said, fmt.Sprintf("cloud order %s (%s) exists for these names at main account %s and no ledger entry claims it", row.CloudID, row.Raw, at.Main))
+			facts = append(facts, order.FactUnclaimed(row.CloudID))
+		}
+	}
+	if len(said) == 0 {
+		return nil
+	}
+	return pipeline.HoldFor(order.Facts(facts...), strings.Join(said, "; ")+". approve buys one more certificate for these names",
+		"certmill approve "+o.ID(), "certmill cancel "+o.ID())
+}
+
+// unclaimedAt are those of another main account. Its cloud is asked what became of
+// them; where it does not answer, or is in the config no more, they stop as the
+// ledger has them: nobody waits for another account's cloud.
+func (s *Submitter) unclaimedAt(ctx context.Context, o order.Order, at ledger.Entry) []loose {
+	var flows []issuer.Flow
+	for _, a := range s.Accounts.Mains() {
+		if a.Main == at.Main {
+			flows = a.Cloud.Flows()
+		}
+	}
+	rows, err := unclaimed(ctx, s.Ledger, flows, o, at, time.Now())
+	if err != nil {
+		rows, _ = unclaimed(ctx, s.Ledger, nil, o, at, time.Now()) // asks nobody
+	}
+	return rows
+}
+
 // loose is a cloud order that nobody claims.
 type loose struct {
 	issuer.Row
@@ -136,30 +173,58 @@ func unissued(rows []loose) []loose {
 
 // unclaimed returns the cloud orders for the entry's names that nobody claims and
 // that stop a purchase, without those that a person let pass. The ledger forgets
-// none that was ever seen, so the list is asked what became of them; what it does
-// not show stops.
-func unclaimed(ctx context.Context, flow issuer.Flow, o order.Order, e ledger.Entry, now time.Time) (rows []loose, err error) {
-	if len(e.Unclaimed) == 0 {
-		return nil, nil
-	}
-	listed := map[string]issuer.Row{}
-	if finder, ok := flow.(issuer.Finder); ok {
-		found, err := finder.Find(ctx, e.Names)
-		if err != nil {
-			return nil, err
-		}
-		for _, row := range found {
-			listed[row.CloudID] = row
-		}
+// none that was ever seen, so the lists of these flows are asked what became of
+// them; what they do not show stops. One that has an owner by now is explained: a
+// cloud may show it for other names than those it was ordered for.
+func unclaimed(ctx context.Context, l *ledger.Ledger, flows []issuer.Flow, o order.Order, e ledger.Entry, now time.Time) (rows []loose, err error) {
+	listed, err := listedOf(ctx, flows, e)
+	if err != nil {
+		return nil, err
 	}
 	for _, u := range e.Unclaimed {
 		row, is := listed[u.CloudID]
 		if !is {
 			row = issuer.Row{CloudID: u.CloudID, Raw: u.Status}
 		}
-		if (!is || inTheWay(row, now)) && !o.Approves(order.FactUnclaimed(u.CloudID)) {
+		if is && !inTheWay(row, now) || o.Approves(order.FactUnclaimed(u.CloudID)) {
+			continue
+		}
+		has, err := l.Owner(ctx, e.Main, u.CloudID)
+		if err != nil && !errors.Is(err, order.ErrNewer) {
+			return nil, err
+		}
+		if owned := err == nil && has.Order != "" && !has.Provisional; !owned || order.NamesHash(has.Names) == order.NamesHash(e.Names) {
 			rows = append(rows, loose{row, is})
 		}
 	}
 	return rows, nil
+}
+
+// listedOf is how the lists of some flows show an entry's unclaimed cloud orders now.
+func listedOf(ctx context.Context, flows []issuer.Flow, e ledger.Entry) (map[string]issuer.Row, error) {
+	listed := map[string]issuer.Row{}
+	sets := map[string][]string{}
+	for _, u := range e.Unclaimed {
+		names := e.Names
+		if len(u.Shown) > 0 {
+			names = u.Shown
+		}
+		sets[order.NamesHash(names)] = names
+	}
+	for _, flow := range flows {
+		finder, ok := flow.(issuer.Finder)
+		if !ok {
+			continue
+		}
+		for _, names := range sets {
+			found, err := finder.Find(ctx, names)
+			if err != nil {
+				return nil, err
+			}
+			for _, row := range found {
+				listed[row.CloudID] = row
+			}
+		}
+	}
+	return listed, nil
 }

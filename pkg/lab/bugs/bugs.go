@@ -311,8 +311,14 @@ var bugs = []bug{
 		"!known[row.CloudID] && !own {", "!known[row.CloudID] && (!own || true) {",
 		stage, "TestOwnRowExplainsNothing"},
 	{"an unclaimed row does not stop a purchase", unclaimed,
-		"if len(e.Unclaimed) == 0 {", "if true {",
+		"for _, u := range e.Unclaimed {\n\t\trow, is", "for _, u := range e.Unclaimed[:0] {\n\t\trow, is",
 		stage, "TestUnclaimedRowStopsThePurchase"},
+	{"what somebody bought at another main account stops nothing", unclaimed,
+		"return o, verb, verb != nil", "return o, nil, false",
+		stage, "TestForeignRowElsewhere"},
+	{"a row is for the names that the cloud shows, and no others", "pkg/stage/surplus.go",
+		"range mayBeFor(row.Names) {", "range [][]string{row.Names} {",
+		stage, "TestForeignRowWithAddedNames"},
 
 	// A person's verbs.
 	{"retry buys again", operate,
