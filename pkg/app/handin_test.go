@@ -52,9 +52,9 @@ func (s *spreadsheet) saved(t *testing.T, dir string, n int) (path string, rows 
 	return path, rows
 }
 
-// TestTwentyHandIns: DESIGN 12.1: the same list, renamed, sorted, shortened, a row
-// inserted, twenty times, and JetStream lost in the middle: as many purchases as
-// there are sets of names.
+// TestTwentyHandIns: DESIGN 12.1: an order is what it buys: the same list, renamed,
+// sorted, shortened, a row inserted, twenty times, and JetStream lost in the middle:
+// as many purchases as there are sets of names.
 func TestTwentyHandIns(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -93,6 +93,7 @@ func TestTwentyHandIns(t *testing.T) {
 
 // TestOrderAgain: order --again buys the last of each line once more, follows what
 // is made, whatever id it gets, and says what it does not do.
+// DESIGN 12.1: again: true is resolved before anything is published.
 func TestOrderAgain(t *testing.T) {
 	t.Parallel()
 	console, _, _ := serving(t)

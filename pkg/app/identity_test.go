@@ -56,6 +56,7 @@ line:
 // Workers ask each account's cloud once a session whose its credentials are, keep
 // the answers, and say once where they are not those of the config's main
 // account. Where a cloud cannot say, the account works all the same.
+// DESIGN 12.7: it is asked once a session, without a permit.
 func TestWhoseCredentials(t *testing.T) {
 	t.Parallel()
 	c := inDir(t.TempDir())
@@ -167,6 +168,22 @@ func TestCredentialsInWords(t *testing.T) {
 	} {
 		if got := (AccountStatus{Main: "1", Identity: id}).Credentials(); got != want {
 			t.Errorf("%+v: %q, want %q", id, got, want)
+		}
+	}
+}
+
+// DESIGN 12.7: the endpoint is part of identity where the cloud cannot say: what it is
+// known by there tells keys and endpoints from each other, and nothing of either.
+func TestKeysAreKnownByTheirEndpoints(t *testing.T) {
+	seen := map[string]string{}
+	for _, endpoint := range []string{"", "https://one.example.com", "https://two.example.com"} {
+		for _, id := range []order.Secret{"LTAIone", "LTAItwo"} {
+			is := endpoint + " " + id.Reveal()
+			f := Account{Cloud: "aliyun", Endpoint: endpoint}.fingerprint(id)
+			if other, known := seen[f]; known || strings.Contains(f, "LTAI") {
+				t.Errorf("%s is known as %s, and so is %q", is, f, other)
+			}
+			seen[f] = is
 		}
 	}
 }

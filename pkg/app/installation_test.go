@@ -93,6 +93,7 @@ func TestPilotThenRealAccounts(t *testing.T) {
 // DESIGN 12.8: an installation is its key store. A run whose store was removed, or
 // lies on a fresh volume, does not start until somebody says what is right; then it
 // goes on with what the records have.
+// DESIGN 12.8: another or an empty store is refused until a verb says which is right.
 func TestRunWithoutItsKeyStore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -221,6 +222,7 @@ func sameNumbers(want, got *certstore.KeyStore) bool {
 
 // New streams over an existing store take its id; streams that name two stores are
 // those of two installations.
+// DESIGN 12.8: new streams over a store take its id.
 func TestNewStreamsTakeTheStoresID(t *testing.T) {
 	t.Parallel()
 	first, second := natstest.Connect(t, natstest.Server(t)), natstest.Connect(t, natstest.Server(t))
@@ -383,8 +385,8 @@ func publish(t *testing.T, url, message string) {
 	}
 }
 
-// DESIGN 12.8: after a restart with a key store that has lost its pairs (an older
-// backup), they are stored again from the records.
+// DESIGN 12.8: an installation is its key store: after a restart with a key store that
+// has lost its pairs (an older backup), they are stored again from the records.
 func TestKeyStoreFromAnOlderBackup(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

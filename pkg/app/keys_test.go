@@ -27,7 +27,8 @@ func identityAt(t *testing.T, path string) string {
 	return to.String()
 }
 
-// DESIGN 12.8: a submitter whose recipients differ from the store's does not start.
+// DESIGN 12.8: a submitter whose recipients differ does not start: they are the
+// store's.
 func TestSubmitterWithOtherRecipients(t *testing.T) {
 	t.Parallel()
 	_, c := initialised(t)
@@ -71,9 +72,10 @@ func TestSubmittersNoticeOtherRecipients(t *testing.T) {
 	wantWords(t, "the workers", p.end(t), "are sealed to "+to.String(), "certmill reseal")
 }
 
-// DESIGN 12.8: a collector with an identity proves at start that it opens what is
-// sealed, or refuses: by the config, by a pair of the store where it sees that, and
-// by the orders' records.
+// DESIGN 12.8: a submitter whose recipients differ does not start, and no more does a
+// collector that cannot open: a collector with an identity proves at start that it
+// opens what is sealed, or refuses: by the config, by a pair of the store where it
+// sees that, and by the orders' records.
 func TestCollectorProvesItsIdentity(t *testing.T) {
 	t.Parallel()
 	js, c := initialised(t)

@@ -183,6 +183,7 @@ func TestClaimState(t *testing.T) {
 
 // TestStreamsOfAnEarlierFormat: on a server of its own, too, they are refused by
 // everybody and left as they are.
+// DESIGN 12.9: a build that knows another format refuses, and changes nothing.
 func TestStreamsOfAnEarlierFormat(t *testing.T) {
 	t.Parallel()
 	recorded := filepath.Join(earlier(t), "nats")

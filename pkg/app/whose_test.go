@@ -222,8 +222,9 @@ func TestNoAccountIsReady(t *testing.T) {
 	})
 }
 
-// DESIGN 12.7: a missing main account is filled in, before anything goes by it:
-// two labels with one key share one ring and one ledger.
+// DESIGN 12.7: an account is who the cloud says it is: a missing main account is
+// filled in, before anything goes by it: two labels with one key share one ring and
+// one ledger.
 func TestMainIsFilledIn(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
@@ -352,7 +353,8 @@ func TestAnotherKeyWaitsForTheAnswer(t *testing.T) {
 	s.await("three", order.Issued)
 }
 
-// DESIGN 12.7: two labels with one key must agree, where both are written.
+// DESIGN 12.7: an account is who the cloud says it is: two labels with one key must
+// agree, where both are written.
 func TestOneKeyTwoMains(t *testing.T) {
 	t.Setenv("TEST_KEY", "key")
 	c, err := Parse([]byte("accounts:\n" +
@@ -403,8 +405,9 @@ func TestMainsThatTurnOutToBeOne(t *testing.T) {
 	}
 }
 
-// DESIGN 12.7: whoever has a client of a stopped account cannot call with it: a
-// worker, a console, a solver of its DNS.
+// DESIGN 12.7: a difference stops that account only, and all of it: whoever has a
+// client of a stopped account cannot call with it: a worker, a console, a solver of
+// its DNS.
 func TestAStoppedAccountCallsNothing(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)

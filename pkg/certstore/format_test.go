@@ -32,6 +32,7 @@ func contents(t testing.TB, root string) map[string]string {
 
 // TestFormatOfAStore: a submitter makes a store where there is none, and nobody
 // touches one of another format.
+// DESIGN 12.9: a build that knows another format refuses.
 func TestFormatOfAStore(t *testing.T) {
 	for _, tt := range []struct {
 		name      string

@@ -479,6 +479,7 @@ func TestTornFiles(t *testing.T) {
 
 // A store that was removed, or in whose place another one lies, takes nothing: what
 // is written there would be lost, or nobody's.
+// DESIGN 12.8: another or an empty store is refused.
 func TestStoreThatIsGone(t *testing.T) {
 	_, to := identity(t)
 	for what, lose := range map[string]func(dir string) error{

@@ -27,6 +27,7 @@ func pairFor(t testing.TB, to certstore.Recipients, all bool, names ...string) o
 }
 
 // DESIGN 12.8: entries lie under id and hash; a pair that does not fit is not used.
+// DESIGN 12.8: a pair that does not fit is not used.
 func TestPairsOfSeveralOrdersUnderOneID(t *testing.T) {
 	_, to := identity(t)
 	s := openStore(t, t.TempDir())

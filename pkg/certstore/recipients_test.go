@@ -19,7 +19,7 @@ func sealedTo(t testing.TB, to certstore.Recipients) order.Key {
 	return k
 }
 
-// DESIGN 12.8: recipients are kept with the store, and of two seals of one key the
+// DESIGN 12.8: of two seals of one key, where recipients are kept with the store, the
 // one to the present recipients stays.
 func TestSealsOfAStoreWithRecipients(t *testing.T) {
 	oldID, oldTo := identity(t)

@@ -38,8 +38,8 @@ func TestAnswersRepeatNoSecret(t *testing.T) {
 	}
 }
 
-// DESIGN 12.7: nothing is called with an account that is not who the config says,
-// and nothing of such a call has left.
+// DESIGN 12.7: a difference stops that account only: nothing is called with an account
+// that is not who the config says, and nothing of such a call has left.
 func TestGate(t *testing.T) {
 	calls := 0
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls++ }))

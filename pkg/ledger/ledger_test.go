@@ -334,6 +334,8 @@ func TestAssign(t *testing.T) {
 
 // A row is reported also where an attempt is open (DESIGN 12.6): if it is not the
 // attempt's own, it stops the next purchase.
+// DESIGN 12.5: a row without an id is none.
+// DESIGN 12.6: rows of names with an open attempt are reported.
 func TestReport(t *testing.T) {
 	t.Parallel()
 	l := openLedger(t)

@@ -34,6 +34,8 @@ func TestWhoGotNoAnswerIsTheOpenerOnlyByItsToken(t *testing.T) {
 
 // Who decides on an old read opens nothing, also when nobody else is about to:
 // the write's condition is the read.
+// DESIGN 12.3: the greatest sequence that was read is the condition, and nothing that
+// is asked for afterwards.
 func TestAnOldReadOpensNothing(t *testing.T) {
 	l := openLedger(t)
 	old := read(t, l)

@@ -1,15 +1,22 @@
 package ledger
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/gap"
+	"github.com/certmill/certmill/pkg/stream"
 )
 
-// DESIGN 12.2: names are taken from the opening of the entry until the order is
-// issued or has ended, in service until they are due, and after a paid failure
-// stop the next order once; a successor passes its own predecessor's end only.
+// DESIGN 12.2: names are taken until the order is issued or has ended, in service
+// until they are due, and after a paid failure stop the next order once; a successor
+// passes its own predecessor's end only.
+// DESIGN 12.2: what is due is the renewal's business: it stops nobody.
 func TestStanding(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
@@ -73,6 +80,7 @@ func TestOneSetAtTwoAccounts(t *testing.T) {
 }
 
 // Two orders for one set between bought and issued: the names stay taken.
+// DESIGN 12.2: names are taken until the order is issued.
 func TestNamesStayTakenUntilIssued(t *testing.T) {
 	t.Parallel()
 	l := openLedger(t)
@@ -95,6 +103,8 @@ func TestNamesStayTakenUntilIssued(t *testing.T) {
 
 // An order that was paid and failed is remembered so, and may go on while nobody
 // else has the names.
+// DESIGN 12.2: a claim carries its end: one that was paid for in vain is told from one
+// that cost nothing.
 func TestOverAndResume(t *testing.T) {
 	t.Parallel()
 	l := openLedger(t)
@@ -122,8 +132,85 @@ func TestOverAndResume(t *testing.T) {
 	wantErr(t, "resume beside another", l.Resume(t.Context(), main, names, "a"), ErrTaken)
 }
 
+// DESIGN 12.3: the filter's text belongs to the format: the server compares the
+// filters of conditions as text, so a build that writes another one stands beside no
+// build of this format.
+func TestTheConditionsFilter(t *testing.T) {
+	l := openLedger(t)
+	a := begin(t, l, attempt("a", 1))
+	for _, write := range []func() error{
+		func() error { return l.End(t.Context(), main, names, a, NeverSent, "") },
+		func() error { return l.Over(t.Context(), main, names, a, false) },
+		func() error { return l.Take(t.Context(), read(t, l), "b", "cas-1", decided) },
+	} {
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+		m, err := l.stream.GetLastMsgForSubject(t.Context(), "spend.>")
+		if err != nil {
+			t.Fatal(err)
+		}
+		const filter = "spend.*.5c62fcb445599f5fea7370ae9f2be19b421ada96"
+		if got := m.Header.Get(jetstream.ExpectedLastSubjSeqSubjHeader); got != filter || stream.Format != 2 {
+			t.Errorf("the condition's filter is %q in format %d, want %q in format 2: with another one the format's number rises", got, stream.Format, filter)
+		}
+	}
+}
+
+// DESIGN 12.5: the owner is written before the entry says so. It names the order, the
+// purchase, and whether there is a proof.
+// DESIGN 12.5: answers and adoptions go through the owner: what is another order's is
+// refused to each of them, and their entries say nothing of it.
+func TestTheOwnerIsWrittenFirst(t *testing.T) {
+	for what, c := range map[string]struct {
+		provisional bool
+		claims      func(ctx context.Context, l *Ledger, a Attempt) error
+	}{
+		"an answer": {false, func(ctx context.Context, l *Ledger, a Attempt) error {
+			return l.Bought(ctx, main, names, a, "77", "answered")
+		}},
+		"an adoption without proof": {true, func(ctx context.Context, l *Ledger, a Attempt) error {
+			return l.Adopt(ctx, main, names, a, "77")
+		}},
+		"an adoption by hand": {false, func(ctx context.Context, l *Ledger, a Attempt) error {
+			return l.Assign(ctx, main, names, Claim{CloudID: "77", Order: a.Order, Purchase: a.Purchase})
+		}},
+	} {
+		l := openLedger(t)
+		a := begin(t, l, attempt("a", 1))
+		between := false
+		err := c.claims(gap.With(t.Context(), func(_ context.Context, name string) {
+			between = name == "ledger: owner written"
+			e := read(t, l)
+			_, claimed := e.Claimed("77")
+			if last, _ := e.Last("a"); claimed || last.Provisional != "" {
+				t.Errorf("%s: the entry says so already: %+v", what, e)
+			}
+			o, err := l.Owner(t.Context(), main, "77")
+			if err != nil || o.Order != "a" || o.Purchase != 1 || o.Provisional != c.provisional || !o.sameNames(names) {
+				t.Errorf("%s: the owner is %+v, %v", what, o, err)
+			}
+		}), l, a)
+		if err != nil || !between {
+			t.Errorf("%s: %v; between the two: %v", what, err, between)
+		}
+
+		l = openLedger(t)
+		theirs := Claim{CloudID: "77", Order: "b", Purchase: 1}
+		if err := l.Assign(t.Context(), main, []string{"other.example.com"}, theirs); err != nil {
+			t.Fatal(err)
+		}
+		a = begin(t, l, attempt("a", 1))
+		wantErr(t, what+" of another order's", c.claims(t.Context(), l, a), ErrTaken)
+		if e := read(t, l); len(e.Claims) > 0 || e.Attempts[0].Ending != Open || e.Attempts[0].Provisional != "" {
+			t.Errorf("%s of another order's: the entry is %+v", what, e)
+		}
+	}
+}
+
 // DESIGN 12.5: one cloud order has one claimant, whatever names its claimants
 // have. One without proof holds it as long as its entry says so.
+// DESIGN 12.5: an owner without proof is replaced when its entry says otherwise.
 func TestOneClaimant(t *testing.T) {
 	t.Parallel()
 	l := openLedger(t)
@@ -154,6 +241,7 @@ func TestOneClaimant(t *testing.T) {
 
 // DESIGN 12.4: a resource stays with its names until its term ends, also while no
 // order holds it.
+// DESIGN 12.4: their renewal takes it over.
 func TestAResourceStaysWithItsNames(t *testing.T) {
 	t.Parallel()
 	l := openLedger(t)

@@ -100,9 +100,9 @@ func sensible() *rapid.Generator[order.Request] {
 	})
 }
 
-// TestDerivedIDs: DESIGN 12.1: whatever the request, its derived id is an id that
-// may be published as the request's own; it stays when the line is written in
-// another way, and is another when something else is bought.
+// TestDerivedIDs: DESIGN 12.1: without an id one is derived: whatever the request, it
+// is an id that may be published as the request's own; it stays when the line is
+// written in another way, and is another when something else is bought.
 func TestDerivedIDs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := sensible().Draw(t, "request")

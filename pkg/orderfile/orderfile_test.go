@@ -298,8 +298,8 @@ func TestPrivateKeysAreNotRepeated(t *testing.T) {
 	}
 }
 
-// TestBatch: DESIGN 12.1: the file's name is its orders' batch and no part of
-// their ids.
+// TestBatch: DESIGN 12.1: an order is what it buys: the file's name is its batch and
+// no part of their ids.
 func TestBatch(t *testing.T) {
 	dir := t.TempDir()
 	batches := map[string]string{}
@@ -331,8 +331,8 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// TestTheSameListAgain: DESIGN 12.1: whatever a spreadsheet does to a list, what
-// it ordered before has the id it had before.
+// TestTheSameListAgain: DESIGN 12.1: without an id one is derived: whatever a
+// spreadsheet does to a list, what it ordered before has the id it had before.
 func TestTheSameListAgain(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rows := rapid.IntRange(1, 12).Draw(t, "rows")

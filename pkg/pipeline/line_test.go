@@ -223,6 +223,7 @@ func TestOpenRefusesForeignStreams(t *testing.T) {
 	}
 }
 
+// DESIGN 12.1: an id never runs twice, however many create it at once.
 func TestCreateOnce(t *testing.T) {
 	t.Parallel()
 	l := openLine(t)
@@ -617,7 +618,7 @@ func TestArchive(t *testing.T) {
 	if err != nil || last.State != order.Archived || last.Hash != "h1" || last.ID() != "a" {
 		t.Errorf("%+v, %v", last, err)
 	}
-	// DESIGN 12.1: what a successor needs stays.
+	// What a successor needs stays (DESIGN 12.1).
 	if last.Predecessor != "first" || last.Generation != 3 || !slices.Equal(last.Request.Names, o.Request.Names) || last.Failure.Class != "review" {
 		t.Errorf("lost with the archiving: %+v", last)
 	}

@@ -124,6 +124,7 @@ func pending(t *testing.T, l *Line) int {
 
 // TestOtherBuildsConsumersStay: two builds, or two configs, that want a consumer
 // otherwise do not take it from each other.
+// DESIGN 12.9: builds of one format work side by side.
 func TestOtherBuildsConsumersStay(t *testing.T) {
 	tendQuickly(t)
 	s := natstest.Server(t)

@@ -62,9 +62,9 @@ func TestBudgetOfARefusedPurchase(t *testing.T) {
 	}
 }
 
-// TestAnApprovalIsOfOneFact: DESIGN 12.2: what a person lets pass is what the hold
-// says, and the next thing in the way holds again: the deadline, the finding, the
-// budget of the account, that of the batch.
+// TestAnApprovalIsOfOneFact: DESIGN 12.2: an approval carries the fact it answers:
+// what a person lets pass is what the hold says, and the next thing in the way holds
+// again: the deadline, the finding, the budget of the account, that of the batch.
 func TestAnApprovalIsOfOneFact(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{cloud: forbidding})

@@ -24,9 +24,10 @@ func (n numbers) Callers(_ context.Context, main string) (map[string]int, error)
 	return map[string]int{"somebody": n[main]}, nil
 }
 
-// DESIGN 12.6: after a lost ledger an order waits while another account, where the
-// key store remembers calls, was not swept; one that cannot be swept is passed
-// over after a while, and that is told.
+// DESIGN 12.6: an account that cannot be swept holds nobody up for ever: after a lost
+// ledger an order waits while another account, where the key store remembers calls,
+// was not swept; one that cannot be swept is passed over after a while, and that is
+// told.
 func TestAnotherAccountMayHaveTheNames(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{unmarked: true})

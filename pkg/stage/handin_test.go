@@ -31,7 +31,8 @@ func (w *world) handIns(requests ...order.Request) (said []string) {
 }
 
 // TestWhatIsSaidIsWhatIsDone: what is said of a line before it is handed in is what
-// the intake does with it, for every kind of line (DESIGN 12.1).
+// the intake does with it, for every kind of line. DESIGN 12.1: what is known is said,
+// with what helps.
 func TestWhatIsSaidIsWhatIsDone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})

@@ -151,7 +151,24 @@ func TestAnotherMainAccountsListSaysNothing(t *testing.T) {
 	}
 }
 
-// Where the cloud does not tell, another key is another caller, and the endpoint
+// DESIGN 12.7: an entry keeps its caller beside the main account, and so does the
+// number in the key store.
+func TestAnEntryKeepsItsCaller(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.accounts["ali"] = w.caller(aliUID, "LTAIuser", "user", "111", "all")
+	w.order("a", "a.example.com")
+	w.worker().drive("a", order.Issued)
+	if at := w.attempt("a"); at.Caller != "111" {
+		t.Errorf("the entry is %+v", at)
+	}
+	if n := w.number("a"); n.Main != aliUID {
+		t.Errorf("the number is %+v", n)
+	}
+}
+
+// DESIGN 12.7: the endpoint is part of identity where the cloud cannot say, and only
+// there. Where the cloud does not tell, another key is another caller, and the endpoint
 // is part of it: package app makes Credentials.Key of both.
 func TestSilentCloudAndAnotherKey(t *testing.T) {
 	t.Parallel()

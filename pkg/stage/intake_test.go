@@ -82,6 +82,7 @@ func TestIntakeKeepsNoPrivateKey(t *testing.T) {
 
 // A known id with the same content is dropped, in whatever state the order is;
 // with another content it is refused on an id of its own.
+// DESIGN 12.1: an id never runs twice, whatever state its order is in.
 func TestIntakeKnownID(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})

@@ -15,6 +15,7 @@ import (
 // DESIGN 12.8: entries lie under id and hash, and a pair that does not fit is not
 // used. The order files of a lost JetStream come back with a row inserted on top:
 // each id is another order than before.
+// DESIGN 12.8: a pair that does not fit is not used.
 func TestARowInsertedAfterALostJetStream(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -45,6 +46,7 @@ func TestARowInsertedAfterALostJetStream(t *testing.T) {
 
 // DESIGN 12.8: an attempt's number is never ignored. Where it belongs to another
 // main account it is an unknown outcome there, and the order stays there.
+// DESIGN 12.8: a number of another account is an unknown outcome there.
 func TestNumberAtAnotherMainAccount(t *testing.T) {
 	t.Parallel()
 	for fault, paid := range map[string]int{"reset_after_commit": 1, "reset_before_commit": 1} {
@@ -93,6 +95,7 @@ func TestResourceAtAnotherMainAccount(t *testing.T) {
 
 // An account that is not in the config any more cannot say what came of it: the
 // order is held, and the attempt has its entry.
+// DESIGN 12.8: a number of another account gets its ownerless entry there.
 func TestNumberAtAnAccountThatIsGone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -117,8 +120,8 @@ func TestNumberAtAnAccountThatIsGone(t *testing.T) {
 	n.wantPaid(1, r.Names...)
 }
 
-// DESIGN 12.8: a number under the same id counts, whatever was ordered under it,
-// and the key of that life is not taken over.
+// DESIGN 12.8: an attempt's number is never ignored: one under the same id counts,
+// whatever was ordered under it, and the key of that life is not taken over.
 func TestNumberOfAnotherOrderForTheSameNames(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -145,8 +148,8 @@ func TestNumberOfAnotherOrderForTheSameNames(t *testing.T) {
 	n.wantPaid(1, "a.example.com")
 }
 
-// DESIGN 12.8: CSR and names are compared just before Submit; a difference holds
-// before anything is paid.
+// DESIGN 12.8: a pair that does not fit is not used: CSR and names are compared just
+// before Submit; a difference holds before anything is paid.
 func TestWhatIsSentIsWhatWasOrdered(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -291,8 +294,9 @@ func TestReseal(t *testing.T) {
 	w.wantPaid(1, crashName)
 }
 
-// DESIGN 12.8: until a pass finds nothing. A submitter that was not stopped makes one
-// more key with the old seal while the second pass is under way.
+// DESIGN 12.8: sealed anew are the recipients first, and then all else until a pass
+// finds nothing. A submitter that was not stopped makes one more key with the old seal
+// while the second pass is under way.
 func TestResealUntilNothingIsFound(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -366,8 +370,8 @@ func TestKeyThatWasSealedToOthersIsMadeAnew(t *testing.T) {
 	w.wantPaid(1, crashName)
 }
 
-// DESIGN 12.8: a store that lacks what the records call stored is refilled from
-// them.
+// DESIGN 12.8: an installation is its key store: one that lacks what the records call
+// stored is refilled from them.
 func TestRefill(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})

@@ -19,6 +19,7 @@ import (
 // DESIGN 12.2: names that are in service are not bought again without a question,
 // whatever the way of ordering. The question says which order, until when, and
 // what an approval takes.
+// DESIGN 12.2: in service is written before the order is issued, with its end.
 func TestNamesInServiceAreHeld(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -48,8 +49,8 @@ func TestNamesInServiceAreHeld(t *testing.T) {
 	}
 }
 
-// `duplicates: allow` lets sets pass that are in service; what was paid and failed
-// it does not.
+// DESIGN 12.2: duplicates: allow lets sets pass that are in service; what was paid and
+// failed it does not.
 func TestDuplicatesAllowed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -67,8 +68,9 @@ func TestDuplicatesAllowed(t *testing.T) {
 	w.wantHeld("d", "order c for these names was paid", "certmill approve d")
 }
 
-// DESIGN 12.2: what was paid, failed and is handed in anew every day is bought
+// DESIGN 12.2: what was paid and failed, and is handed in anew every day, is bought
 // once. Each new order is held, and says which order failed.
+// DESIGN 12.2: a claim carries its end.
 func TestPaidFailedAndHandedInDaily(t *testing.T) {
 	t.Parallel()
 	for label, names := range map[string]string{"ali": "a.refused.example", "ten": "b.refused.example"} {
@@ -89,6 +91,7 @@ func TestPaidFailedAndHandedInDaily(t *testing.T) {
 }
 
 // An order of which nothing was paid leaves its names free.
+// DESIGN 12.2: an order that ends without a certificate frees its names.
 func TestNamesAreFreeAfterARefusal(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -183,8 +186,8 @@ func TestSuccessorOfAHeldOrderWaits(t *testing.T) {
 	w.wantPaid(2, "a.example.com")
 }
 
-// DESIGN 12.1, 12.2: a cancelled order that is handed in while it cleans up has
-// ended: its successor is made, and waits for its names.
+// DESIGN 12.1: an order has ended when its end is decided: one that was cancelled is
+// handed in while it cleans up, its successor is made, and waits for its names.
 func TestHandedInAgainWhileItCleansUp(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -218,10 +221,10 @@ func TestHandedInAgainWhileItCleansUp(t *testing.T) {
 	}
 }
 
-// DESIGN 12.2, 12.3: a set is one, whichever main account its orders are at. While
-// one may have been bought at one account, nothing is bought for it at another; when
-// nobody says so for twice the waiting time, a person is asked. The answer passes
-// that attempt of that order, and no other.
+// DESIGN 12.2: another account's open attempt is waited for: a set is one, whichever
+// main account its orders are at. While one may have been bought at one account,
+// nothing is bought for it at another; when nobody says so for twice the waiting time,
+// a person is asked. The answer passes that attempt of that order, and no other.
 func TestOneSetAtTwoAccounts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -285,7 +288,8 @@ func TestOneSetInServiceElsewhere(t *testing.T) {
 	}
 }
 
-// DESIGN 12.2: two claiming orders for one set at Tencent take one certificate.
+// DESIGN 12.2: both ways of ordering open the names' entry, the claiming one before
+// its claim: two claiming orders for one set at Tencent take one certificate.
 func TestTwoClaimingOrdersTakeOne(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -320,6 +324,7 @@ func TestTwoClaimingOrdersTakeOne(t *testing.T) {
 // DESIGN 12.4: a claim is given back only by a look that was taken a waiting time
 // after its last call without a clear answer. Until then a cancelled order waits,
 // and nobody else has the resource: a call that lands late lands on its own.
+// DESIGN 12.4: a cancelled order waits until then.
 func TestClaimIsKeptUntilALateCallCannotLand(t *testing.T) {
 	t.Parallel()
 	begin := func(t *testing.T) (w *world, late *frozen, ended <-chan struct{}, resource string) {
@@ -450,6 +455,7 @@ func TestNothingIsClaimedBehindALook(t *testing.T) {
 
 // DESIGN 12.4: a resource stays with its names until its term ends, also while no
 // order holds it: others are refused, and their renewal takes it over.
+// DESIGN 12.4: their renewal takes it over.
 func TestResourceInTheMiddleOfItsTerm(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -563,8 +569,9 @@ func TestMaterialsThatComeLate(t *testing.T) {
 	w.wantPaid(1, "y.example.com")
 }
 
-// The same when it is seen started: materials that came in between the look and
-// the call are another order's, whose certificate is not this one's.
+// DESIGN 12.4: who starts a resource compares, when it is seen started: materials that
+// came in between the look and the call are another order's, whose certificate is not
+// this one's.
 func TestStartedForSomethingElse(t *testing.T) {
 	t.Parallel()
 	for how, fault := range map[string]string{"answered": "", "answer lost": "reset_after_commit"} {
@@ -631,7 +638,7 @@ func TestInstanceStartedForOthers(t *testing.T) {
 	w.wantPaid(0, "a.example.com")
 }
 
-// DESIGN 12.6: nothing is started on an account before its mark.
+// DESIGN 12.6: nothing is started before the mark of its account.
 func TestNothingIsStartedBeforeTheFirstSweep(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{unmarked: true})

@@ -184,9 +184,9 @@ func TestAdoptByHand(t *testing.T) {
 	}
 }
 
-// DESIGN 12.5: what is adopted by hand is asked for and compared: it must exist,
-// be for these names, be nobody else's, not have ended, and have this order's key
-// if it has one.
+// DESIGN 12.5: answers and adoptions go through the owner: what is adopted by hand is
+// asked for and compared: it must exist, be for these names, be nobody else's, not
+// have ended, and have this order's key if it has one.
 func TestAdoptIsCompared(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})

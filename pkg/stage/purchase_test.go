@@ -410,6 +410,7 @@ func TestOldRecordTakesTheLedgersAttempt(t *testing.T) {
 }
 
 // DESIGN section 4, "an empty ledger": nothing is bought before the mark.
+// DESIGN 12.6: nothing is bought before the mark.
 func TestNothingIsBoughtBeforeTheFirstSweep(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{unmarked: true})

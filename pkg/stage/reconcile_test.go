@@ -68,6 +68,7 @@ func TestAdoptionByTag(t *testing.T) {
 
 // A wrong key (mutations X_PROV, M_NOFOREIGN): the row is foreign for this
 // order, the attempt is open again with its old intent, and the order goes on.
+// DESIGN 12.5: a foreign row stops the purchase.
 func TestProvisionalAdoptionOfAStrangersOrder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -480,9 +481,9 @@ func TestGrowthOfARowWithoutProof(t *testing.T) {
 	}
 }
 
-// DESIGN 12.6: the first sweep reports rows of names with an open attempt, too,
-// and a row that turns out to be a stranger's stops the purchase, although it was
-// foreign for one order.
+// DESIGN 12.6: rows of names with an open attempt are reported, too, by the first
+// sweep, and a row that turns out to be a stranger's stops the purchase, although it
+// was foreign for one order.
 func TestARowSkippedByTheFirstSweep(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{unmarked: true})
@@ -502,7 +503,8 @@ func TestARowSkippedByTheFirstSweep(t *testing.T) {
 	w.wantPaid(1, "a.example.com")
 }
 
-// DESIGN 12.5: a row that another order has, under whatever names, is no candidate.
+// DESIGN 12.5: one cloud order has one claimant: a row that another order has, under
+// whatever names, is no candidate.
 func TestACandidateOfOtherNames(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})

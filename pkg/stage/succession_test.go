@@ -52,6 +52,7 @@ func (w *world) orders() int {
 
 // TestBuyAgain: another purchase is a successor (DESIGN 12.1); what was bought
 // stays as it ended.
+// DESIGN 12.1: another purchase is a successor, by whatever way it is asked for.
 func TestBuyAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -86,6 +87,7 @@ func TestBuyAgain(t *testing.T) {
 // TestBuyAgainEndsAHeldOrder: one that was paid and is held ends when its
 // successor is there, also where the verb died in between (DESIGN 12.1, and the
 // table of crashes).
+// DESIGN 12.1: another purchase is a successor of the very order that it is made for.
 func TestBuyAgainEndsAHeldOrder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -177,6 +179,8 @@ func TestAgain(t *testing.T) {
 
 // TestAgainIsRefused: each with a sentence, on an id of its own, and nothing is
 // made.
+// DESIGN 12.1: again: true is resolved before anything is published: a message that
+// says it is refused.
 func TestAgainIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -307,6 +311,7 @@ func TestSuccessorsPassOverWhatIsNotTheirs(t *testing.T) {
 
 // TestOneSuccessor: many make successors of the orders of one line, and orders of
 // their own on its ids, all at once: an order has one successor (DESIGN 12.1).
+// DESIGN 12.1: another purchase is a successor, made by a conditional create.
 func TestOneSuccessor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
 )
@@ -30,6 +31,36 @@ func TestSurplus(t *testing.T) {
 	w.must(p.by.Adopt(t.Context(), "a", id))
 	if lefts, err = p.by.Lefts(t.Context(), w.accounts["ali"]); err != nil || len(lefts) != 0 {
 		t.Errorf("after the adoption: %+v, %v", lefts, err)
+	}
+}
+
+// DESIGN 12.6: the first sweep reads every list that shows what is in service,
+// whatever ways of ordering are used: until one of them was read there is no mark.
+func TestFirstSweepReadsEveryList(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{unmarked: true})
+	w.startElsewhere("ali", dvAudit, "cas-cn-stage0", "instance.example.com")
+	w.startElsewhere("ten", orderSubmit, "stage0", "certificate.example.com")
+	w.stranger("package.example.com")
+	p := w.worker()
+	for label, calls := range map[string][]string{"ali": {"DescribeOrderInstanceList", "ListUserCertificateOrder"}, "ten": {"DescribeCertificates"}} {
+		for _, call := range calls {
+			w.fault(cloudsim.Fault{Action: call, Kind: "http_502_html"})
+			_, err := p.waiter.FirstSweep(t.Context(), w.accounts[label])
+			if main := w.accounts[label].Main; err == nil || w.states.State(main).Marked(w.line.Incarnation()) {
+				t.Errorf("without %s: %v", call, err)
+			}
+			w.sim.ClearFaults()
+		}
+	}
+	w.sweepFirst()
+	for _, r := range []order.Request{
+		request("p", "instance.example.com"), request("c", "certificate.example.com"),
+		{ID: "i", Account: "ali", Resource: "any", Names: []string{"package.example.com"}},
+	} {
+		w.publish(r)
+		p.drive(r.ID, order.Held)
+		w.wantHeld(r.ID, "no ledger entry claims it", "certmill approve "+r.ID)
 	}
 }
 

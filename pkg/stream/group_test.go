@@ -14,6 +14,7 @@ import (
 
 // What is read of a group is the last message of each of its subjects, and a
 // write counts only on top of all of them.
+// DESIGN 12.3: the greatest sequence that was read is what a write is conditional on.
 func TestGroup(t *testing.T) {
 	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))

@@ -166,6 +166,7 @@ func TestAMirrorIsRefused(t *testing.T) {
 
 // A stream of another format, or of none, is refused with a sentence of its own,
 // however else it is.
+// DESIGN 12.9: a build that knows another format refuses with a sentence.
 func TestOtherFormats(t *testing.T) {
 	t.Parallel()
 	for format, words := range map[string]string{"": "has no number of a format", "3": "is of format 3, this certmill knows format 2", "0": "is of format 0"} {
