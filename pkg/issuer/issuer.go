@@ -154,7 +154,7 @@ type (
 		Kick(ctx context.Context, cloudID string) error
 	}
 	// Finder lists orders for names, newest first where the cloud sorts, in
-	// every status. Reconciliation reads it.
+	// every status: all that show them (order.Shows). Reconciliation reads it.
 	Finder interface {
 		Find(ctx context.Context, names []string) ([]Row, error)
 	}

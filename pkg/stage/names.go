@@ -2,7 +2,6 @@ package stage
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -94,7 +93,7 @@ func cost(flow issuer.Flow, o order.Order) string {
 // the names, and the CSR where both are there. What is not shown cannot be
 // compared. The sentence names both.
 func differs(o order.Order, names []string, csr string) (why string, differ bool) {
-	if len(names) > 0 && !sameNames(o.Request.Names, names) {
+	if len(names) > 0 && !order.Shows(names, o.Request.Names) {
 		return fmt.Sprintf("it is for %s, and this order for %s", strings.Join(names, " "), strings.Join(o.Request.Names, " ")), true
 	}
 	if csr == "" || o.Key == nil || o.Key.CSR == "" {
@@ -104,56 +103,4 @@ func differs(o order.Order, names []string, csr string) (why string, differ bool
 		return fmt.Sprintf("its CSR is for key %.16s…, and this order's for %.16s…", key, o.Key.Fingerprint), true
 	}
 	return "", false
-}
-
-// byCAs are the names that CAs add to one that was ordered: www, and what www or a
-// wildcard stand on.
-var byCAs = []func(string) string{
-	func(n string) string { return "www." + n },
-	func(n string) string { return strings.TrimPrefix(n, "www.") },
-	func(n string) string { return strings.TrimPrefix(n, "*.") },
-}
-
-// mayBeFor are the sets that may have been ordered where the cloud shows one: that
-// very one, and it without what a CA may have added.
-func mayBeFor(shown []string) [][]string {
-	sets := [][]string{shown}
-	for _, adds := range byCAs {
-		var extra []string
-		for _, n := range shown {
-			if m := adds(n); m != n {
-				extra = append(extra, m)
-			}
-		}
-		ordered := slices.DeleteFunc(slices.Clone(shown), func(n string) bool { return slices.Contains(extra, n) })
-		if len(ordered) < len(shown) {
-			sets = append(sets, ordered)
-		}
-	}
-	return sets
-}
-
-// sameNames tells whether the cloud shows the set that was ordered. It may show
-// with a name the one that a CA adds to it.
-func sameNames(ordered, shown []string) bool {
-	key := func(name string) string { return order.NamesHash([]string{name}) }
-	has, may := map[string]bool{}, map[string]bool{}
-	for _, n := range shown {
-		has[key(n)] = true
-	}
-	for _, n := range ordered {
-		if !has[key(n)] {
-			return false
-		}
-		may[key(n)] = true
-		for _, adds := range byCAs {
-			may[key(adds(n))] = true
-		}
-	}
-	for n := range has {
-		if !may[n] {
-			return false
-		}
-	}
-	return true
 }

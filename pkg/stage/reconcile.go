@@ -397,7 +397,7 @@ func strangers(ctx context.Context, flow issuer.Flow, known map[string]bool, ope
 	}
 	seen := map[string]bool{}
 	err := eachRow(ctx, all.All, func(row issuer.Row) error {
-		own := order.NamesHash(row.Names) == order.NamesHash(names) && !slices.Contains(open.Foreign, row.CloudID)
+		own := order.Shows(row.Names, names) && !slices.Contains(open.Foreign, row.CloudID)
 		if row.CloudID != "" && row.Product == open.Product && row.Created.After(open.Used.Read) && !known[row.CloudID] && !own {
 			seen[row.CloudID] = true
 		}

@@ -234,6 +234,29 @@ func TestOwnRowExplainsNothing(t *testing.T) {
 	w.wantPaid(1, "a.example.com")
 }
 
+// The same where the list shows with the names what a CA adds to them: the row is
+// not found by the names that were ordered, and explains its own use no more.
+func TestOwnRowWithAddedNamesExplainsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("a", "reset_after_commit", "a.example.com")
+	w.replaceFlow("ali", lateAdding{late{w.accounts["ali"].Flow(forPackage).(packages)}})
+	w.later()
+	p.visit("a")
+	if o := w.last("a"); o.State != order.Unsure {
+		t.Errorf("with its own row under more names: %s", w.tell("a"))
+	}
+}
+
+// lateAdding lists no order by the names that were ordered, and each under more.
+type lateAdding struct{ late }
+
+func (f lateAdding) All(ctx context.Context, page int) (issuer.Page, error) {
+	p, err := f.late.All(ctx, page)
+	p.Rows = added(p.Rows)
+	return p, err
+}
+
 // late is the package flow at a cloud whose list by names does not show yet what
 // the list of all does.
 type late struct{ packages }

@@ -354,7 +354,7 @@ func (s *Submitter) unusedOne(ctx context.Context, a *Account, flow issuer.Flow,
 // another one is for that one's names alone.
 func (s *Submitter) mayUse(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry, row issuer.Row) (bool, error) {
 	if row.Origin != "" {
-		if of, err := s.servedBy(ctx, a, flow, o, row.Origin); err != nil || !sameNames(o.Request.Names, of) {
+		if of, err := s.servedBy(ctx, a, flow, o, row.Origin); err != nil || !order.Shows(of, o.Request.Names) {
 			return false, err
 		}
 	}

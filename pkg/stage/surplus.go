@@ -59,7 +59,7 @@ func (w *Waiter) surplus(ctx context.Context, a *Account) (left int, err error) 
 		if len(row.Names) == 0 || !inTheWay(row, w.Now()) {
 			return nil
 		}
-		for _, names := range mayBeFor(row.Names) {
+		for _, names := range order.MayBeFor(row.Names) {
 			err := w.report(ctx, a, row, names)
 			if err != nil && slices.ContainsFunc(unread, func(u ledger.Unread) bool { return u.Of(a.Main, names) }) {
 				left++

@@ -2,8 +2,6 @@ package aliyun
 
 import (
 	"context"
-	"slices"
-	"strings"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/cas"
@@ -108,11 +106,4 @@ func phaseOfStatus(s string) issuer.Phase {
 		return issuer.IssuedPhase
 	}
 	return issuer.Unlisted // NOTACTIVATED, and what is not listed
-}
-
-// nameSet is the same for two lists of the same names.
-func nameSet(list []string) string {
-	set := names(list...)
-	slices.Sort(set)
-	return strings.Join(set, ",")
 }

@@ -233,14 +233,14 @@ func (p *packages) Certificates(ctx context.Context, page int) (issuer.Page, err
 	return p.c.orders(ctx, orderQuery{kind: "CERT", page: page})
 }
 
-// Find returns the orders whose set of names is exactly this one. The keyword
-// of the list is fuzzy; the comparison is not. Of a long answer the pages are
+// Find returns the orders that show this set of names (order.Shows). The keyword of
+// the list is fuzzy; the comparison is not. Of a long answer the pages are
 // read twice, because rows shift while one pages.
 func (p *packages) Find(ctx context.Context, want []string) ([]issuer.Row, error) {
 	if len(want) == 0 {
 		return nil, nil
 	}
-	f := finding{want: nameSet(want), seen: map[string]bool{}}
+	f := finding{want: want, seen: map[string]bool{}}
 	q := orderQuery{kind: "CPACK", keyword: strings.TrimPrefix(strings.ToLower(want[0]), "*.")}
 	pages, err := p.collect(ctx, q, &f)
 	if err == nil && pages > 1 {
@@ -254,13 +254,13 @@ func (p *packages) Find(ctx context.Context, want []string) ([]issuer.Row, error
 }
 
 type finding struct {
-	want string
+	want []string
 	seen map[string]bool
 	rows []issuer.Row
 }
 
 func (f *finding) add(r issuer.Row) {
-	if nameSet(r.Names) == f.want && !f.seen[r.CloudID] {
+	if order.Shows(r.Names, f.want) && !f.seen[r.CloudID] {
 		f.seen[r.CloudID] = true
 		f.rows = append(f.rows, r)
 	}

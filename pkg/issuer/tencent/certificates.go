@@ -209,15 +209,14 @@ func (f *certificates) Unused(ctx context.Context) ([]issuer.Row, error) {
 	return f.every(ctx, query{CertificateStatus: []int{5}}, func(r issuer.Row) bool { return r.Phase == issuer.Unstarted })
 }
 
-// Find returns the certificates whose set of names is exactly this one. The
+// Find returns the certificates that show this set of names (order.Shows). The
 // search key is fuzzy; the comparison is not.
 func (f *certificates) Find(ctx context.Context, want []string) ([]issuer.Row, error) {
 	if len(want) == 0 {
 		return nil, nil
 	}
-	set := nameSet(want)
 	q := query{SearchKey: strings.TrimPrefix(strings.ToLower(want[0]), "*.")}
-	return f.every(ctx, q, func(r issuer.Row) bool { return nameSet(r.Names) == set })
+	return f.every(ctx, q, func(r issuer.Row) bool { return order.Shows(r.Names, want) })
 }
 
 // pageSize is the largest Limit; the cloud clamps what is larger.
@@ -284,13 +283,6 @@ func (c certificate) names() []string {
 		}
 	}
 	return all
-}
-
-// nameSet is the same for two lists of the same names.
-func nameSet(names []string) string {
-	set := certificate{SubjectAltName: names}.names()
-	slices.Sort(set)
-	return strings.Join(set, ",")
 }
 
 // beijing reads a time of the cloud: GMT+8, and null or empty at times.

@@ -313,11 +313,17 @@ var bugs = []bug{
 	{"an unclaimed row does not stop a purchase", unclaimed,
 		"for _, u := range e.Unclaimed {\n\t\trow, is", "for _, u := range e.Unclaimed[:0] {\n\t\trow, is",
 		stage, "TestUnclaimedRowStopsThePurchase"},
+	{"the order's own row, listed under more names, explains its own use", reconcile,
+		"own := order.Shows(row.Names, names) &&", "own := order.NamesHash(row.Names) == order.NamesHash(names) &&",
+		stage, "TestOwnRowWithAddedNamesExplainsNothing"},
+	{"a cloud order is sought by the very names that were ordered", "pkg/order/shown.go",
+		"\t\t\tmay[adds(n)] = true\n", "\t\t\tmay[adds(n)] = may[adds(n)]\n",
+		orders, "TestShows"},
 	{"what somebody bought at another main account stops nothing", unclaimed,
 		"return o, verb, verb != nil", "return o, nil, false",
 		stage, "TestForeignRowElsewhere"},
 	{"a row is for the names that the cloud shows, and no others", "pkg/stage/surplus.go",
-		"range mayBeFor(row.Names) {", "range [][]string{row.Names} {",
+		"range order.MayBeFor(row.Names) {", "range [][]string{row.Names} {",
 		stage, "TestForeignRowWithAddedNames"},
 
 	// A person's verbs.

@@ -173,7 +173,7 @@ func (o orders) Find(ctx context.Context, names []string) ([]issuer.Row, error) 
 			return nil, err
 		}
 		for _, row := range p.Rows {
-			if order.NamesHash(row.Names) == order.NamesHash(names) {
+			if order.Shows(row.Names, names) {
 				found = append(found, row)
 			}
 		}
