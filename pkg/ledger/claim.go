@@ -208,7 +208,9 @@ func (l *Ledger) MayClaim(ctx context.Context, e Entry, id, by string) error {
 // refusesFor is why an order for the names of e may not have a resource.
 func (o Owner) refusesFor(e Entry, by string, now time.Time) error {
 	switch {
-	case o.Order == by, len(o.Names) == 0 && o.Order == "":
+	case len(o.Names) == 0 && (o.Order == by || o.Order == ""):
+		return nil
+	case o.Order == by && o.sameNames(e.Names): // an id that had other names in an earlier life is another order
 		return nil
 	case o.sameNames(e.Names):
 		// Its own names' next order takes it over when the last one has ended.

@@ -266,6 +266,7 @@ func TestAResourceStaysWithItsNames(t *testing.T) {
 	wantErr(t, "for others while it is under way", claim(t, l, other, "cas-1", "b", 1), ErrTaken)
 	started("a", time.Now().Add(time.Hour))
 	wantErr(t, "for other names", claim(t, l, other, "cas-1", "b", 1), ErrOtherNames)
+	wantErr(t, "for other names, by an order of the same id in another life", claim(t, l, []string{"earlier.example.com"}, "cas-1", "a", 1), ErrOtherNames)
 	wantErr(t, "for other names, before it is tried", l.MayClaim(t.Context(), of(other), "cas-1", "b"), ErrOtherNames)
 	must("their renewal", claim(t, l, names, "cas-1", "a-2", 1))
 	started("a-2", time.Now().Add(-time.Hour))

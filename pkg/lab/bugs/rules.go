@@ -55,6 +55,9 @@ var rules = []bug{
 		ledger, "TestTheConditionsFilter"},
 
 	// 12.4
+	{"a resource is of whoever has the id of the order that had it", claimGo,
+		"case o.Order == by && o.sameNames(e.Names):", "case o.Order == by:",
+		ledger, "TestAResourceStaysWithItsNames"},
 	{"what stays with its names is refused to their renewal", claimGo,
 		`if t, _ := e.Take(o.Order); o.Order == "" || t.End != "" {`, `if t, _ := e.Take(o.Order); o.Order == "" {`,
 		ledger, "TestAResourceStaysWithItsNames"},
