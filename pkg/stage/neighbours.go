@@ -12,6 +12,7 @@ import (
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
 )
 
 // Neighbours notice that somebody else uses an account: another installation, a
@@ -125,7 +126,7 @@ func (n *Neighbours) read(ctx context.Context, a *Account, h *neighbourhood, mar
 			return nil // it may be the attempt's own
 		}
 		for _, u := range e.Unclaimed {
-			if u.Created.After(mark) {
+			if u.Created.After(mark) && len(u.Shown) == 0 { // once, by the names that are shown
 				h.rows[u.CloudID] = issuer.Row{CloudID: u.CloudID, Names: e.Names, Product: u.Product, Created: u.Created}
 			}
 		}
@@ -186,13 +187,17 @@ func (n *Neighbours) mine(ctx context.Context, a *Account, row issuer.Row) (bool
 	if len(row.Names) == 0 {
 		return false, nil
 	}
-	e, err := n.Ledger.Read(ctx, a.Main, row.Names)
-	if err != nil {
-		return true, err
+	for _, names := range order.MayBeFor(row.Names) {
+		e, err := n.Ledger.Read(ctx, a.Main, names)
+		if err != nil {
+			return true, err
+		}
+		_, open := e.OpenAttempt()
+		if _, claimed := e.Claimed(row.CloudID); open || claimed {
+			return true, nil
+		}
 	}
-	_, open := e.OpenAttempt()
-	_, claimed := e.Claimed(row.CloudID)
-	return open || claimed, nil
+	return false, nil
 }
 
 // counts compares each product's used count with what was bought here.

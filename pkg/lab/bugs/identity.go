@@ -58,7 +58,7 @@ var whose = []bug{
 		"case id.Caller != \"\" && !id.Silent:", "case false:",
 		app, "TestAnotherKeyWaitsForTheAnswer"},
 	{"a call that is under way is somebody else's", neighbours,
-		"return open || claimed, nil", "return open && false || claimed, nil",
+		"claimed := e.Claimed(row.CloudID); open || claimed {", "claimed := e.Claimed(row.CloudID); open && false || claimed {",
 		stage, "TestOrdersOfSomebodyElse"},
 
 	// Secrets.
