@@ -29,7 +29,7 @@ func (x *chaosCmd) Run(ctx context.Context, c *cli) error {
 		Batteries: x.Batteries, Short: x.Short, Seed: x.Seed, Parallel: x.Parallel, Dir: x.Dir,
 		Size: chaos.Size{Orders: x.Orders, For: x.For, Runs: x.Runs, Accounts: x.Accounts},
 		Progress: func(battery, what string) {
-			fmt.Fprintf(os.Stderr, "%6.1f %-8s %s\n", time.Since(began).Seconds(), battery, what)
+			fmt.Fprintf(os.Stderr, "%6.1f %-12s %s\n", time.Since(began).Seconds(), battery, what)
 		},
 	})
 	if c.Output == "json" {

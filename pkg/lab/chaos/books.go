@@ -35,8 +35,19 @@ type Setting struct {
 	Accounts int    // there shall be
 	Web      string // host:port of the web server of all names
 
+	// Elsewhere: these are other clouds, at which the same access keys are those of
+	// other main accounts.
+	Elsewhere bool
+
 	// The scaled times of the package comment.
 	SignatureLife, Clocks, ListLag, Deadline time.Duration
+}
+
+// Users are Clouds that can have more keys under a main account.
+type Users interface {
+	// User makes the access key of a user of the account's main account, whose lists
+	// show no more than what was ordered with it.
+	User(of Account) (key, secret string, err error)
 }
 
 // Account is one account in the config, and its key in the clear. Only what the

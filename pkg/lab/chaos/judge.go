@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -107,9 +108,16 @@ func (s *site) judge(ctx context.Context) (Report, error) {
 	}
 	v.lost()
 	v.double()
+	v.once()
 	v.money()
 	v.left()
-	return v.report, errors.Join(v.kept(ctx), v.panics(), v.file())
+	for _, w := range v.wrong {
+		v.problem("%s", nil, w)
+	}
+	if v.rate && v.report.OverLimit > 0 {
+		v.problem("%d calls were above their account's limit", nil, v.report.OverLimit)
+	}
+	return v.report, errors.Join(v.pairs(), v.kept(ctx), v.panics(), v.file())
 }
 
 func (v *verdict) read(ctx context.Context) error {
@@ -303,6 +311,72 @@ func (v *verdict) double() {
 	}
 }
 
+// once: where a battery says which sets of names it has handed in, each was paid
+// for once, in however many orders it stood, and nothing else was.
+func (v *verdict) once() {
+	if v.sets == nil {
+		return
+	}
+	paid := map[string][]string{}
+	for key, o := range v.paid {
+		paid[names(o.Names)] = append(paid[names(o.Names)], key)
+	}
+	for set, must := range v.sets {
+		n := len(paid[set])
+		switch {
+		case n > 1:
+			v.report.Double++
+			v.problem("%d cloud orders were paid for %s, which stands in a list of one for each (%v)", v.asking(strings.Fields(set)), n, set, paid[set])
+		case n == 0 && must:
+			v.report.Lost++
+			v.problem("nothing was bought for %s", v.asking(strings.Fields(set)), set)
+		}
+		delete(paid, set)
+	}
+	for set, keys := range paid {
+		v.problem("%v were paid for %s, which nobody has handed in", nil, keys, set)
+	}
+}
+
+// pairs: where a battery says in which key stores a pair may lie, every paid order
+// whose key is certmill's has one.
+func (v *verdict) pairs() error {
+	if v.stores == nil {
+		return nil
+	}
+	without, err := v.withoutPair(v.stores...)
+	for _, o := range without {
+		v.problem("cloud order %s for %v was paid, and its pair is in no key store", v.asking(o.Names), o.ID, o.Names)
+	}
+	return err
+}
+
+// withoutPair are the paid orders whose key is neither a customer's nor in one of
+// the key stores.
+func (s *site) withoutPair(stores ...string) (all []Bought, err error) {
+	known, err := s.books.keys()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range stores {
+		store, err := certstore.OpenKeyStore(dir)
+		if err != nil {
+			return nil, err
+		}
+		err = store.EachPair(func(_ certstore.Ref, k order.Key) error { known[k.Fingerprint] = true; return nil },
+			func(_ string, err error) error { return err })
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, o := range s.clouds.Books().Orders {
+		if o.Paid && o.KeyFP != "" && !known[o.KeyFP] {
+			all = append(all, o)
+		}
+	}
+	return all, nil
+}
+
 // money: every paid order is in the ledger, and every claim is a paid order.
 func (v *verdict) money() {
 	v.report.QuotaCloud = len(v.paid)
@@ -384,7 +458,8 @@ func (v *verdict) file() error {
 	return errors.Join(err, os.WriteFile(filepath.Join(v.dir, "problems.json"), data, 0o600))
 }
 
-var digits = regexp.MustCompile(`[0-9]+`)
+// digits are what the same reasons differ in: numbers, and the hashes in derived ids.
+var digits = regexp.MustCompile(`-[0-9a-f]{12}\b|[0-9]+`)
 
 func names(of []string) string {
 	n := slices.Clone(of)

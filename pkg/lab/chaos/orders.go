@@ -18,9 +18,10 @@ import (
 
 // books is what the publisher knows: which orders the system acknowledged.
 type books struct {
-	mu    sync.Mutex
-	acked map[string]order.Request
-	bad   int // messages that are no orders and were acknowledged
+	mu     sync.Mutex
+	acked  map[string]order.Request
+	before int // orders that were acknowledged before JetStream was lost
+	bad    int // messages that are no orders and were acknowledged
 }
 
 func newBooks() *books { return &books{acked: map[string]order.Request{}} }
@@ -37,10 +38,36 @@ func (b *books) refuse() {
 	b.bad++
 }
 
+// forget: JetStream was lost, and the orders with it until they are handed in again.
+func (b *books) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.before += len(b.acked)
+	b.acked = map[string]order.Request{}
+}
+
+// keys are the fingerprints of the keys that customers brought.
+func (b *books) keys() (map[string]bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := map[string]bool{}
+	for _, r := range b.acked {
+		if r.CSR == "" {
+			continue
+		}
+		fp, err := certstore.FingerprintOfCSR(r.CSR)
+		if err != nil {
+			return nil, err
+		}
+		all[fp] = true
+	}
+	return all, nil
+}
+
 func (b *books) acknowledged() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.acked) + b.bad
+	return len(b.acked) + b.before + b.bad
 }
 
 // requests makes n orders for different names: at all accounts in turn or

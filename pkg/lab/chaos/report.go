@@ -28,6 +28,7 @@ type Report struct {
 	Edits         int            `json:"edits,omitempty"`        // by somebody with the stock nats command
 	PutBack       int            `json:"put_back,omitempty"`     // orders whose message was removed while they were worked on
 	Fills         int            `json:"fills,omitempty"`        // times the disk was full
+	Lists         int            `json:"lists,omitempty"`        // times a list was handed in
 	NotRun        string         `json:"not_run,omitempty"`      // why a battery could not be run here
 	Gaps          map[string]int `json:"gaps,omitempty"`         // where workers were frozen
 
@@ -64,6 +65,7 @@ func (r *Report) merge(o Report) {
 	r.QuotaCloud, r.QuotaOurs, r.Unresolved = r.QuotaCloud+o.QuotaCloud, r.QuotaOurs+o.QuotaOurs, r.Unresolved+o.Unresolved
 	r.Exits += o.Exits
 	r.Rolls, r.Edits, r.PutBack, r.Fills = r.Rolls+o.Rolls, r.Edits+o.Edits, r.PutBack+o.PutBack, r.Fills+o.Fills
+	r.Lists += o.Lists
 	r.NotRun = cmp.Or(r.NotRun, o.NotRun)
 	r.Left += o.Left
 	r.Problems = append(r.Problems, o.Problems...)
@@ -93,13 +95,13 @@ func plus(a, b map[string]int) map[string]int {
 // Text is the report for people.
 func (r Report) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-8s %6s %5s %6s %6s %7s %5s %4s %6s %6s %4s %4s  %s\n", "battery", "orders", "kills", "frozen", "faults", "leaders", "lost", "dbl", "cloud", "ours", "diff", "left", "orders by state")
+	fmt.Fprintf(&b, "%-12s %6s %5s %6s %6s %7s %5s %4s %6s %6s %4s %4s  %s\n", "battery", "orders", "kills", "frozen", "faults", "leaders", "lost", "dbl", "cloud", "ours", "diff", "left", "orders by state")
 	for _, l := range append(slices.Clone(r.Batteries), r) {
 		name := l.Battery
 		if name == "" {
 			name = "all"
 		}
-		fmt.Fprintf(&b, "%-8s %6d %5d %6d %6d %7d %5d %4d %6d %6d %4d %4d  %s\n", name, l.Orders, l.Kills, l.Freezes, l.Faults, l.LeaderChanges,
+		fmt.Fprintf(&b, "%-12s %6d %5d %6d %6d %7d %5d %4d %6d %6d %4d %4d  %s\n", name, l.Orders, l.Kills, l.Freezes, l.Faults, l.LeaderChanges,
 			l.Lost, l.Double, l.QuotaCloud, l.QuotaOurs, l.Difference, l.Left, l.states())
 	}
 	for _, l := range r.Batteries {
@@ -145,6 +147,7 @@ func (r Report) more() string {
 	tell(r.Edits, "times somebody used the stock nats command")
 	tell(r.PutBack, "orders were put back whose message was removed, and retried")
 	tell(r.Fills, "times the disk was full")
+	tell(r.Lists, "times the list was handed in, saved in another way")
 	tell(r.Exits, "times a worker ended by itself and was started again")
 	tell(r.OverLimit, "calls above the limit of 10 a second")
 	if r.Ratio > 0 {

@@ -166,12 +166,25 @@ func loseStreams(ctx context.Context, s *site, run int) error {
 	if err := s.publish(ctx, all[third:2*third], s.size.For/3); err != nil {
 		return err
 	}
+	if !restored {
+		copied = ""
+	}
+	if err := s.lose(ctx, copied, hard); err != nil {
+		return err
+	}
+	return s.publish(ctx, all, s.size.For/3) // the whole file
+}
+
+// lose takes JetStream away, or puts it back to a copy, and begins anew. Workers are
+// stopped first. Orders are forgotten until they are handed in again.
+func (s *site) lose(ctx context.Context, copied string, hard bool) error {
 	s.stopWorkers(hard)
 	s.servers[0].kill()
+	store := s.servers[0].what.Dir
 	if err := os.RemoveAll(store); err != nil {
 		return err
 	}
-	if restored {
+	if copied != "" {
 		s.tell("JetStream is put back to a copy")
 		if err := os.CopyFS(store, os.DirFS(copied)); err != nil {
 			return err
@@ -179,10 +192,8 @@ func loseStreams(ctx context.Context, s *site, run int) error {
 	} else {
 		s.tell("JetStream is lost")
 	}
-	if err := s.begin(ctx, restored); err != nil {
-		return err
-	}
-	return s.publish(ctx, all, s.size.For/3) // the whole file
+	s.books.forget()
+	return s.begin(ctx, copied != "")
 }
 
 // begin starts server and workers after a loss.

@@ -40,10 +40,13 @@ func openSimulated(s Setting) (Clouds, error) {
 	}
 	each := 2*s.Orders/s.Accounts + 100
 	for n := range s.Accounts {
-		a := cloudsim.Account{Cloud: "aliyun", Label: fmt.Sprintf("ali-%d", n/2), UID: fmt.Sprintf("1000000000%04d", n),
+		a := cloudsim.Account{Cloud: "aliyun", Label: fmt.Sprintf("ali-%d", n/2), UID: s.main(n),
 			AccessKeyID: fmt.Sprintf("LTAIchaos%04d", n), AccessKeySecret: fmt.Sprintf("chaos-secret-%d", n)}
 		if n%2 == 0 {
 			a.Products = map[string]int{product: s.Orders * 10}
+			for i := range instancesEach {
+				a.Instances = append(a.Instances, cloudsim.Instance{ID: instanceID(a.Label, i)})
+			}
 		} else {
 			a.Cloud, a.Label, a.AccessKeyID = "tencent", fmt.Sprintf("ten-%d", n/2), fmt.Sprintf("AKIDchaos%04d", n)
 			for i := range each {
@@ -57,6 +60,27 @@ func openSimulated(s Setting) (Clouds, error) {
 		return nil, err
 	}
 	return simulated{sim}, nil
+}
+
+// instancesEach is how many instances each account at Alibaba has besides, for
+// orders that name one.
+const instancesEach = 8
+
+func instanceID(label string, n int) string { return fmt.Sprintf("cas-%s-%d", label, n) }
+
+// main is the n-th main account: elsewhere the same keys are of others.
+func (s Setting) main(n int) string {
+	if s.Elsewhere {
+		return fmt.Sprintf("2000000000%04d", n)
+	}
+	return fmt.Sprintf("1000000000%04d", n)
+}
+
+// User implements Users.
+func (s simulated) User(of Account) (key, secret string, err error) {
+	u := cloudsim.Account{Cloud: of.Config.Cloud, Label: of.Label + "-user", UID: of.Config.Main, CallerKind: "user", CallerID: "3" + of.Config.Main[1:],
+		AccessKeyID: of.Key + "user", AccessKeySecret: of.Secret + "-user", Sees: "own"}
+	return u.AccessKeyID, u.AccessKeySecret, s.sim.AddAccount(u)
 }
 
 // limits are those of the clouds' pages, less for the DNS, where these would
@@ -141,11 +165,14 @@ func (s simulated) Buys(r *http.Request, body []byte) bool {
 	return false
 }
 
+// started are the states of an instance that was used up: its price was paid before.
+var started = []string{"pending", "review", "issued"}
+
 func (s simulated) Books() (b Books) {
 	r := s.sim.Report()
 	for _, o := range r.Orders {
-		b.Orders = append(b.Orders, Bought{Main: o.UID, ID: o.ID, Names: o.Names, KeyFP: o.KeyFP, Paid: o.Spent,
-			Resource: o.Cloud == "tencent", Told: o})
+		b.Orders = append(b.Orders, Bought{Main: o.UID, ID: o.ID, Names: o.Names, KeyFP: o.KeyFP, Paid: o.Spent || o.Kind == "instance" && slices.Contains(started, o.State),
+			Resource: o.Kind != "package", Told: o})
 	}
 	for _, x := range r.DNS.Records {
 		b.Records = append(b.Records, Record{x.Name, x.Type, x.Value, x.By, x.Created})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -57,6 +58,7 @@ type site struct {
 	seed   uint64
 	size   Size
 	tell   func(string)
+	open   func(Setting) (Clouds, error)
 	clouds Clouds
 	web    net.Listener // of the web server of all names
 	cfg    app.Config
@@ -69,12 +71,16 @@ type site struct {
 	nc *nats.Conn // the publisher's: it reconnects
 	js jetstream.JetStream
 
-	books *books
-	disk  *smalldisk.Disk // nil: as large as the others
-	keep  bool            // the judge found something
+	books  *books
+	sets   map[string]bool // sets of names that must be paid once at most, and whether they must be paid; nil: the authorised purchases count
+	stores []string        // key stores in which a pair may lie; nil: it is not judged
+	rate   bool            // no call may be above the limit
+	disk   *smalldisk.Disk // nil: as large as the others
+	keep   bool            // the judge found something
 
-	mu  sync.Mutex
-	did Report // what was done so far
+	mu    sync.Mutex
+	did   Report   // what was done so far
+	wrong []string // what the battery itself has found
 }
 
 func newSite(ctx context.Context, b battery, size Size, clouds func(Setting) (Clouds, error), dir string, seed uint64, tell func(string)) (s *site, err error) {
@@ -84,7 +90,7 @@ func newSite(ctx context.Context, b battery, size Size, clouds func(Setting) (Cl
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("site: %w", err)
 	}
-	s = &site{dir: dir, seed: seed, size: size, tell: tell, books: newBooks(), did: Report{Battery: b.name}}
+	s = &site{dir: dir, seed: seed, size: size, tell: tell, open: clouds, books: newBooks(), did: Report{Battery: b.name}}
 	begun := s
 	defer func() {
 		if err != nil {
@@ -96,7 +102,7 @@ func newSite(ctx context.Context, b battery, size Size, clouds func(Setting) (Cl
 			return nil, err
 		}
 	}
-	if err := s.openClouds(clouds); err != nil {
+	if err := s.openClouds(); err != nil {
 		return nil, err
 	}
 	if err := s.startServers(b.site.cluster); err != nil {
@@ -136,20 +142,23 @@ func (s *site) dice(purpose string) *rand.Rand {
 
 // openClouds starts the clouds. They are in this process: their books are the
 // oracle.
-func (s *site) openClouds(open func(Setting) (Clouds, error)) (err error) {
+func (s *site) openClouds() (err error) {
 	if s.web, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return err
 	}
 	go func() { _ = http.Serve(s.web, file.Handler(s.webRoot())) }() // until close
-	s.clouds, err = open(Setting{Seed: s.seed, Orders: s.size.Orders, Accounts: s.size.Accounts, Web: s.web.Addr().String(),
-		SignatureLife: signatureLife, Clocks: clocks, ListLag: listLag, Deadline: deadline})
-	if err != nil {
+	if s.clouds, err = s.open(s.setting()); err != nil {
 		return err
 	}
 	for _, a := range s.clouds.Accounts() {
 		s.labels = append(s.labels, a.Label)
 	}
 	return nil
+}
+
+func (s *site) setting() Setting {
+	return Setting{Seed: s.seed, Orders: s.size.Orders, Accounts: s.size.Accounts, Web: s.web.Addr().String(),
+		SignatureLife: signatureLife, Clocks: clocks, ListLag: listLag, Deadline: deadline}
 }
 
 func (s *site) webRoot() string { return filepath.Join(s.dir, "files") }
@@ -224,12 +233,11 @@ func (s *site) configure(o siteOptions) error {
 	}
 	c.Accounts = map[string]app.Account{}
 	for _, a := range s.clouds.Accounts() {
-		key, secret := filepath.Join(s.dir, a.Label+".key"), filepath.Join(s.dir, a.Label+".secret")
-		if err := errors.Join(os.WriteFile(key, []byte(a.Key), 0o600), os.WriteFile(secret, []byte(a.Secret), 0o600)); err != nil {
+		account := a.Config
+		var err error
+		if account.KeyID, account.Secret, err = s.keyFiles(a.Label, a.Key, a.Secret); err != nil {
 			return err
 		}
-		account := a.Config
-		account.KeyID, account.Secret = app.Ref("file:"+key), app.Ref("file:"+secret)
 		account.Contact = order.Contact{Name: "Ops", Email: "pki@example.com", Phone: "13800000000", Province: "zhejiang", City: "hangzhou"}
 		account.Deadline, account.SpendDeadline, account.SignatureLife = deadline, deadline, signatureLife
 		account.EntryLife, account.Clocks, account.ListLag = entryLife, clocks, listLag
@@ -238,6 +246,13 @@ func (s *site) configure(o siteOptions) error {
 	var err error
 	s.cfg, err = s.writeConfig("certmill", c)
 	return err
+}
+
+// keyFiles writes the files with a label's access key.
+func (s *site) keyFiles(label, key, secret string) (k, v app.Ref, err error) {
+	of, with := filepath.Join(s.dir, label+".key"), filepath.Join(s.dir, label+".secret")
+	err = errors.Join(os.WriteFile(of, []byte(key), 0o600), os.WriteFile(with, []byte(secret), 0o600))
+	return app.Ref("file:" + of), app.Ref("file:" + with), err
 }
 
 // writeConfig writes a config file and reads it back, as the workers will.
@@ -327,13 +342,20 @@ func (s *site) addWorker(role order.Role, n int) error {
 	return p.start()
 }
 
+// configureAll gives all workers another config, which they read when they start
+// next.
+func (s *site) configureAll(edit func(*app.Config)) (err error) {
+	c := s.cfg
+	c.Accounts = maps.Clone(s.cfg.Accounts)
+	edit(&c)
+	s.cfg, err = s.writeConfig("certmill", c)
+	return err
+}
+
 // reconfigure gives one worker a config of its own.
 func (s *site) reconfigure(p *process, edit func(*app.Config)) error {
 	c := s.cfg
-	c.Accounts = map[string]app.Account{}
-	for label, a := range s.cfg.Accounts {
-		c.Accounts[label] = a
-	}
+	c.Accounts = maps.Clone(s.cfg.Accounts)
 	edit(&c)
 	if _, err := s.writeConfig(p.name, c); err != nil {
 		return err
@@ -378,6 +400,13 @@ func (s *site) count(f func(*Report)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(&s.did)
+}
+
+// complain notes something that must not be.
+func (s *site) complain(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wrong = append(s.wrong, fmt.Sprintf(format, args...))
 }
 
 // tally is what was done.
