@@ -83,24 +83,31 @@ func hasName(names []string, name string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return order.NamesHash([]string{n}) == hash })
 }
 
-// asksFor are the names of a request in a form that can be compared: the common
-// name, then the others in order. A common name that stands among the alternative
-// names too asks for no more.
-func asksFor(csrPEM string) ([]string, error) {
+// asksFor are the names of a request as a set that can be compared. Which of them is
+// the common name makes no other certificate: a list whose names somebody has sorted
+// is the same order. A common name that stands among the alternative names too asks
+// for no more.
+func asksFor(csrPEM string) (string, error) {
 	if csrPEM == "" {
-		return nil, nil
+		return "", nil
 	}
 	req, err := parseCSR(csrPEM)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	all := namesOf(req)
-	for i := range all {
-		all[i] = strings.ToLower(all[i])
+	return order.NamesHash(namesOf(req)), nil
+}
+
+// CommonFirst are the names with the common name of the request before the others,
+// where it is one of them: a cloud that is told both compares them.
+func CommonFirst(csrPEM string, names []string) []string {
+	req, err := parseCSR(csrPEM)
+	if err != nil {
+		return names
 	}
-	if req.Subject.CommonName == "" {
-		all = append([]string{""}, all...)
+	at := slices.IndexFunc(names, func(n string) bool { return hasName([]string{n}, req.Subject.CommonName) })
+	if at <= 0 {
+		return names
 	}
-	slices.Sort(all[1:])
-	return all, nil
+	return slices.Concat(names[at:at+1], names[:at], names[at+1:])
 }

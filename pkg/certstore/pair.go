@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/certmill/certmill/pkg/order"
@@ -185,5 +184,5 @@ func (p pair) fits(other pair) bool {
 	}
 	a, aerr := asksFor(p.Key.CSR)
 	b, berr := asksFor(other.Key.CSR)
-	return aerr == nil && berr == nil && slices.Equal(a, b)
+	return aerr == nil && berr == nil && a == b
 }

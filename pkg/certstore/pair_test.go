@@ -44,6 +44,7 @@ func TestPairsOfSeveralOrdersUnderOneID(t *testing.T) {
 	put("of another order", two, other, other.Fingerprint)
 	put("that asks for the common name alone", two, onlyCN, onlyCN.Fingerprint)
 	put("that asks for all", two, pairFor(t, to, true, two.Names...), other.Fingerprint)
+	put("that asks for all, with another as the common name", two, pairFor(t, to, true, two.Names[1], two.Names[0]), other.Fingerprint)
 	put("that asks for the common name again", two, pairFor(t, to, false, two.Names...), onlyCN.Fingerprint)
 	put("of the first order", ref("a"), pairFor(t, to, true, "example.com"), first.Fingerprint)
 	put("whose common name is no alternative name", ref("a"), pairFor(t, to, false, "example.com"), first.Fingerprint)

@@ -98,6 +98,51 @@ func TestPairInTheKeyStoreWins(t *testing.T) {
 	}
 }
 
+// A row whose names somebody sorted in another way is the same order (DESIGN 12.1):
+// after a lost JetStream its pair is that of the first life, whatever common name is
+// in it, and what was prepared then is started with it.
+func TestNamesSortedInAnotherWayHaveTheirPair(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	set := []string{"a.example.com", "b.example.com", "c.example.com"}
+	request := func(id string) order.Request {
+		r := order.Request{ID: id, Account: "ten"}
+		for _, n := range set {
+			r.Names = append(r.Names, id+"-"+n)
+		}
+		return r
+	}
+	w.publish(request("issued"))
+	w.publish(request("begun"))
+	w.worker().drive("issued", order.Issued)
+	w.worker().driveTo("begun", "its pair is stored", keyStored)
+	set[0], set[2] = set[2], set[0]
+	n := w.afterWipe()
+	n.sweepFirst()
+	for _, id := range []string{"issued", "begun"} {
+		first, err := w.keys.Get(w.ref(id))
+		w.must(err)
+		n.publish(request(id))
+		n.worker().drive(id, order.Issued)
+		n.wantPaid(1, request(id).Names...)
+		if got := n.wantIssued(id).Key.Fingerprint; got != first.Fingerprint {
+			t.Errorf("%s: the record has key %s, the first life's is %s", id, got, first.Fingerprint)
+		}
+	}
+}
+
+// A customer's CSR may have any of the names as its common name.
+func TestCommonNameOfACSR(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	names := []string{"a.example.com", "b.example.com"}
+	_, csr, _, err := certstore.NewKey("ecdsa-p256", []string{names[1], names[0]}, true)
+	w.must(err)
+	w.publish(order.Request{ID: "a", Account: "ten", Names: names, CSR: csr})
+	w.worker().drive("a", order.Issued)
+	w.wantIssued("a")
+}
+
 // DESIGN section 4, 3: waiting for the permit leaves no number and no entry.
 func TestPermitComesBeforeNumberAndEntry(t *testing.T) {
 	t.Parallel()

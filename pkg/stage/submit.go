@@ -136,6 +136,7 @@ func (s *Submitter) application(a *Account, o order.Order) (issuer.Application, 
 	if err := certstore.CheckCSR(app.CSR, o.Key.Fingerprint, app.Names); err != nil {
 		return app, pipeline.Hold(fmt.Sprintf("its key is not for what was ordered: %v; nothing was sent", err), "certmill cancel "+o.ID())
 	}
+	app.Names = certstore.CommonFirst(app.CSR, app.Names)
 	return app, nil
 }
 

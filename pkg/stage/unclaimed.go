@@ -87,7 +87,7 @@ func bySomebodyElse(o order.Order, rows []loose, sent bool) error {
 	for _, row := range rows {
 		said, facts = append(said, row.facts()), append(facts, order.FactUnclaimed(row.CloudID))
 	}
-	why := "nothing was sent for this order yet, so somebody else bought it, and its key is not in this key store"
+	why := "nothing was ever sent under this id, so it was bought under another one (an id that somebody changed in the list), or by somebody else"
 	commands := []string{"certmill approve " + o.ID()}
 	switch {
 	case sent && len(unissued(rows)) > 0:
