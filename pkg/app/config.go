@@ -112,6 +112,8 @@ type Account struct {
 	EntryLife        time.Duration  `yaml:"entry_life" doc:"a spending call is signed at most this long after its ledger entry (30s)"`
 	Clocks           time.Duration  `yaml:"clocks" doc:"how far the clocks of cloud, NATS and workers may be apart (60s)"`
 	ListLag          time.Duration  `yaml:"list_lag" doc:"how late the cloud's list may show an order (60s)"`
+
+	found bool // Main is no word of the config's: the cloud said it
 }
 
 // Ref is where a secret comes from: env:NAME or file:PATH. The secret itself
@@ -374,13 +376,15 @@ func (a Account) agrees(label string, b Account, other string) error {
 }
 
 // sharedKeys refuses labels that have one access key and name different main
-// accounts: a key belongs to one. key tells two keys apart.
+// accounts: a key belongs to one. key tells two keys apart. A main account that the
+// cloud has said is right: where another label names another one, that label alone is
+// stopped, by what the cloud says of it.
 func (c Config) sharedKeys(key func(label string) string) (all []error) {
 	first := map[string]string{}
 	for _, label := range sorted(c.Accounts) {
 		a := c.Accounts[label]
 		at := a.Cloud + " " + a.Endpoint + " " + key(label)
-		if a.Main == "" || key(label) == "" {
+		if a.Main == "" || a.found || key(label) == "" {
 			continue
 		}
 		other, shared := first[at]

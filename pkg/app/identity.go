@@ -44,6 +44,7 @@ func (p *Process) settle(ctx context.Context, states *account.Accounts) (Config,
 	for _, label := range sorted(c.Accounts) {
 		if a := c.Accounts[label]; a.Main == "" {
 			a.Main, why[label] = c.fits(label, asked.accounts[label].Known())
+			a.found = true
 			c.Accounts[label] = a
 		}
 	}
@@ -347,7 +348,7 @@ func (c Config) withMains(states *account.Accounts) Config {
 		}
 		for _, main := range states.Mains() {
 			if id, is := states.State(main).Identities[label]; is && id.Main == main {
-				a.Main = main
+				a.Main, a.found = main, true
 			}
 		}
 		c.Accounts[label] = a

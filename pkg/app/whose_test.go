@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -261,6 +262,35 @@ func TestMainIsFilledIn(t *testing.T) {
 	}
 	if mains := console.states.Mains(); len(mains) != 1 {
 		t.Errorf("states of %v", mains)
+	}
+}
+
+// DESIGN 12.7: a difference stops that account only. One that names no main account
+// works, although another one has its key and names a main account that is not the
+// key's.
+func TestMainThatIsFilledInStopsNobodyElse(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.only("aliyun-1", "aliyun-2")
+	wrong := h.cfg.Accounts["aliyun-2"].Main
+	h.edit("aliyun-1", func(a *Account) { a.Main = "" })
+	h.edit("aliyun-2", func(a *Account) {
+		key := h.cfg.Accounts["aliyun-1"]
+		a.KeyID, a.Secret = key.KeyID, key.Secret
+	})
+	s := h.work(t, NewLogger(io.Discard, "error"))
+	s.hand(order.Request{ID: "waits", Account: "aliyun-2", Names: []string{"waits.example.com"}},
+		order.Request{ID: "goes", Account: "aliyun-1", Names: []string{"goes.example.com"}})
+	s.await("goes", order.Issued)
+	console := s.another()
+	eventually(t, "told", func() bool {
+		status, err := console.Status(t.Context())
+		return err == nil && slices.ContainsFunc(status.Accounts, func(a AccountStatus) bool {
+			return a.Label == "aliyun-2" && strings.Contains(a.State, "is stopped: the config says main account "+wrong)
+		})
+	})
+	if _, err := console.reach(); err != nil {
+		t.Errorf("the console cannot call any cloud: %v", err)
 	}
 }
 

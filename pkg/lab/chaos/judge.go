@@ -115,7 +115,7 @@ func (s *site) judge(ctx context.Context) (Report, error) {
 		v.problem("%s", nil, w)
 	}
 	if v.rate && v.report.OverLimit > 0 {
-		v.problem("%d calls were above their account's limit", nil, v.report.OverLimit)
+		v.problem("calls were above their account's limit: %s", nil, strings.Join(v.clouds.Books().Over, "; "))
 	}
 	return v.report, errors.Join(v.pairs(), v.kept(ctx), v.panics(), v.file())
 }

@@ -181,7 +181,9 @@ func (s simulated) Books() (b Books) {
 		b.Foreign = append(b.Foreign, fmt.Sprintf("%+v", f))
 	}
 	for _, c := range r.Calls {
-		b.OverLimit += c.Violations
+		if b.OverLimit += c.Violations; c.Violations > 0 {
+			b.Over = append(b.Over, fmt.Sprintf("%d of %s by %s: %d in a second, %d are allowed", c.Violations, c.Action, c.UID, c.PeakSliding, c.Limit))
+		}
 	}
 	return b
 }
