@@ -10,5 +10,6 @@ var (
 	replaceFile = durable.Replace
 	found       = durable.Found
 	makeFolder  = durable.MakeFolder
+	makeIn      = durable.MakeFolderIn
 	syncFolder  = durable.SyncFolder
 )

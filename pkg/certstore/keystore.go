@@ -231,17 +231,22 @@ func (s *KeyStore) idFolder(id string) string {
 func (s *KeyStore) pairs(r Ref) string { return filepath.Join(s.idFolder(r.ID), r.Hash) }
 
 // make makes a folder of the store. Those above it are synced even if it is there:
-// who made it may have died before it synced them.
+// who made it may have died before it synced them. If the store went away meanwhile,
+// nothing of it stays where it was: a folder below an unmounted volume's place looks
+// like what an earlier certmill has left.
 func (s *KeyStore) make(folder string) error {
-	if err := makeFolder(folder, 0o700); err != nil {
-		return err
+	err := makeIn(s.dir, folder, 0o700)
+	for above := filepath.Dir(folder); err == nil && len(above) >= len(s.dir); above = filepath.Dir(above) {
+		err = syncFolder(above)
 	}
-	for above := filepath.Dir(folder); len(above) >= len(s.dir); above = filepath.Dir(above) {
-		if err := syncFolder(above); err != nil {
-			return err
+	// A crash here may leave such a folder, empty.
+	if gone := s.Check(); gone != nil {
+		for at := folder; len(at) > len(s.dir); at = filepath.Dir(at) {
+			_ = os.Remove(at) // only what is empty
 		}
+		return gone
 	}
-	return nil
+	return err
 }
 
 // IDs lists the orders that have a folder here, sorted.

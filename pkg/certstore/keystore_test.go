@@ -520,6 +520,42 @@ func TestStoreThatIsGone(t *testing.T) {
 	}
 }
 
+// A store that goes away while somebody writes leaves nothing of it where it was: an
+// unmounted volume's place stays empty, and a removed store is not begun anew.
+func TestStoreThatGoesWhileItIsWritten(t *testing.T) {
+	_, to := identity(t)
+	k := sealedPair(t, to)
+	for n := range 60 {
+		dir := filepath.Join(t.TempDir(), "keys")
+		s := openStore(t, dir)
+		var writers sync.WaitGroup
+		written := make(chan bool, 1)
+		for w := range 4 {
+			writers.Go(func() {
+				for i := 0; ; i++ {
+					if _, _, err := s.Put(t.Context(), ref(fmt.Sprintf("%d-%d", w, i)), k); err != nil {
+						return // it is away
+					}
+					select {
+					case written <- true:
+					default:
+					}
+				}
+			})
+		}
+		<-written
+		err := os.Rename(dir, dir+"-away")
+		if n%2 == 0 {
+			err = errors.Join(err, os.Mkdir(dir, 0o700))
+		}
+		writers.Wait()
+		left, rerr := os.ReadDir(dir)
+		if err != nil || len(left) > 0 || n%2 == 1 && !errors.Is(rerr, fs.ErrNotExist) {
+			t.Fatalf("round %d: there is %v (%v, %v)", n, left, err, rerr)
+		}
+	}
+}
+
 // Who works opens what is there; only who sets an installation up makes a store.
 func TestOpeningMakesNoStore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")

@@ -104,16 +104,23 @@ func Found(path string) error { return SyncFolder(filepath.Dir(path)) }
 
 // MakeFolder makes a folder and its parents, and syncs every folder that got a
 // new entry: a synced file in a folder that is not linked durably is lost.
-func MakeFolder(path string, mode fs.FileMode) error {
-	if info, err := os.Stat(path); err == nil {
-		if !info.IsDir() {
-			return fmt.Errorf("%s is not a folder", path)
-		}
+func MakeFolder(path string, mode fs.FileMode) error { return MakeFolderIn("", path, mode) }
+
+// MakeFolderIn is MakeFolder for a folder inside root, which is not made: where root
+// is gone, what lay there is not begun anew.
+func MakeFolderIn(root, path string, mode fs.FileMode) error {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && !info.IsDir():
+		return fmt.Errorf("%s is not a folder", path)
+	case err == nil:
 		return nil
+	case path == root:
+		return err
 	}
 	parent := filepath.Dir(path)
 	if parent != path {
-		if err := MakeFolder(parent, mode); err != nil {
+		if err := MakeFolderIn(root, parent, mode); err != nil {
 			return err
 		}
 	}

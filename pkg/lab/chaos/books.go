@@ -64,7 +64,7 @@ type Books struct {
 	Records   []Record // in their zones, whoever wrote them
 	Foreign   []string // changes that our keys made to what they had not written
 	OverLimit int      // calls above an account's limit in a sliding second
-	Over      []string // which, for people
+	Over      []string // which, for people, but for those that take no permit (DESIGN 12.7)
 }
 
 // Bought is an application as the cloud's books have it.

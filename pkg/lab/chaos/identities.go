@@ -307,8 +307,9 @@ func (m *mixUp) narrowTold(ctx context.Context, of []Account) error {
 	}
 	held, err := m.heldNarrow(ctx)
 	if err == nil && len(held) < open {
-		err = fmt.Errorf("%d calls are open, %d orders say why", open, len(held))
+		return fmt.Errorf("%d calls are open, %d orders say why", open, len(held))
 	}
+	m.count(func(r *Report) { r.Narrow += len(held) })
 	return err
 }
 
@@ -327,13 +328,13 @@ func (m *mixUp) heldNarrow(ctx context.Context) (ids []string, err error) {
 	return ids, err
 }
 
-// retryNarrow lets a person retry them, now that the account has its own key again.
+// retryNarrow lets a person retry those that the sweep has not found by itself, now
+// that the account has its own key again.
 func (m *mixUp) retryNarrow(ctx context.Context) error {
 	ids, err := m.heldNarrow(ctx)
 	if err != nil {
 		return err
 	}
-	m.count(func(r *Report) { r.Narrow += len(ids) })
 	console, err := app.OpenConsole(ctx, m.cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err

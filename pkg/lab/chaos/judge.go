@@ -114,10 +114,10 @@ func (s *site) judge(ctx context.Context) (Report, error) {
 	for _, w := range v.wrong {
 		v.problem("%s", nil, w)
 	}
-	if v.rate && v.report.OverLimit > 0 {
-		v.problem("calls were above their account's limit: %s", nil, strings.Join(v.clouds.Books().Over, "; "))
+	if over := v.clouds.Books().Over; v.rate && len(over) > 0 {
+		v.problem("calls were above their account's limit: %s", nil, strings.Join(over, "; "))
 	}
-	return v.report, errors.Join(v.pairs(), v.kept(ctx), v.panics(), v.file())
+	return v.report, errors.Join(v.pairs(ctx), v.kept(ctx), v.panics(), v.file())
 }
 
 func (v *verdict) read(ctx context.Context) error {
@@ -340,24 +340,25 @@ func (v *verdict) once() {
 
 // pairs: where a battery says in which key stores a pair may lie, every paid order
 // whose key is certmill's has one.
-func (v *verdict) pairs() error {
+func (v *verdict) pairs(ctx context.Context) error {
 	if v.stores == nil {
 		return nil
 	}
-	without, err := v.withoutPair(v.stores...)
+	without, err := v.withoutPair(ctx, v.stores...)
 	for _, o := range without {
 		v.problem("cloud order %s for %v was paid, and its pair is in no key store", v.asking(o.Names), o.ID, o.Names)
 	}
 	return err
 }
 
-// withoutPair are the paid orders whose key is neither a customer's nor in one of
-// the key stores.
-func (s *site) withoutPair(stores ...string) (all []Bought, err error) {
-	known, err := s.books.keys()
+// withoutPair are the paid orders whose key is certmill's and in none of the key
+// stores.
+func (s *site) withoutPair(ctx context.Context, stores ...string) (all []Bought, err error) {
+	theirs, err := s.othersKeys(ctx)
 	if err != nil {
 		return nil, err
 	}
+	known := map[string]bool{}
 	for _, dir := range stores {
 		store, err := certstore.OpenKeyStore(dir)
 		if err != nil {
@@ -370,11 +371,28 @@ func (s *site) withoutPair(stores ...string) (all []Bought, err error) {
 		}
 	}
 	for _, o := range s.clouds.Books().Orders {
-		if o.Paid && o.KeyFP != "" && !known[o.KeyFP] {
+		if o.Paid && o.KeyFP != "" && !known[o.KeyFP] && !theirs[names(o.Names)] {
 			all = append(all, o)
 		}
 	}
 	return all, nil
+}
+
+// othersKeys are the sets of names of the orders whose key the cloud makes, or a
+// customer.
+func (s *site) othersKeys(ctx context.Context) (map[string]bool, error) {
+	line, err := s.line(ctx)
+	if err != nil {
+		return nil, err
+	}
+	theirs := map[string]bool{}
+	err = line.List(ctx, "*", func(it pipeline.Item) error {
+		if it.Account != "" && it.State != order.Submit && (it.Key == nil || it.Key.CSR == "" || it.Request.CSR != "") {
+			theirs[names(it.Request.Names)] = true
+		}
+		return nil
+	}, func(pipeline.Unread) error { return nil })
+	return theirs, err
 }
 
 // money: every paid order is in the ledger, and every claim is a paid order.

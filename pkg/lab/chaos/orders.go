@@ -46,24 +46,6 @@ func (b *books) forget() {
 	b.acked = map[string]order.Request{}
 }
 
-// keys are the fingerprints of the keys that customers brought.
-func (b *books) keys() (map[string]bool, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	all := map[string]bool{}
-	for _, r := range b.acked {
-		if r.CSR == "" {
-			continue
-		}
-		fp, err := certstore.FingerprintOfCSR(r.CSR)
-		if err != nil {
-			return nil, err
-		}
-		all[fp] = true
-	}
-	return all, nil
-}
-
 func (b *books) acknowledged() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -29,8 +29,9 @@ type Report struct {
 	PutBack       int            `json:"put_back,omitempty"`     // orders whose message was removed while they were worked on
 	Fills         int            `json:"fills,omitempty"`        // times the disk was full
 	Lists         int            `json:"lists,omitempty"`        // times a list was handed in
+	Vaults        int            `json:"vaults,omitempty"`       // times the key store was taken away
 	Open          int            `json:"open,omitempty"`         // calls of unknown outcome when accounts were mixed up
-	Narrow        int            `json:"narrow,omitempty"`       // orders that were held because of what a caller is shown, and retried
+	Narrow        int            `json:"narrow,omitempty"`       // orders that were held because of what a caller is shown
 	NotRun        string         `json:"not_run,omitempty"`      // why a battery could not be run here
 	Gaps          map[string]int `json:"gaps,omitempty"`         // where workers were frozen
 
@@ -67,7 +68,7 @@ func (r *Report) merge(o Report) {
 	r.QuotaCloud, r.QuotaOurs, r.Unresolved = r.QuotaCloud+o.QuotaCloud, r.QuotaOurs+o.QuotaOurs, r.Unresolved+o.Unresolved
 	r.Exits += o.Exits
 	r.Rolls, r.Edits, r.PutBack, r.Fills = r.Rolls+o.Rolls, r.Edits+o.Edits, r.PutBack+o.PutBack, r.Fills+o.Fills
-	r.Lists, r.Open, r.Narrow = r.Lists+o.Lists, r.Open+o.Open, r.Narrow+o.Narrow
+	r.Lists, r.Vaults, r.Open, r.Narrow = r.Lists+o.Lists, r.Vaults+o.Vaults, r.Open+o.Open, r.Narrow+o.Narrow
 	r.NotRun = cmp.Or(r.NotRun, o.NotRun)
 	r.Left += o.Left
 	r.Problems = append(r.Problems, o.Problems...)
@@ -150,8 +151,9 @@ func (r Report) more() string {
 	tell(r.PutBack, "orders were put back whose message was removed, and retried")
 	tell(r.Fills, "times the disk was full")
 	tell(r.Lists, "times the list was handed in, saved in another way")
+	tell(r.Vaults, "times the key store was taken away")
 	tell(r.Open, "calls of unknown outcome were open when accounts were mixed up")
-	tell(r.Narrow, "orders were held because of what a caller is shown, and retried")
+	tell(r.Narrow, "orders were held because of what a caller is shown")
 	tell(r.Exits, "times a worker ended by itself and was started again")
 	tell(r.OverLimit, "calls above the limit of 10 a second")
 	if r.Ratio > 0 {

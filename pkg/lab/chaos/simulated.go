@@ -165,6 +165,9 @@ func (s simulated) Buys(r *http.Request, body []byte) bool {
 	return false
 }
 
+// whose are the questions whose a key is.
+var whose = []string{"GetCallerIdentity", "GetUserAppId"}
+
 // started are the states of an instance that was used up: its price was paid before.
 var started = []string{"pending", "review", "issued"}
 
@@ -181,7 +184,7 @@ func (s simulated) Books() (b Books) {
 		b.Foreign = append(b.Foreign, fmt.Sprintf("%+v", f))
 	}
 	for _, c := range r.Calls {
-		if b.OverLimit += c.Violations; c.Violations > 0 {
+		if b.OverLimit += c.Violations; c.Violations > 0 && !slices.Contains(whose, c.Action) {
 			b.Over = append(b.Over, fmt.Sprintf("%d of %s by %s: %d in a second, %d are allowed", c.Violations, c.Action, c.UID, c.PeakSliding, c.Limit))
 		}
 	}
