@@ -151,20 +151,32 @@ func Open(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.L
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		err := stream.Follow(ctx, a.stream, subjects+">", last, func(m stream.Message) error {
-			if deleted(m.Header) {
-				a.putBack(ctx, m)
-				return nil
-			}
-			a.took(ctx, m)
-			return nil
-		})
-		if err != nil && !errors.Is(err, nats.ErrConnectionClosed) { // that ends the session anyway
-			a.log.ErrorContext(ctx, "the states of accounts are not followed any more", "err", err)
+		var wg sync.WaitGroup
+		for i, filter := range stateFilters {
+			wg.Go(func() { a.follow(ctx, filter, last[i]) })
 		}
+		wg.Wait()
 	}()
 	a.stop = func() { cancel(); <-ended }
 	return a, nil
+}
+
+// stateFilters are the keys of states: main accounts, and the budgets of batches and
+// publishers. What is known of zones has longer keys, and is read when it is needed.
+var stateFilters = []string{subjects + "*", subjects + "*.*"}
+
+func (a *Accounts) follow(ctx context.Context, filter string, after uint64) {
+	err := stream.Follow(ctx, a.stream, filter, after, func(m stream.Message) error {
+		if deleted(m.Header) {
+			a.putBack(ctx, m)
+			return nil
+		}
+		a.took(ctx, m)
+		return nil
+	})
+	if err != nil && !errors.Is(err, nats.ErrConnectionClosed) { // that ends the session anyway
+		a.log.ErrorContext(ctx, "the states of accounts are not followed any more", "err", err)
+	}
 }
 
 // Look reads the present states once and follows nothing: for those who look
@@ -175,20 +187,24 @@ func Look(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.L
 	return a, err
 }
 
-func look(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.Logger) (a *Accounts, last uint64, err error) {
+// look also returns up to where it has read, by the filters.
+func look(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.Logger) (a *Accounts, last []uint64, err error) {
 	s, err := stream.Open(ctx, js, Config(replicas))
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	a = &Accounts{js: js, stream: s, log: log, stop: func() {},
 		states: map[string]known{}, unread: map[string]stream.Unreadable{}}
 	// Without all of them a paused account would look like a free one.
-	last, err = stream.ReadAll(ctx, s, subjects+">", 0, func(m stream.Message) error {
-		a.took(ctx, m)
-		return nil
-	})
-	if err != nil {
-		return nil, 0, fmt.Errorf("bucket %s: %w", Bucket, err)
+	for _, filter := range stateFilters {
+		end, err := stream.ReadAll(ctx, s, filter, 0, func(m stream.Message) error {
+			a.took(ctx, m)
+			return nil
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("bucket %s: %w", Bucket, err)
+		}
+		last = append(last, end)
 	}
 	return a, last, nil
 }

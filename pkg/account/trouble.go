@@ -25,6 +25,62 @@ const (
 	Growth    = "quota used by somebody else"
 )
 
+// DNSRights is the kind of trouble of a label's rights in a zone, and moreZones
+// stands for all zones for which there is no more room.
+func DNSRights(label, zone string) string { return dnsRights(label) + " in " + zone }
+
+func dnsRights(label string) string { return "DNS rights of " + label }
+
+const (
+	mostZones = 20
+	moreZones = "more zones"
+)
+
+// TellZone keeps a trouble of a label's rights in a zone, as Tell does: of so many
+// zones, and of all others as one.
+func (a *Accounts) TellZone(ctx context.Context, k ZoneKey, t Trouble) (news bool, err error) {
+	told := a.State(k.Main).Troubles
+	if t.Kind = DNSRights(k.Label, k.Zone); told[t.Kind].Kind == "" && countZones(told) >= mostZones {
+		t.Kind = DNSRights(k.Label, moreZones)
+		t.What = "in more zones, of which the last is " + k.Zone + ": " + t.What
+	}
+	return a.Tell(ctx, k.Main, t)
+}
+
+func countZones(troubles map[string]Trouble) (n int) {
+	for kind := range troubles {
+		if strings.HasPrefix(kind, "DNS rights of ") {
+			n++
+		}
+	}
+	return n
+}
+
+// ZoneTroubled tells whether a trouble of a label's rights is told of that may be
+// about any zone: it is cheap to ask, and mostly there is none.
+func (s State) ZoneTroubled(label string) bool {
+	for kind := range s.Troubles {
+		if strings.HasPrefix(kind, dnsRights(label)+" in ") {
+			return true
+		}
+	}
+	return false
+}
+
+// Calm ends a trouble. Safe to repeat.
+func (a *Accounts) Calm(ctx context.Context, main, kind string) error {
+	if _, told := a.State(main).Troubles[kind]; !told {
+		return nil
+	}
+	return a.Change(ctx, main, func(s *State) {
+		s.Troubles = maps.Clone(s.Troubles)
+		delete(s.Troubles, kind)
+	})
+}
+
+// IsDNSRights tells whether a trouble concerns the orders of a zone only.
+func (t Trouble) IsDNSRights() bool { return strings.HasPrefix(t.Kind, "DNS rights of ") }
+
 // How long a trouble is told of that is not seen any more, and how seldom one is
 // told again that goes on.
 const (

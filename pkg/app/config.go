@@ -32,7 +32,7 @@ type Config struct {
 	Keys       Keys                 `yaml:"keys"`
 	Deliver    Deliver              `yaml:"deliver"`
 	DCV        DCV                  `yaml:"dcv"`
-	Preflight  string               `yaml:"preflight" doc:"whether submitters look at an order's names (CAA, DNSSEC, zones, words) before it is bought: off, warn (a note in its timeline) or hold (what would fail is held); certmill plan looks always"`
+	Preflight  string               `yaml:"preflight" doc:"what submitters do with what they find before an order is bought (CAA, DNSSEC, words; whether the account's key may write in the zone of its challenges, tried once a day by a TXT record _certmill-check, which is removed again): hold (what will surely fail is held, the rest is a note in its timeline), warn (notes only) or off; certmill plan looks always"`
 	Listen     string               `yaml:"listen" doc:"host:port of the probes /healthz and /readyz and of the counters /permits; empty: none"`
 	Log        string               `yaml:"log" doc:"debug, info, warn or error"`
 	Parallel   int                  `yaml:"parallel" doc:"orders that one worker handles at the same time, for each stage and lane"`
@@ -162,7 +162,7 @@ func (r Ref) fetch() (order.Secret, error) {
 func Defaults() Config {
 	return Config{
 		NATS: NATS{Replicas: 1}, State: "state", Deliver: Deliver{Directory: "certs"}, DCV: DCV{FilePort: 80, CleanUp: 10 * time.Minute},
-		Preflight: flightOff, Log: "info", Parallel: 16, AckWait: time.Minute, Zone: "UTC", Duplicates: duplicatesHold,
+		Preflight: flightHold, Log: "info", Parallel: 16, AckWait: time.Minute, Zone: "UTC", Duplicates: duplicatesHold,
 	}
 }
 

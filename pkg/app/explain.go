@@ -179,6 +179,8 @@ func waiting(e Explanation, o order.Order) Explanation {
 		}
 		return e.because("another order for the same names", "it waits for order "+w.What+", which has the same names and "+stands).
 			with("certmill show " + w.What)
+	case order.WaitForRights:
+		return rightsAwaited(e, o)
 	case order.WaitForChallenge:
 		if other, ok := strings.CutPrefix(w.What, "order "); ok {
 			id, _, _ := strings.Cut(other, " ")
@@ -191,6 +193,17 @@ func waiting(e Explanation, o order.Order) Explanation {
 		why = lastNote(o)
 	}
 	return e.because("waits: "+short(why), "it rests: "+cmp.Or(why, "its stage asked for it"))
+}
+
+// rightsAwaited: before the purchase it must be known whether challenges can be
+// placed.
+func rightsAwaited(e Explanation, o order.Order) Explanation {
+	zone, first, _ := strings.Cut(o.Wait.What, " ")
+	if first == "" {
+		return e.because("DNS rights in "+zone, "nothing was bought yet: it is being tried whether account "+o.Account+" may write in the zone "+zone+"; verifiers do that, and without an answer it goes on")
+	}
+	return e.because("DNS rights in "+zone, "nothing was bought yet: account "+o.Account+" may perhaps not write in the zone "+zone+", so order "+first+" goes first there, and this one when its challenge was placed").
+		with("certmill show " + first)
 }
 
 func lastNote(o order.Order) string {

@@ -8,13 +8,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/stage"
 )
 
-// Values of the setting preflight.
+// Values of the setting preflight. The one that protects money is the default: what
+// surely fails is held before it is bought, and the rest is told.
 const (
 	flightOff  = "off"
 	flightWarn = "warn"
@@ -118,7 +120,7 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 	if !opt.NoDNS {
 		looker, lerr := newLooker(c.cfg.DCV)
 		if err = lerr; err == nil {
-			seen = checkDNS(ctx, looker, orders, reached.solvers, opt)
+			seen = checkDNS(ctx, looker, orders, reached.solvers, c.states, opt)
 		}
 	}
 	wg.Wait()
@@ -136,6 +138,9 @@ func (c *Console) troubling(orders []stage.Planned) (all []preflight.Finding) {
 			continue
 		}
 		for _, t := range c.states.State(p.Account.Main).Troubled(time.Now()) {
+			if t.IsDNSRights() {
+				continue // it concerns the orders of its zone, and is told of those
+			}
 			all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Neighbours, What: t.What, Do: t.Helps, Orders: []string{p.Request.ID}})
 		}
 		if why := stranger(c.states.State(p.Account.Main), p.Account.Label, p.Account.Main); why != "" {
@@ -173,7 +178,7 @@ func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan,
 		if err != nil {
 			return Plan{}, err
 		}
-		p.Findings = append(p.Findings, checkDNS(ctx, looker, orders, nil, opt)...)
+		p.Findings = append(p.Findings, checkDNS(ctx, looker, orders, nil, nil, opt)...)
 	}
 	p.Findings = preflight.Group(p.Findings)
 	return p, ctx.Err()
@@ -204,12 +209,14 @@ func (c ready) place(_ context.Context, r order.Request) (stage.Planned, Step, e
 	return p, step, nil
 }
 
-// checkDNS looks at the names of the orders that are not known yet.
-func checkDNS(ctx context.Context, looker stage.Looker, orders []stage.Planned, solvers map[string]dcv.Solver, opt PlanOptions) []preflight.Finding {
+// checkDNS looks at the names of the orders that are not known yet, and at what is
+// known of the accounts' rights in their zones; states may be nil.
+func checkDNS(ctx context.Context, looker stage.Looker, orders []stage.Planned, solvers map[string]dcv.Solver, states *account.Accounts, opt PlanOptions) []preflight.Finding {
 	d, ok := looker.(preflight.DNS)
 	if !ok {
 		return nil // a looker that does not look at the DNS
 	}
+	rights := stage.Rights{States: states, Checker: preflight.New(d), Solvers: solvers}
 	var all []preflight.Subject
 	for _, p := range orders {
 		if p.Known {
@@ -223,14 +230,30 @@ func checkDNS(ctx context.Context, looker stage.Looker, orders []stage.Planned, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, opt.Within)
 	defer cancel()
-	return preflight.New(d).Check(ctx, all)
+	found := rights.Checker.Check(ctx, all)
+	for _, p := range orders {
+		if states != nil && !p.Known && ctx.Err() == nil {
+			found = append(found, rights.Known(ctx, p)...)
+		}
+	}
+	return found
 }
 
 // flight is what submitters look at before they buy, nil if nothing.
 func (s *session) flight() *stage.Flight {
-	d, ok := s.looker.(preflight.DNS)
-	if !ok || s.cfg.Preflight == flightOff {
+	rights := s.rights()
+	if rights == nil || s.cfg.Preflight == flightOff {
 		return nil
 	}
-	return &stage.Flight{Checker: preflight.New(d), Solvers: s.solvers, Hold: s.cfg.Preflight == flightHold}
+	return &stage.Flight{Checker: rights.Checker, Solvers: s.solvers, Hold: s.cfg.Preflight == flightHold, Rights: rights}
+}
+
+// rights are what is known of the accounts' rights in zones; nil where the looker
+// does not look at the DNS.
+func (s *session) rights() *stage.Rights {
+	d, ok := s.looker.(preflight.DNS)
+	if !ok {
+		return nil
+	}
+	return &stage.Rights{States: s.states, Checker: preflight.New(d), Solvers: s.solvers}
 }

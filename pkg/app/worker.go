@@ -76,7 +76,9 @@ func (s *session) verifier(ctx context.Context, g *errgroup.Group) error {
 	if s.files.handler != nil {
 		g.Go(func() error { return serveFiles(ctx, s.cfg.DCV.Serve, s.files.handler, s.log) })
 	}
-	s.lanes(ctx, g, order.Verify, &stage.Verifier{Accounts: s.accounts, Solvers: s.solvers, Placed: book, Looker: s.looker, Since: s.line.Since(), Trouble: s.trouble(), Pace: &stage.Pace{}})
+	s.lanes(ctx, g, order.Verify, &stage.Verifier{Accounts: s.accounts, Solvers: s.solvers, Placed: book, Looker: s.looker, Since: s.line.Since(), Trouble: s.trouble(), Pace: &stage.Pace{}, Rights: s.rights()})
+	checks := &stage.Checks{Accounts: s.accounts, Solvers: s.solvers, Placed: book, States: s.states, Log: s.log}
+	g.Go(func() error { return checks.Serve(ctx) })
 	neighbours := s.neighbours(false)
 	g.Go(func() error { return s.watchNeighbours(ctx, neighbours) })
 	issuing := &stage.IssuingSweep{Accounts: s.accounts, Line: s.line, Trouble: s.trouble(), Log: s.log, Now: time.Now, Neighbours: neighbours}

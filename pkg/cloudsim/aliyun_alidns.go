@@ -129,6 +129,9 @@ func (s *Sim) addDomainRecord(c *rpcCall) (rpcFields, error) {
 	if !s.hosts(c.own, zone) {
 		return nil, errNoZone()
 	}
+	if err := s.books.may(r, c.hand(), false); err != nil {
+		return nil, err
+	}
 	if err := s.books.clashes(r); err != nil {
 		return nil, err
 	}
@@ -157,6 +160,9 @@ func (s *Sim) updateDomainRecord(c *rpcCall) (rpcFields, error) {
 		return nil, errDuplicate()
 	}
 	r.ID, r.Created = old.ID, old.Created
+	if err := s.books.may(r, c.hand(), false); err != nil {
+		return nil, err
+	}
 	if err := s.books.clashes(r); err != nil {
 		return nil, err
 	}
@@ -169,6 +175,9 @@ func (s *Sim) deleteDomainRecord(c *rpcCall) (rpcFields, error) {
 	defer s.books.mu.Unlock()
 	r, err := s.ownRecord(c)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.books.may(r, c.hand(), true); err != nil {
 		return nil, err
 	}
 	return rpcFields{"RecordId": formatID(r.ID)}, s.books.removeRecord(r, c.hand())

@@ -170,6 +170,9 @@ func (s *Sim) addRow(t *batch, row *batchRow) error {
 	now := time.Now()
 	r := record{Owner: t.Owner, Zone: row.Zone, RR: row.RR, Type: row.Type, Value: row.Value, TTL: row.TTL, Line: row.Line,
 		Created: now, VisibleAt: now.Add(s.dice.in(s.cfg().DNSLag))}
+	if err := s.books.may(r, hand{t.Key, t.API}, false); err != nil {
+		return err
+	}
 	if err := s.fits(r); err != nil {
 		return err
 	}
@@ -205,6 +208,9 @@ func (s *Sim) deleteRow(t *batch, row *batchRow) error {
 		if !known || r.Owner != t.Owner {
 			return refuse(0, "InvalidParameter.RecordIdInvalid", "The record id is incorrect.")
 		}
+		if err := s.books.may(r, hand{t.Key, t.API}, true); err != nil {
+			return err
+		}
 		return s.books.removeRecord(r, hand{t.Key, t.API})
 	}
 	if !s.hosts(t.Owner, row.Zone) {
@@ -223,6 +229,9 @@ func (s *Sim) deleteRow(t *batch, row *batchRow) error {
 	}
 	row.Record = found[0].ID
 	for _, r := range found {
+		if err := s.books.may(r, hand{t.Key, t.API}, true); err != nil {
+			return err
+		}
 		if err := s.books.removeRecord(r, hand{t.Key, t.API}); err != nil {
 			return err
 		}

@@ -3,6 +3,8 @@ package cloudsim
 import (
 	"fmt"
 	"log/slog"
+	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -185,6 +187,12 @@ type Account struct {
 	// Deny lists actions that the key has no permission for. Alibaba's
 	// GetCallerIdentity needs none.
 	Deny []string `json:"deny,omitempty"`
+	// Writes are the records that the key may write, and Removes those that it may
+	// remove, as patterns of name and type, such as "_dnsauth.* TXT" or
+	// "*.example.com *"; left out: all, empty: none. Whoever may not is answered as by
+	// a policy without the right.
+	Writes  []string `json:"writes,omitzero"`
+	Removes []string `json:"removes,omitzero"`
 	// Disabled keys are refused.
 	Disabled bool `json:"disabled,omitempty"`
 }
@@ -394,6 +402,11 @@ func (a Account) check() error {
 	}
 	if a.UID == "" || a.AccessKeyID == "" || a.AccessKeySecret == "" {
 		return fmt.Errorf("uid, access_key_id and access_key_secret are required")
+	}
+	for _, p := range slices.Concat(a.Writes, a.Removes) {
+		if _, err := path.Match(p, ""); err != nil {
+			return fmt.Errorf("writes or removes has %q: %w", p, err)
+		}
 	}
 	return a.checkCaller()
 }

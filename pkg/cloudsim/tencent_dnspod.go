@@ -89,6 +89,9 @@ func (s *Sim) createRecord(by caller, in newRecord) (fields, error) {
 		Line: defaultLine, Remark: in.Remark, Created: now, VisibleAt: now.Add(s.dice.in(s.cfg().DNSLag))}
 	s.books.mu.Lock()
 	defer s.books.mu.Unlock()
+	if err := s.books.may(r, by.hand, false); err != nil {
+		return nil, err
+	}
 	if err := s.books.room(r); err != nil {
 		return nil, err
 	}
@@ -159,6 +162,9 @@ func (s *Sim) deleteRecord(by caller, in struct {
 	r, known := s.books.records[in.RecordId]
 	if !known || r.Owner != by.owner || r.Zone != zone {
 		return nil, refuse(0, "InvalidParameter.RecordIdInvalid", "The record id is incorrect.")
+	}
+	if err := s.books.may(r, by.hand, true); err != nil {
+		return nil, err
 	}
 	return fields{}, s.books.removeRecord(r, by.hand)
 }

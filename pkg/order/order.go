@@ -216,6 +216,7 @@ const (
 	WaitForNames     = "names"       // another order that has them
 	WaitForSweep     = "first sweep" // the mark of the first complete sweep
 	WaitForChallenge = "challenge"   // a challenge that does not come or does not show
+	WaitForRights    = "DNS rights"  // a zone's check, or the order that goes first there
 )
 
 // Failure says why an order ended without a certificate.

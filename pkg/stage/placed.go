@@ -58,6 +58,11 @@ func (p places) put(ctx context.Context, label, id string, pr *order.Proof) erro
 	if err != nil {
 		return err
 	}
+	return p.lay(ctx, solver, at, label, id, pr)
+}
+
+// lay places a challenge at its place, as put says.
+func (p places) lay(ctx context.Context, solver dcv.Solver, at order.Challenge, label, id string, pr *order.Proof) error {
 	pl, fresh, err := p.note(ctx, solver, at, label, id, *pr)
 	if err != nil {
 		return err

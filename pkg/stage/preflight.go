@@ -63,6 +63,7 @@ type Flight struct {
 	Checker *preflight.Checker
 	Solvers map[string]dcv.Solver // by account label
 	Hold    bool                  // hold what would fail; else only tell
+	Rights  *Rights               // nil: the account's list of zones tells whether it has them
 }
 
 // flightTime bounds one look: what it does not reach in that time does not stop
@@ -78,14 +79,21 @@ func (f *Flight) before(ctx context.Context, a *Account, o order.Order) (order.O
 	look, cancel := context.WithTimeout(ctx, flightTime)
 	defer cancel()
 	p := Planned{Request: o.Request, Account: a, Operation: o.Operation, Product: o.Product}
-	found := f.Checker.Check(look, []preflight.Subject{p.Subject(f.Solvers[a.Label])})
+	found := f.Checker.Check(look, []preflight.Subject{f.subject(p)})
 	if ctx.Err() != nil {
 		return o, ctx.Err()
+	}
+	if f.Rights != nil && p.Request.Validation != order.FILE && !(f.Hold && slices.ContainsFunc(found, func(x preflight.Finding) bool { return sure(x, o) })) {
+		rights, verb := f.Rights.before(ctx, a, o, f.Hold)
+		if verb != nil {
+			return o, verb
+		}
+		found = append(found, rights...)
 	}
 	var bad, facts []string
 	for _, x := range preflight.Group(append(found, p.reviewed()...)) {
 		said, fact := x.What+"; "+x.Do, order.FactPreflight(x.What)
-		if f.Hold && x.Level == preflight.Error && !o.Approves(fact) {
+		if f.Hold && sure(x, o) {
 			bad, facts = append(bad, said), append(facts, fact)
 			continue
 		}
@@ -99,6 +107,21 @@ func (f *Flight) before(ctx context.Context, a *Account, o order.Order) (order.O
 			"certmill retry "+o.ID(), "certmill approve "+o.ID(), "certmill cancel "+o.ID())
 	}
 	return o, nil
+}
+
+// sure tells whether a finding is sure to make an order fail that nobody approved in
+// spite of it.
+func sure(x preflight.Finding, o order.Order) bool {
+	return x.Level == preflight.Error && !o.Approves(order.FactPreflight(x.What))
+}
+
+// subject leaves the account's zones to those who write there, where they are asked:
+// a submitter's own list may be narrower than what verifiers may write.
+func (f *Flight) subject(p Planned) preflight.Subject {
+	if f.Rights != nil {
+		return p.Subject(nil)
+	}
+	return p.Subject(f.Solvers[p.Account.Label])
 }
 
 // Preflight looks at what the accounts have and what is in flight, before a

@@ -30,6 +30,7 @@ type Verifier struct {
 	Trouble  Trouble
 	Pace     *Pace     // at which challenges come
 	Since    time.Time // when this life of the streams began
+	Rights   *Rights   // learns from what becomes of challenges; nil: nobody does
 }
 
 // Handle is one visit: first for the challenge, then with it.
@@ -75,13 +76,12 @@ func (v *Verifier) ask(ctx context.Context, a *Account, flow issuer.Flow, o orde
 			return o, err
 		}
 	}
+	if next, done := v.byItself(ctx, a, o, st); done {
+		return next, nil
+	}
 	switch st.Phase {
-	case issuer.IssuedPhase:
-		o.State, o.CertID = order.Collect, st.CertID
 	case issuer.Refused:
 		return o, refusedByCA(o, st)
-	case issuer.Reviewing: // the cloud validates names in its own DNS by itself
-		o.State = order.Issuing
 	case issuer.Challenged:
 		if len(st.Challenges) == 0 {
 			return o, pipeline.Snooze(time.Second)
@@ -97,6 +97,36 @@ func (v *Verifier) ask(ctx context.Context, a *Account, flow issuer.Flow, o orde
 		return o, v.late(o, st)
 	}
 	return o, nil
+}
+
+// byItself sends an order on for which the cloud needs nothing of us: it validates
+// names in its own DNS by itself.
+func (v *Verifier) byItself(ctx context.Context, a *Account, o order.Order, st issuer.Status) (next order.Order, done bool) {
+	switch st.Phase {
+	case issuer.IssuedPhase:
+		o.State, o.CertID = order.Collect, st.CertID
+	case issuer.Reviewing:
+		o.State = order.Issuing
+	default:
+		return o, false
+	}
+	for _, name := range o.Request.Names {
+		if o.Request.Validation == order.FILE {
+			break // files say nothing of the DNS
+		}
+		if err := v.Rights.proved(ctx, a, name, ""); err != nil {
+			v.untold(ctx, o, err)
+		}
+	}
+	return o, true
+}
+
+// untold: what an order has shown of an account's rights is not known to others.
+// It does not hold up the order.
+func (v *Verifier) untold(ctx context.Context, o order.Order, err error) {
+	if ctx.Err() == nil {
+		v.Trouble.Log.WarnContext(ctx, "what a challenge says of the account's DNS rights could not be stored", "order", o.ID(), "err", err)
+	}
 }
 
 // sinceBought is how long an order has been in verify, and whether it came
@@ -150,7 +180,10 @@ func (v *Verifier) place(ctx context.Context, a *Account, flow issuer.Flow, o or
 			continue
 		}
 		if err := v.places().put(ctx, a.Label, o.ID(), pr); err != nil {
-			return o, v.unplaced(ctx, a, o, pr.Challenge, err)
+			return v.notPlaced(ctx, a, flow, o, pr.Challenge, err)
+		}
+		if err := v.Rights.proved(ctx, a, pr.Challenge.Name, pr.Challenge.Type); err != nil {
+			v.untold(ctx, o, err)
 		}
 		pr.Inherited = pr.Found && (o.Received.Before(v.Since) || !boughtHere(o))
 	}
@@ -246,6 +279,23 @@ func firstIn(o order.Order, s order.State) time.Time {
 		}
 	}
 	return time.Now()
+}
+
+// notPlaced: a challenge cannot be put out. Where that is for want of rights, the
+// cloud may have done it by itself; if not, further orders of the zone are held
+// before they are bought.
+func (v *Verifier) notPlaced(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, c order.Challenge, why error) (order.Order, error) {
+	if noRight(why) {
+		if st, err := flow.Look(ctx, o.CloudID); err == nil {
+			if next, done := v.byItself(ctx, a, o, st); done {
+				return next, nil
+			}
+		}
+		if err := v.Rights.refused(ctx, a, o, c, why); err != nil {
+			v.untold(ctx, o, err)
+		}
+	}
+	return o, v.unplaced(ctx, a, o, c, why)
 }
 
 // unplaced: a challenge cannot be put out. What concerns the solver as a whole

@@ -12,6 +12,7 @@ import (
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/memo"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
@@ -27,7 +28,8 @@ type Waiter struct {
 	Log      *slog.Logger
 	Now      func() time.Time
 
-	took sync.Map // by main account: how long the last pass through its lists took
+	took  sync.Map // by main account: how long the last pass through its lists took
+	zones memo.Memo[account.Zone]
 }
 
 // Sweep looks at every waiting order of an account once.
@@ -62,9 +64,25 @@ func (w *Waiter) Handle(ctx context.Context, o order.Order) (order.Order, error)
 		if err := w.names(ctx, o); err != nil {
 			return o, err
 		}
+	case order.WaitForRights:
+		if known, err := w.rightsKnown(ctx, o); err != nil {
+			return o, err
+		} else if !known {
+			return o, pipeline.Snooze(time.Second)
+		}
 	}
 	o.State = o.Wait.Then
 	return o, nil
+}
+
+// rightsKnown tells whether it is known what an order waits for that needs a zone,
+// or that it comes no more. A zone is read once for all that wait for it.
+func (w *Waiter) rightsKnown(ctx context.Context, o order.Order) (bool, error) {
+	zone, first := waitsFor(o.Wait)
+	z, err := w.zones.Get(ctx, o.Account+" "+zone, memo.Keep{Answer: memo.Moment}, func(ctx context.Context) (account.Zone, error) {
+		return w.States.Zone(ctx, account.ZoneKey{Main: o.Main, Label: o.Account, Zone: zone})
+	})
+	return decided(z, first, w.Now()), err
 }
 
 // swept tells whether the first sweep that an order waits for has come: its own

@@ -70,6 +70,7 @@ func canonical(name string) string { return strings.ToLower(strings.TrimSuffix(n
 
 // place is where the record of a challenge would be served.
 type place struct {
+	host  string // at the end of the CNAMEs
 	zone  dcv.Zone
 	via   string // zone in which a CNAME leads there; empty: none does
 	loops bool   // the CNAMEs do not end
@@ -107,12 +108,36 @@ func (c *Checker) find(ctx context.Context, d domain, host string) (place, error
 				if own := soaOwner(m.Ns); strings.HasSuffix(own, "."+p.zone.Name) {
 					p.zone.Name = own // its servers serve both sides of the cut
 				}
+				p.host = host
 				return p, nil
 			}
 		}
 		p.loops = true
 		return p, nil
 	})
+}
+
+// Place is where the record of a name's challenge would be served: the name at the
+// end of the CNAMEs, and the zone by the delegations. What Check learnt is not asked
+// again.
+func (c *Checker) Place(ctx context.Context, name string) (dcv.Place, error) {
+	base, wild := strings.CutPrefix(name, "*.")
+	apex, f, ok := registrable(base, wild)
+	if !ok {
+		return dcv.Place{}, errors.New(f.What)
+	}
+	d, err := c.domain(ctx, apex)
+	if err == nil && d.absent {
+		err = fmt.Errorf("the domain %s does not exist", apex)
+	}
+	if err != nil {
+		return dcv.Place{}, err
+	}
+	p, err := c.find(ctx, d, challengeLabel+base)
+	if err == nil && p.loops {
+		err = fmt.Errorf("CNAMEs of %s%s do not end", challengeLabel, base)
+	}
+	return dcv.Place{Name: p.host, Zone: p.zone.Name}, err
 }
 
 // home is the zone of the domain in which a name lies.

@@ -51,6 +51,7 @@ const (
 	Unseen     Kind = "unseen" // it could not be looked at
 	Neighbours Kind = "neighbours"
 	Stopped    Kind = "stopped" // its account
+	Rights     Kind = "rights"  // of the account's key in a zone
 )
 
 // Finding is one thing that was found, and all orders that it concerns.
