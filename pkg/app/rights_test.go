@@ -142,6 +142,7 @@ func deeds() []deed {
 		publish("orders.new.operator", "operator"), publish("orders.urgent.operator", "operator"),
 		publish("orders.new.another", ""), publish("orders.urgent.another", ""), publish("orders.new.publisher.x", ""),
 		publish("order.held.shop-1.ali", work), publish("spend.m.h", work), publish("claim.m.r", work), publish("$KV.ACCOUNTS.m", work),
+		publish("$KV.ACCOUNTS.batch.spring", "worker"), publish("$KV.ACCOUNTS.zone.m.ali.shop.example", "worker"),
 		publish("placed.a.b", "worker"), publish("$KV.CHALLENGES.k", "worker"), publish("ticket.x", "worker"), publish("permit.m.A.life.1", work),
 		publish("$JS.ACK.INTAKE.intake.1.1.1.1.1", "worker"), publish("$JS.ACK.ORDERS.submit-ali.1.1.1.1.1", "worker"),
 		publish("$JS.ACK.PERMITS.m_A.1.1.1.1.1", work), publish("$JS.FC.ORDERS.x.y", ""), publish("anything", ""),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -345,11 +346,22 @@ func (c *Checks) Serve(ctx context.Context) error {
 			return
 		}
 		wg.Go(func() {
-			if err := c.Answer(ctx, k); err != nil && ctx.Err() == nil {
+			if err := c.carefully(ctx, k); err != nil && ctx.Err() == nil {
 				c.Log.WarnContext(ctx, "what was found of an account's rights could not be stored", "account", k.Label, "zone", k.Zone, "err", err)
 			}
 		})
 	})
+}
+
+// carefully answers. A panic is a check without an outcome.
+func (c *Checks) carefully(ctx context.Context, k account.ZoneKey) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.Log.ErrorContext(ctx, "a check of an account's rights panicked", "account", k.Label, "zone", k.Zone, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return c.Answer(ctx, k)
 }
 
 // Answer tries one zone, unless another worker does. The order of the effects: the
