@@ -12,6 +12,8 @@ import (
 // stops nothing.
 type Trouble struct {
 	Kind  string    `json:"kind"`
+	Label string    `json:"label,omitempty"` // whose it is, where it concerns one label
+	Zone  string    `json:"zone,omitempty"`  // of the DNS, where it concerns the orders of one only
 	What  string    `json:"what"`            // what was seen, a sentence with its facts
 	Helps string    `json:"helps,omitempty"` // what to do about it, a sentence
 	Since time.Time `json:"since"`           // seen for the first time, of those in a row
@@ -27,9 +29,7 @@ const (
 
 // DNSRights is the kind of trouble of a label's rights in a zone, and moreZones
 // stands for all zones for which there is no more room.
-func DNSRights(label, zone string) string { return dnsRights(label) + " in " + zone }
-
-func dnsRights(label string) string { return "DNS rights of " + label }
+func DNSRights(label, zone string) string { return "DNS rights of " + label + " in " + zone }
 
 const (
 	mostZones = 20
@@ -40,6 +40,7 @@ const (
 // zones, and of all others as one.
 func (a *Accounts) TellZone(ctx context.Context, k ZoneKey, t Trouble) (news bool, err error) {
 	told := a.State(k.Main).Troubles
+	t.Label, t.Zone = k.Label, k.Zone
 	if t.Kind = DNSRights(k.Label, k.Zone); told[t.Kind].Kind == "" && countZones(told) >= mostZones {
 		t.Kind = DNSRights(k.Label, moreZones)
 		t.What = "in more zones, of which the last is " + k.Zone + ": " + t.What
@@ -48,8 +49,8 @@ func (a *Accounts) TellZone(ctx context.Context, k ZoneKey, t Trouble) (news boo
 }
 
 func countZones(troubles map[string]Trouble) (n int) {
-	for kind := range troubles {
-		if strings.HasPrefix(kind, "DNS rights of ") {
+	for _, t := range troubles {
+		if t.Zone != "" {
 			n++
 		}
 	}
@@ -59,8 +60,8 @@ func countZones(troubles map[string]Trouble) (n int) {
 // ZoneTroubled tells whether a trouble of a label's rights is told of that may be
 // about any zone: it is cheap to ask, and mostly there is none.
 func (s State) ZoneTroubled(label string) bool {
-	for kind := range s.Troubles {
-		if strings.HasPrefix(kind, dnsRights(label)+" in ") {
+	for _, t := range s.Troubles {
+		if t.Zone != "" && t.Label == label {
 			return true
 		}
 	}
@@ -77,9 +78,6 @@ func (a *Accounts) Calm(ctx context.Context, main, kind string) error {
 		delete(s.Troubles, kind)
 	})
 }
-
-// IsDNSRights tells whether a trouble concerns the orders of a zone only.
-func (t Trouble) IsDNSRights() bool { return strings.HasPrefix(t.Kind, "DNS rights of ") }
 
 // How long a trouble is told of that is not seen any more, and how seldom one is
 // told again that goes on.

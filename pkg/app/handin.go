@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -37,8 +38,29 @@ func (c *Console) lookUp(ctx context.Context, b Batch) (Batch, []stage.HandIn, e
 		}
 		out.Requests, out.places, ins = append(out.Requests, in.Request), append(out.places, at), append(ins, in)
 	}
-	out.Findings = preflight.Group(slices.Concat(stage.Overlaps(out.Requests), stage.Findings(ins)))
+	out.Findings = preflight.Group(slices.Concat(stage.Overlaps(out.Requests), stage.Findings(ins), c.rightsKnown(fresh(ins))))
 	return out, ins, nil
+}
+
+// rightsKnown are the accounts' troubles in zones in which names of orders lie, by
+// the names alone: nobody is asked where their challenges lie.
+func (c *Console) rightsKnown(requests []order.Request) (all []preflight.Finding) {
+	for _, main := range c.states.Mains() {
+		for _, t := range c.states.State(main).Troubled(time.Now()) {
+			for _, r := range requests {
+				if t.Zone == "" || r.Validation == order.FILE || r.Account != t.Label && r.Account != order.AnyAccount {
+					continue
+				}
+				for _, name := range r.Names {
+					if _, _, lies := dcv.Split(name, map[string]bool{t.Zone: true}); lies {
+						all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Rights, What: t.What, Do: t.Helps, Example: name, Orders: []string{r.ID}})
+						break
+					}
+				}
+			}
+		}
+	}
+	return all
 }
 
 // preflight looks at what the books have.

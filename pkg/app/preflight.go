@@ -106,8 +106,10 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 		steps[i].known = orders[i].Known
 	}
 	p := Plan{Steps: count(steps), BadLines: b.Bad, Known: b.Known, NotLookedAt: unreached, orders: orders, asked: true}
-	p.Findings = append(b.Findings, stage.Words(orders)...)
-	p.Findings = append(p.Findings, c.troubling(orders)...)
+	p.Findings = slices.Concat(b.Findings, stage.Words(orders), c.troubling(orders))
+	if !opt.NoDNS { // the look at the DNS knows which zones they need
+		p.Findings = slices.DeleteFunc(p.Findings, func(f preflight.Finding) bool { return f.Kind == preflight.Rights })
+	}
 	var seen, held []preflight.Finding
 	var wg sync.WaitGroup
 	if len(unreached) == 0 {
@@ -138,7 +140,7 @@ func (c *Console) troubling(orders []stage.Planned) (all []preflight.Finding) {
 			continue
 		}
 		for _, t := range c.states.State(p.Account.Main).Troubled(time.Now()) {
-			if t.IsDNSRights() {
+			if t.Zone != "" {
 				continue // it concerns the orders of its zone, and is told of those
 			}
 			all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Neighbours, What: t.What, Do: t.Helps, Orders: []string{p.Request.ID}})

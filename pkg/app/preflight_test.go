@@ -16,6 +16,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -160,6 +161,7 @@ func TestPlan(t *testing.T) {
 			t.Errorf("packed blindly: %v", err)
 		}
 	})
+	t.Run("rights", func(t *testing.T) { rightsAreTold(t, console, js, cfg) })
 	t.Run("for machines", func(t *testing.T) {
 		data, err := json.Marshal(plan)
 		if err != nil {
@@ -173,6 +175,58 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%v: %s", err, data)
 		}
 	})
+}
+
+// rightsAreTold: what is known of an account's rights in a zone is said by all who
+// look.
+func rightsAreTold(t *testing.T, console *Console, js jetstream.JetStream, cfg Config) {
+	states, err := account.Look(t.Context(), js, 1, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	main := cfg.Accounts["aliyun-1"].Main
+	if main == "" {
+		main = console.states.Mains()[0]
+	}
+	k := account.ZoneKey{Main: main, Label: "aliyun-1", Zone: "norights.cn"}
+	is := account.Refusal{Order: "first", Host: "_dnsauth.www.norights.cn", Why: "may not", At: time.Now().UTC()}
+	_, _, err = states.ChangeZone(t.Context(), k, func(z *account.Zone) bool {
+		z.Refused = map[string]account.Refusal{"TXT": is}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const what = "the TXT record of a challenge in the zone norights.cn was refused to account aliyun-1"
+	if _, err := states.TellZone(t.Context(), k, account.Trouble{What: what, Helps: "give it the right", Last: time.Now().UTC()}); err != nil {
+		t.Fatal(err)
+	}
+	batch := batchFile(t, `{"id":"n","names":["www.norights.cn"],"account":"aliyun-1"}`, `{"id":"o","names":["www.other.cn"],"account":"aliyun-1"}`,
+		`{"id":"f","names":["f.norights.cn"],"account":"aliyun-1","validation":"FILE"}`)
+	plan, err := MakePlan(t.Context(), cfg, quiet, batch, PlanOptions{Within: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := linesOf(plan); len(got) < 1 || got[0] != "error rights 1: "+what || plan.Failing() != 1 || strings.Count(strings.Join(got, "\n"), "norights") != 1 {
+		t.Errorf("plan: %q", got)
+	}
+	checked, err := LookUp(t.Context(), cfg, quiet, batch)
+	if err != nil || len(checked.Findings) != 1 || checked.Findings[0].What != what || !slices.Equal(checked.Findings[0].Orders, []string{"n"}) {
+		t.Errorf("check: %+v, %v", checked.Findings, err)
+	}
+	fresh, err := OpenConsole(t.Context(), cfg, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fresh.Close()
+	status, err := fresh.Status(t.Context())
+	if err != nil || !slices.ContainsFunc(status.Accounts, func(a AccountStatus) bool { return len(a.Troubles) == 1 && a.Troubles[0].What == what }) {
+		t.Errorf("status: %+v, %v", status.Accounts, err)
+	}
+	stuck, err := fresh.Stuck(t.Context(), 0)
+	if err != nil || !slices.ContainsFunc(stuck.Groups, func(g StuckGroup) bool { return strings.Contains(g.Cause, "DNS rights of aliyun-1 in norights.cn") }) {
+		t.Errorf("stuck: %+v, %v", stuck.Groups, err)
+	}
 }
 
 // unchanged: a plan hands nothing in.

@@ -58,7 +58,9 @@ func (w *world) keyMay(writes, removes []string) {
 	w.must(w.sim.AddAccount(key))
 }
 
-func aliZone(zone string) account.ZoneKey { return account.ZoneKey{Main: aliUID, Label: "ali", Zone: zone} }
+func aliZone(zone string) account.ZoneKey {
+	return account.ZoneKey{Main: aliUID, Label: "ali", Zone: zone}
+}
 
 func (w *world) zone(zone string) account.Zone {
 	w.t.Helper()
