@@ -101,18 +101,23 @@ func refusedCheck(k account.ZoneKey, is account.Outcome) preflight.Finding {
 	return preflight.Finding{Level: preflight.Warning, Kind: preflight.Rights,
 		What: fmt.Sprintf("account %s may not write %s in the zone %s", k.Label, dcv.CheckLabel, k.Zone),
 		Do: "no harm if its key may write challenges' own names; else let it write TXT and CNAME records there before more is bought " +
-			"(" + is.Why + "). Until a challenge was placed there, orders go one after the other"}
+			"(" + is.Why + ")"}
 }
 
 func refusedOwn(k account.ZoneKey, kind string, r account.Refusal) preflight.Finding {
 	f := preflight.Finding{Level: preflight.Error, Kind: preflight.Rights,
 		What: fmt.Sprintf("the %s record of a challenge in the zone %s was refused to account %s", kind, k.Zone, k.Label),
-		Do: fmt.Sprintf("let its key write %s records there (%s: %s), then certmill retry %s: when a challenge is placed there, orders go on again",
-			kind, r.Host, r.Why, r.Order)}
+		Do: fmt.Sprintf("let its key write %s records there (%s: %s)", kind, r.Host, r.Why)}
 	if r.Zone {
 		f.Kind = preflight.ZoneAbsent
 		f.What = fmt.Sprintf("account %s found no zone for the %s record of a challenge in %s", k.Label, kind, k.Zone)
-		f.Do = fmt.Sprintf("name the solver of that zone in dcv.solvers, or order through the account that has it (%s: %s), then certmill retry %s", r.Host, r.Why, r.Order)
+		f.Do = fmt.Sprintf("name the solver of that zone in dcv.solvers, or order through the account that has it (%s: %s)", r.Host, r.Why)
+	}
+	f.Do += "; it is known to be mended when a challenge was placed there: "
+	if r.Rests {
+		f.Do += fmt.Sprintf("order %s tries that again every few minutes, or approve one order", r.Order)
+	} else {
+		f.Do += fmt.Sprintf("certmill retry %s tries it again, or approve one order", r.Order)
 	}
 	return f
 }
@@ -251,7 +256,7 @@ func (r *Rights) refused(ctx context.Context, a *Account, o order.Order, c order
 		return fmt.Errorf("zone of %s: %w", c.Name, err)
 	}
 	now := time.Now().UTC()
-	is := account.Refusal{Order: o.ID(), Host: c.Host, Why: why.Error(), Zone: errors.Is(why, dcv.NoZone), At: now}
+	is := account.Refusal{Order: o.ID(), Host: c.Host, Why: why.Error(), Zone: errors.Is(why, dcv.NoZone), Rests: issuer.KindOf(why) == issuer.Credentials, At: now}
 	_, _, err = r.States.ChangeZone(ctx, k, func(z *account.Zone) bool {
 		if was, known := z.Refused[c.Type]; known && was.At.Equal(is.At) {
 			return false

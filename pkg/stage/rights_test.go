@@ -14,8 +14,10 @@ import (
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/dcv/alidns"
 	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/gap"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/stage"
 )
@@ -250,6 +252,79 @@ func TestZoneThatTheAccountDoesNotHave(t *testing.T) {
 	w.careful().drive("a", order.Held)
 	w.wantHeld("a", "no solver of account ali has the zone example.com", "certmill approve a")
 	w.wantPaid(0, "a.example.com")
+}
+
+// A zone that goes to another account after the check: further orders are held.
+func TestZoneThatMovesAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{cloud: func(c *cloudsim.Config) { c.Accounts[0].Zones = []string{"example.com"} }})
+	w.checking(nil)
+	p := w.careful()
+	w.publish(request("a", "a.example.com"))
+	p.driveTo("a", "bought", func(o order.Order) bool { return o.CloudID != "" })
+	w.wantNoCheckLeft()
+	key := w.sim.Accounts()[0]
+	key.Zones = []string{"example.org"}
+	w.must(w.sim.AddAccount(key))
+	w.solvers["ali"] = w.openSolvers()["ali"] // which does not remember the zones
+	p = w.careful()
+	p.drive("a", order.Held)
+	w.publish(request("b", "b.example.com"))
+	p.drive("b", order.Held)
+	w.wantHeld("b", "account ali found no zone for the TXT record of a challenge in example.com", "certmill approve b")
+	w.wantPaid(0, "b.example.com")
+}
+
+// What a submitter's own key sees of the zones says nothing: verifiers write.
+func TestSubmittersListIsNarrower(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{cloud: func(c *cloudsim.Config) {
+		narrow := c.Accounts[0]
+		narrow.UID, narrow.AccessKeyID, narrow.Zones = "300300", "LTAInarrow", []string{"example.org"}
+		c.Accounts = append(c.Accounts, narrow)
+	}})
+	w.checking(nil)
+	p := w.careful()
+	seesLess := w.aliCloud(func(a *issuer.Access) { a.KeyID, a.Main = "LTAInarrow", "300300" })
+	p.submit.Flight.Solvers = map[string]dcv.Solver{"ali": dcv.ByType{DNS: alidns.New(seesLess)}}
+	w.publish(request("a", "a.example.com"))
+	p.drive("a", order.Issued)
+}
+
+// With warn nothing is held and nobody waits for another's turn; what is known is
+// told.
+func TestRightsAreToldOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.keyMay([]string{}, nil)
+	w.checking(nil)
+	p := w.careful()
+	p.submit.Flight.Hold = false
+	for _, id := range []string{"a", "b"} {
+		w.publish(request(id, id+".example.com"))
+		p.driveTo(id, "refused", func(o order.Order) bool { return o.CloudID != "" && w.zone("example.com").Refused["TXT"].Order == id })
+		w.wantNote(id, "example.com")
+	}
+	if n := w.spentIn("example.com"); n != 2 {
+		t.Errorf("%d were bought", n)
+	}
+}
+
+// What was refused is a record of one type: that one of the other type is placed
+// says nothing of it.
+func TestRefusalOfOneType(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.refusedIn("example.com", order.Challenge{Type: "CNAME"})
+	w.checking(nil)
+	w.publish(request("a", "a.example.com"))
+	p := w.careful()
+	p.drive("a", order.Held)
+	w.must(p.by.Approve(t.Context(), "a"))
+	p.drive("a", order.Issued)
+	if z := w.zone("example.com"); len(z.Refused) != 1 || len(w.told()) != 1 {
+		t.Errorf("%+v, %q", z, w.told())
+	}
 }
 
 // A check that brings no answer holds nothing up for long: no verifier runs, one
