@@ -151,19 +151,22 @@ func TestAnotherMainAccountsListSaysNothing(t *testing.T) {
 	}
 }
 
-// DESIGN 12.7: an entry keeps its caller beside the main account, and so does the
-// number in the key store.
+// DESIGN 12.7: an entry keeps its caller beside the main account.
+// DESIGN 12.7: it is asked once a session, without a permit, whose an account is.
 func TestAnEntryKeepsItsCaller(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
+	before := w.calls("GetCallerIdentity")
 	w.accounts["ali"] = w.caller(aliUID, "LTAIuser", "user", "111", "all")
-	w.order("a", "a.example.com")
-	w.worker().drive("a", order.Issued)
-	if at := w.attempt("a"); at.Caller != "111" {
-		t.Errorf("the entry is %+v", at)
+	for _, id := range []string{"a", "b"} {
+		w.order(id, id+".example.com")
+		w.worker().drive(id, order.Issued)
+		if at, n := w.attempt(id), w.number(id); at.Caller != "111" || n.Main != aliUID {
+			t.Errorf("the entry is %+v, the number %+v", at, n)
+		}
 	}
-	if n := w.number("a"); n.Main != aliUID {
-		t.Errorf("the number is %+v", n)
+	if n := w.calls("GetCallerIdentity") - before; n != 1 {
+		t.Errorf("asked %d times", n)
 	}
 }
 
