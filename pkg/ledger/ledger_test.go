@@ -466,6 +466,7 @@ func TestOneHolderAmongRivals(t *testing.T) {
 	}
 }
 
+// DESIGN 12.9: a build that knows another format refuses, and leaves what a newer one wrote.
 func TestNewerEntriesAreLeftAlone(t *testing.T) {
 	t.Parallel()
 	l := openLedger(t)

@@ -188,6 +188,7 @@ func TestUnknownFieldsAreKept(t *testing.T) {
 	}
 }
 
+// DESIGN 12.9: a build that knows another format refuses: messages, too.
 func TestHigherVersionIsRefused(t *testing.T) {
 	_, err := order.Decode([]byte(`{"v":2,"state":"submit","request":"of another type now"}`))
 	if !errors.Is(err, order.ErrNewer) {

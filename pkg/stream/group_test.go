@@ -45,6 +45,7 @@ func TestGroup(t *testing.T) {
 
 // Rivals that each write a subject of their own, on top of all: the sum over the
 // group rises by one with each write, and nobody's is lost.
+// DESIGN 12.3: the greatest sequence that was read is what each of rivals writes upon.
 func TestRivalsInAGroup(t *testing.T) {
 	t.Parallel()
 	js := natstest.Connect(t, natstest.Server(t))
