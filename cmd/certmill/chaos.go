@@ -11,7 +11,7 @@ import (
 )
 
 type chaosCmd struct {
-	Batteries []string      `arg:"" optional:"" help:"Only these: kill, nats, faults, late, wipe, zombie, same, builds, stock, disk, poison."`
+	Batteries []string      `arg:"" optional:"" help:"Only these: kill, nats, faults, late, wipe, zombie, same, builds, stock, disk, spreadsheets, identities, keystore, poison."`
 	Orders    int           `help:"Orders of each run, in place of the battery's own number."`
 	For       time.Duration `help:"How long each run is disturbed."`
 	Runs      int           `help:"Runs of each battery."`

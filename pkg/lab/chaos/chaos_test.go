@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
@@ -112,6 +113,17 @@ func TestJudge(t *testing.T) {
 			it.Purchase = 2
 			v.orders["a"] = it
 		}, 0, 0, 0, 0},
+		{"a list's names", func(v *verdict) { v.sets = map[string]bool{"a.example.com": true} }, 0, 0, 0, 0},
+		{"a list's names paid for twice by two orders", func(v *verdict) {
+			v.sets = map[string]bool{"a.example.com": true}
+			o := v.orders["a"].Order
+			o.Request.ID = "b"
+			v.orders["b"] = pipeline.Item{Order: o, Seq: 2}
+			v.paid["1/c2"], v.ours["1/c2"] = v.paid["1/c1"], "claimed by b"
+		}, 0, 1, 0, 0},
+		{"a list's names that nobody bought", func(v *verdict) {
+			v.sets = map[string]bool{"a.example.com": true, "b.example.com": true, "c.example.com": false}
+		}, 1, 0, 0, 0},
 		{"paid and unknown to the ledger", func(v *verdict) { v.entries = nil }, 0, 0, 1, 0},
 		{"claimed and never paid", func(v *verdict) { v.ours["1/c9"] = "claimed by z" }, 0, 0, 1, 0},
 		{"a record that nobody needs", func(v *verdict) { v.records = []Record{ours} }, 0, 0, 0, 1},
@@ -139,12 +151,48 @@ func TestJudge(t *testing.T) {
 			}
 			v.lost()
 			v.double()
+			v.once()
 			v.money()
 			v.left()
 			if r := v.report; r.Lost != c.lost || r.Double != c.double || r.Difference != c.difference || r.Left != c.left || (c.lost+c.double+c.difference+c.left > 0) == r.OK() {
 				t.Errorf("lost %d, double %d, difference %d, left %d: %q", r.Lost, r.Double, r.Difference, r.Left, r.Problems)
 			}
 		})
+	}
+}
+
+// TestPairsOfStores: a paid key that lies in none of the stores is found, and no other.
+func TestPairsOfStores(t *testing.T) {
+	t.Parallel()
+	store, _, err := certstore.MakeKeyStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := certstore.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := id.Recipients()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, csr, fp, err := certstore.NewKey("ecdsa-p256", []string{"a.example.com"}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := to.Seal(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := certstore.Ref{ID: "a", Hash: strings.Repeat("a", 64), Main: "1", Names: []string{"a.example.com"}}
+	if _, _, err := store.Put(t.Context(), r, order.Key{Algorithm: "ecdsa-p256", Fingerprint: fp, CSR: csr, Sealed: sealed}); err != nil {
+		t.Fatal(err)
+	}
+	all := []Bought{{ID: "1", KeyFP: fp, Paid: true}, {ID: "2", KeyFP: "another", Paid: true}, {ID: "3", KeyFP: "another"}, {ID: "4", Paid: true},
+		{ID: "5", KeyFP: "theirs", Names: []string{"b.example.com"}, Paid: true}}
+	without, err := withoutPair(all, map[string]bool{"b.example.com": true}, store.Dir())
+	if err != nil || len(without) != 1 || without[0].ID != "2" {
+		t.Errorf("%+v, %v", without, err)
 	}
 }
 

@@ -353,14 +353,18 @@ func (v *verdict) pairs(ctx context.Context) error {
 
 // withoutPair are the paid orders whose key is certmill's and in none of the key
 // stores.
-func (s *site) withoutPair(ctx context.Context, stores ...string) (all []Bought, err error) {
+func (s *site) withoutPair(ctx context.Context, stores ...string) ([]Bought, error) {
 	theirs, err := s.othersKeys(ctx)
 	if err != nil {
 		return nil, err
 	}
+	return withoutPair(s.clouds.Books().Orders, theirs, stores...)
+}
+
+func withoutPair(bought []Bought, theirs map[string]bool, stores ...string) (all []Bought, err error) {
 	known := map[string]bool{}
 	for _, dir := range stores {
-		store, err := certstore.OpenKeyStore(dir)
+		store, err := certstore.FindKeyStore(dir)
 		if err != nil {
 			return nil, err
 		}
@@ -370,7 +374,7 @@ func (s *site) withoutPair(ctx context.Context, stores ...string) (all []Bought,
 			return nil, err
 		}
 	}
-	for _, o := range s.clouds.Books().Orders {
+	for _, o := range bought {
 		if o.Paid && o.KeyFP != "" && !known[o.KeyFP] && !theirs[names(o.Names)] {
 			all = append(all, o)
 		}

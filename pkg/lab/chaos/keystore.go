@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,12 +79,6 @@ func (k *vault) unmounted(ctx context.Context) error {
 		return err
 	}
 	k.refused(ctx, "there is no key store at")
-	if err := os.Remove(k.path); err != nil { // nothing was written there
-		k.complain("something was written where the key store was unmounted: %v", err)
-		if err := os.RemoveAll(k.path); err != nil {
-			return err
-		}
-	}
 	return k.back(from)
 }
 
@@ -109,9 +105,17 @@ func (k *vault) gone(ctx context.Context) error {
 	return k.accept(ctx, true)
 }
 
-// back puts the store back.
+// back puts the store back, in the place of an empty folder at most.
 func (k *vault) back(from string) error {
-	k.stores = k.stores[:len(k.stores)-1]
+	err := os.Remove(k.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		k.complain("something was written where the key store was taken away: %v", err)
+		err = os.Rename(k.path, from+"-false")
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	k.stores = slices.DeleteFunc(k.stores, func(dir string) bool { return dir == from })
 	return os.Rename(from, k.path)
 }
 
