@@ -72,17 +72,17 @@ type battery struct {
 }
 
 var batteries = []battery{
-	{"kill", "kill -9 of random workers every 0.5 to 2 s", Size{Orders: 110, For: 52 * time.Second}, Size{Orders: 10_000, For: 8 * time.Minute, Accounts: 12}, killWorkers, siteOptions{}, false},
-	{"nats", "three servers, R3: leaders killed, frozen for 3 s and 12 s, all killed at once", Size{Orders: 70, For: 105 * time.Second}, Size{Orders: 2000, For: 8 * time.Minute}, shakeServers, siteOptions{cluster: true}, false},
+	{"kill", "kill -9 of random workers every 0.5 to 2 s", Size{Orders: 80, For: 36 * time.Second}, Size{Orders: 10_000, For: 8 * time.Minute, Accounts: 12}, killWorkers, siteOptions{}, false},
+	{"nats", "three servers, R3: leaders killed, frozen for 3 s and 12 s, all killed at once", Size{Orders: 60, For: 70 * time.Second}, Size{Orders: 2000, For: 8 * time.Minute}, shakeServers, siteOptions{cluster: true}, false},
 	{"faults", "5 %, then 20 % of all calls go wrong; lists lag and are stale", Size{Orders: 70, For: 24 * time.Second}, Size{Orders: 4000, For: 6 * time.Minute}, faultyClouds, siteOptions{}, false},
-	{"late", "create calls that land after their worker was frozen or killed", Size{Orders: 70, For: 40 * time.Second}, Size{Orders: 2000, For: 7 * time.Minute}, landLate, siteOptions{submitters: 4}, false},
+	{"late", "create calls that land after their worker was frozen or killed", Size{Orders: 60, For: 34 * time.Second}, Size{Orders: 2000, For: 7 * time.Minute}, landLate, siteOptions{submitters: 4}, false},
 	{"wipe", "JetStream lost, or put back to an earlier copy, in mid run", Size{Orders: 20, For: 12 * time.Second, Runs: 2}, Size{Orders: 100, For: 20 * time.Second, Runs: 20}, loseStreams, siteOptions{}, false},
-	{"zombie", "submitters frozen at the gaps of a purchase for longer than ack_wait", Size{Orders: 60, For: 32 * time.Second}, Size{Orders: 1000, For: 4 * time.Minute}, freezeAtGaps, siteOptions{submitters: 4}, false},
+	{"zombie", "submitters frozen at the gaps of a purchase for longer than ack_wait", Size{Orders: 50, For: 28 * time.Second}, Size{Orders: 1000, For: 4 * time.Minute}, freezeAtGaps, siteOptions{submitters: 4}, false},
 	{"same", "two and three orders for the same names at once", Size{Orders: 40, For: 8 * time.Second}, Size{Orders: 500, For: 60 * time.Second}, sameNames, siteOptions{}, false},
-	{"builds", "two builds of one format side by side, each worker rolled forth and back", Size{Orders: 60, For: 40 * time.Second}, Size{Orders: 1000, For: 4 * time.Minute}, twoBuilds, siteOptions{budget: true}, false},
+	{"builds", "two builds of one format side by side, each worker rolled forth and back", Size{Orders: 50, For: 30 * time.Second}, Size{Orders: 1000, For: 4 * time.Minute}, twoBuilds, siteOptions{budget: true}, false},
 	{"stock", "somebody with the stock nats command: consumers edited, paused, removed, messages and streams too", Size{Orders: 40, For: 30 * time.Second}, Size{Orders: 600, For: 6 * time.Minute}, stockCommand, siteOptions{}, true},
 	{"disk", "the disk of the server, the keys and the certificates is full, again and again", Size{Orders: 40, For: 20 * time.Second}, Size{Orders: 1000, For: 5 * time.Minute}, fillDisk, siteOptions{disk: true}, true},
-	{"spreadsheets", "one list handed in twenty times, saved in other ways, before and after JetStream is lost and put back", Size{Orders: 24, For: 24 * time.Second}, Size{Orders: 120, For: 2 * time.Minute, Runs: 6}, spreadsheets, siteOptions{}, false},
+	{"spreadsheets", "one list handed in twenty times, saved in other ways, before and after JetStream is lost and put back", Size{Orders: 24, For: 18 * time.Second}, Size{Orders: 120, For: 2 * time.Minute, Runs: 6}, spreadsheets, siteOptions{}, false},
 	{"identities", "two labels with one key; keys and endpoints swapped, and a user who sees little, while calls are open", Size{Orders: 80, For: time.Second}, Size{Orders: 240, For: 5 * time.Minute}, identities, siteOptions{}, false},
 	{"keystore", "the key store removed, unmounted, replaced by another, lost for good", Size{Orders: 50, For: 12 * time.Second}, Size{Orders: 1500, For: 3 * time.Minute}, loseKeyStore, siteOptions{}, false},
 	{"poison", "bad messages among good ones", Size{Orders: 40, For: 2 * time.Second}, Size{Orders: 4000, For: 2 * time.Second}, poisonInbox, siteOptions{}, false},
