@@ -378,9 +378,15 @@ func TestRefill(t *testing.T) {
 	w.publish(order.Request{ID: "uses", Account: "ten", Names: []string{"uses.example.com"}})
 	w.worker().drive("uses", order.Verify)
 	w.order("early", "early.example.com")
+	// Killed before its number was stored: that is no loss.
+	w.publish(order.Request{ID: "planned", Account: "ten", Names: []string{"planned.example.com"}})
+	w.worker().driveTo("planned", "at the first call", func(o order.Order) bool { return keyStored(o) && o.Attempt == 1 })
+	if got, err := (stage.Refill{Line: w.line, Ledger: w.ledger, Keys: w.keys}).Sweep(t.Context()); err != nil || got.Pairs+got.Numbers != 0 {
+		t.Errorf("nothing was lost, and %+v is told, %v", got, err)
+	}
 	emptied(w) // order a
 	got, err := stage.Refill{Line: w.line, Ledger: w.ledger, Keys: w.keys}.Sweep(t.Context())
-	if err != nil || got.Pairs != 3 || got.Numbers != 2 || len(got.Left) != 0 {
+	if err != nil || got.Pairs != 4 || got.Numbers != 2 || len(got.Left) != 0 {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for id, want := range map[string]certstore.Raised{"a": {Attempt: 1}, "uses": {Attempt: 1, Resource: w.last("uses").Resource}, "early": {}} {

@@ -85,6 +85,9 @@ func (f Refill) one(ctx context.Context, o order.Order, all *Refilled) error {
 	}
 	err = f.Keys.Raise(ref(o), raised)
 	switch {
+	case err == nil && o.State == order.Submit && raised.Resource != "":
+		// The record only plans it, maybe: it stands there before it is stored, so
+		// that nobody can say it was lost.
 	case err == nil:
 		all.Numbers++
 	case errors.Is(err, certstore.ErrExists): // a worker was quicker
