@@ -168,7 +168,9 @@ func (m *mixUp) round(ctx context.Context) error {
 	if err := stream.Sleep(ctx, waiting+2*time.Second); err != nil { // whoever concludes too much has concluded by then
 		return err
 	}
-	m.told(ctx, "the stopped accounts are told", func(ctx context.Context) error { return m.stopsTold(ctx, slices.Concat(swapped, strays)) })
+	m.told(ctx, "the stopped accounts are told", func(ctx context.Context) error {
+		return m.stopsTold(ctx, slices.Concat(swapped, strays))
+	})
 	if _, has := m.clouds.(Users); has {
 		m.told(ctx, "narrow lists are told", func(ctx context.Context) error { return m.narrowTold(ctx, users) })
 	}

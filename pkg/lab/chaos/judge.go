@@ -326,7 +326,8 @@ func (v *verdict) once() {
 		switch {
 		case n > 1:
 			v.report.Double++
-			v.problem("%d cloud orders were paid for %s, which stands in a list of one for each (%v)", v.asking(strings.Fields(set)), n, set, paid[set])
+			v.problem("%d cloud orders were paid for %s, which stands in a list of one for each (%v)",
+				v.asking(strings.Fields(set)), n, set, paid[set])
 		case n == 0 && must:
 			v.report.Lost++
 			v.problem("nothing was bought for %s", v.asking(strings.Fields(set)), set)

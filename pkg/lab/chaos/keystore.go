@@ -31,16 +31,16 @@ func loseKeyStore(ctx context.Context, s *site, _ int) error {
 	k := &vault{site: s, path: s.cfg.Keys.Store}
 	s.stores = []string{k.path}
 	losses := []func(context.Context) error{k.removed, k.unmounted, k.replaced, k.gone}
-	share := (len(all) + len(losses)) / (len(losses) + 1)
+	share, pace := len(all)/(len(losses)+1), s.size.For/time.Duration(2*len(losses))
 	for i, lose := range losses {
-		if err := s.publish(ctx, all[i*share:min((i+1)*share, len(all))], s.size.For/time.Duration(2*len(losses))); err != nil {
+		if err := s.publish(ctx, all[i*share:(i+1)*share], pace); err != nil {
 			return err
 		}
 		if err := lose(ctx); err != nil {
 			return err
 		}
 	}
-	return s.publish(ctx, all[len(losses)*share:], s.size.For/time.Duration(2*len(losses)))
+	return s.publish(ctx, all[len(losses)*share:], pace)
 }
 
 // vault is the key store of a site, and where it lies when it is away.
@@ -128,10 +128,11 @@ func (k *vault) refused(ctx context.Context, sentence string) {
 			began[p.log] = info.Size()
 		}
 	}
-	if _, err := app.Init(ctx, k.cfg, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), sentence) {
+	_, err := app.Init(ctx, k.cfg, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), sentence) {
 		k.complain("init does not refuse the key store: %v", err)
 	}
-	err := k.await(ctx, 20*time.Second, "every submitter says what is wrong with the key store", func(context.Context) error {
+	err = k.await(ctx, 20*time.Second, "every submitter says what is wrong", func(context.Context) error {
 		for _, p := range k.submitters {
 			if text := since(p.log, began[p.log]); !strings.Contains(text, "key store") {
 				return fmt.Errorf("%s says nothing of it", p.name)

@@ -78,8 +78,8 @@ func (s Setting) main(n int) string {
 
 // User implements Users.
 func (s simulated) User(of Account) (key, secret string, err error) {
-	u := cloudsim.Account{Cloud: of.Config.Cloud, Label: of.Label + "-user", UID: of.Config.Main, CallerKind: "user", CallerID: "3" + of.Config.Main[1:],
-		AccessKeyID: of.Key + "user", AccessKeySecret: of.Secret + "-user", Sees: "own"}
+	u := cloudsim.Account{Cloud: of.Config.Cloud, Label: of.Label + "-user", UID: of.Config.Main,
+		CallerKind: "user", CallerID: "3" + of.Config.Main[1:], AccessKeyID: of.Key + "user", AccessKeySecret: of.Secret + "-user", Sees: "own"}
 	return u.AccessKeyID, u.AccessKeySecret, s.sim.AddAccount(u)
 }
 
@@ -174,7 +174,8 @@ var started = []string{"pending", "review", "issued"}
 func (s simulated) Books() (b Books) {
 	r := s.sim.Report()
 	for _, o := range r.Orders {
-		b.Orders = append(b.Orders, Bought{Main: o.UID, ID: o.ID, Names: o.Names, KeyFP: o.KeyFP, Paid: o.Spent || o.Kind == "instance" && slices.Contains(started, o.State),
+		b.Orders = append(b.Orders, Bought{Main: o.UID, ID: o.ID, Names: o.Names, KeyFP: o.KeyFP,
+			Paid:     o.Spent || o.Kind == "instance" && slices.Contains(started, o.State),
 			Resource: o.Kind != "package", Told: o})
 	}
 	for _, x := range r.DNS.Records {
@@ -185,7 +186,8 @@ func (s simulated) Books() (b Books) {
 	}
 	for _, c := range r.Calls {
 		if b.OverLimit += c.Violations; c.Violations > 0 && !slices.Contains(whose, c.Action) {
-			b.Over = append(b.Over, fmt.Sprintf("%d of %s by %s: %d in a second, %d are allowed", c.Violations, c.Action, c.UID, c.PeakSliding, c.Limit))
+			b.Over = append(b.Over, fmt.Sprintf("%d of %s by %s: %d in a second, %d are allowed",
+				c.Violations, c.Action, c.UID, c.PeakSliding, c.Limit))
 		}
 	}
 	return b

@@ -71,8 +71,9 @@ type site struct {
 	nc *nats.Conn // the publisher's: it reconnects
 	js jetstream.JetStream
 
-	books  *books
-	sets   map[string]bool // sets of names that must be paid once at most, and whether they must be paid; nil: the authorised purchases count
+	books *books
+	// sets of names are paid once at most; true: once. nil: what was authorised counts.
+	sets   map[string]bool
 	stores []string        // key stores in which a pair may lie; nil: it is not judged
 	rate   bool            // no call may be above the limit
 	disk   *smalldisk.Disk // nil: as large as the others

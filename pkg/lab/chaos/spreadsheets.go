@@ -140,8 +140,8 @@ type sheet struct {
 // handIn saves the list in another way and hands it in.
 func (l *lists) handIn(ctx context.Context, n int) error {
 	d := l.dice
-	sh := sheet{name: pick(d, []string{"list.csv", "list (1).csv", "Kopie von list.csv", "LIST-final.CSV", "list.jsonl", "list.yaml"}),
-		rows: slices.Clone(l.rows), windows: d.IntN(2) == 0, numbered: n%7 == 5}
+	titles := []string{"list.csv", "list (1).csv", "Kopie von list.csv", "LIST-final.CSV", "list.jsonl", "list.yaml"}
+	sh := sheet{name: pick(d, titles), rows: slices.Clone(l.rows), windows: d.IntN(2) == 0, numbered: n%7 == 5}
 	if d.IntN(2) == 0 {
 		sh.columns = func(all []string) { d.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) }
 	}
@@ -299,7 +299,8 @@ var cells = map[string]func(order.Request) string{
 }
 
 func (sh sheet) csv() ([]byte, error) {
-	header := []string{"names", "account", "id", "validation", "csr", "resource", "batch", "labels", "contact_name", "contact_email"}
+	header := []string{"names", "account", "id", "validation", "csr", "resource", "batch", "labels",
+		"contact_name", "contact_email"}
 	if sh.columns != nil {
 		sh.columns(header)
 	}
