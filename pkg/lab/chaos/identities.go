@@ -197,7 +197,7 @@ func (m *mixUp) told(ctx context.Context, what string, told func(context.Context
 // leaveOpen has calls of the accounts go wrong until some have an unknown outcome,
 // above all of those that get a key which sees little.
 func (m *mixUp) leaveOpen(ctx context.Context, of, above []Account) error {
-	if err := m.setFaults(0.6); err != nil {
+	if err := m.setFaults(0.4); err != nil {
 		return err
 	}
 	defer m.endFaults()
@@ -206,7 +206,7 @@ func (m *mixUp) leaveOpen(ctx context.Context, of, above []Account) error {
 		if err := m.publish(ctx, all, 0); err != nil {
 			return err
 		}
-		err := m.await(ctx, 4*time.Second, "calls are open", func(ctx context.Context) error {
+		err := m.await(ctx, 5*time.Second, "calls are open", func(ctx context.Context) error {
 			n, err := m.openCalls(ctx, above)
 			if err == nil && n == 0 {
 				err = errors.New("none is")
@@ -218,7 +218,11 @@ func (m *mixUp) leaveOpen(ctx context.Context, of, above []Account) error {
 		}
 		all = m.some(2, above)
 	}
-	open, err := m.openCalls(ctx, of)
+	open := 0
+	err := m.await(ctx, time.Minute, "the ledger is read", func(ctx context.Context) (err error) {
+		open, err = m.openCalls(ctx, of)
+		return err
+	})
 	if err != nil {
 		return err
 	}
