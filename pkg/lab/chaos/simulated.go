@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/certmill/certmill/pkg/app"
@@ -76,10 +77,15 @@ func (s Setting) main(n int) string {
 	return fmt.Sprintf("1000000000%04d", n)
 }
 
+// userKey ends the access key of an account's user.
+const userKey = "user"
+
+func mainKey(key string) string { return strings.TrimSuffix(key, userKey) }
+
 // User implements Users.
 func (s simulated) User(of Account) (key, secret string, err error) {
 	u := cloudsim.Account{Cloud: of.Config.Cloud, Label: of.Label + "-user", UID: of.Config.Main,
-		CallerKind: "user", CallerID: "3" + of.Config.Main[1:], AccessKeyID: of.Key + "user", AccessKeySecret: of.Secret + "-user", Sees: "own"}
+		CallerKind: "user", CallerID: "3" + of.Config.Main[1:], AccessKeyID: of.Key + userKey, AccessKeySecret: of.Secret + "-user", Sees: "own"}
 	return u.AccessKeyID, u.AccessKeySecret, s.sim.AddAccount(u)
 }
 
@@ -182,6 +188,9 @@ func (s simulated) Books() (b Books) {
 		b.Records = append(b.Records, Record{x.Name, x.Type, x.Value, x.By, x.Created})
 	}
 	for _, f := range r.DNS.Foreign {
+		if mainKey(f.Record.By) == mainKey(f.Key) { // an account that had another of its keys meanwhile
+			continue
+		}
 		b.Foreign = append(b.Foreign, fmt.Sprintf("%+v", f))
 	}
 	for _, c := range r.Calls {
