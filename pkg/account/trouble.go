@@ -36,14 +36,19 @@ const (
 	moreZones = "more zones"
 )
 
-// TellZone keeps a trouble of a label's rights in a zone, as Tell does: of so many
-// zones, and of all others as one.
+// TellZone keeps a trouble of a label's rights in a zone, as Tell does, and in place
+// of another one there at once: of so many zones, and of all others as one.
 func (a *Accounts) TellZone(ctx context.Context, k ZoneKey, t Trouble) (news bool, err error) {
 	told := a.State(k.Main).Troubles
 	t.Label, t.Zone = k.Label, k.Zone
 	if t.Kind = DNSRights(k.Label, k.Zone); told[t.Kind].Kind == "" && countZones(told) >= mostZones {
 		t.Kind = DNSRights(k.Label, moreZones)
 		t.What = "in more zones, of which the last is " + k.Zone + ": " + t.What
+	}
+	if was := told[t.Kind]; t.Zone == was.Zone && t.What != was.What {
+		if err := a.Calm(ctx, k.Main, t.Kind); err != nil {
+			return false, err
+		}
 	}
 	return a.Tell(ctx, k.Main, t)
 }

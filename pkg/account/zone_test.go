@@ -132,6 +132,16 @@ func TestManyZonesAreTold(t *testing.T) {
 	if len(told) != mostZones+1 || !strings.Contains(told[DNSRights("acme", moreZones)].What, "shop-20.example") || !a.State(main).ZoneTroubled("acme") || a.State(main).ZoneTroubled("acm") {
 		t.Errorf("%d: %+v", len(told), told)
 	}
+	worse := shopZone
+	worse.Zone = "shop-4.example"
+	for _, what := range []string{"refused", "refused at its own name"} {
+		if _, err := a.TellZone(t.Context(), worse, Trouble{What: what, Last: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if is := a.State(main).Troubles[DNSRights("acme", worse.Zone)]; is.What != "refused at its own name" || is.Zone != worse.Zone {
+		t.Errorf("%+v", is)
+	}
 	for range 2 {
 		if err := a.Calm(t.Context(), main, DNSRights("acme", "shop-3.example")); err != nil {
 			t.Fatal(err)

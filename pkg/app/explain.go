@@ -200,9 +200,9 @@ func waiting(e Explanation, o order.Order) Explanation {
 func rightsAwaited(e Explanation, o order.Order) Explanation {
 	zone, first, _ := strings.Cut(o.Wait.What, " ")
 	if first == "" {
-		return e.because("DNS rights in "+zone, "nothing was bought yet: it is being tried whether account "+o.Account+" may write in the zone "+zone+"; verifiers do that, and without an answer it goes on")
+		return e.because("DNS rights of "+o.Account+" are tried", "nothing was bought yet: it is being tried whether account "+o.Account+" may write in the zone "+zone+"; verifiers do that, and without an answer it goes on")
 	}
-	return e.because("DNS rights in "+zone, "nothing was bought yet: account "+o.Account+" may perhaps not write in the zone "+zone+", so order "+first+" goes first there, and this one when its challenge was placed").
+	return e.because("DNS rights of "+o.Account+" are not sure", "nothing was bought yet: account "+o.Account+" may perhaps not write in the zone "+zone+", so order "+first+" goes first there, and this one when its challenge was placed").
 		with("certmill show " + first)
 }
 

@@ -167,8 +167,11 @@ func (r *Rights) before(ctx context.Context, a *Account, o order.Order, hold boo
 		account.ZoneKey
 		account.Zone
 	}
+	look, cancel := context.WithTimeout(ctx, flightTime)
+	places := r.places(look, a, o.Request.Names)
+	cancel()
 	var careful []zone
-	for _, k := range r.places(ctx, a, o.Request.Names) {
+	for _, k := range places {
 		z, settled, err := r.ask(ctx, k)
 		switch {
 		case errors.Is(err, account.ErrZone):
@@ -342,12 +345,18 @@ const (
 	checkTooOld  = 5 * time.Minute
 )
 
+// open tells whether a check is asked for that nobody has begun, and that somebody
+// may still want.
+func open(z account.Zone) bool {
+	return z.Asked.After(z.Taken) && time.Since(z.Asked) < checkTooOld
+}
+
 // Serve answers until ctx ends.
 func (c *Checks) Serve(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	return c.States.FollowZones(ctx, func(k account.ZoneKey, z account.Zone) {
-		if !z.Asked.After(z.Taken) || time.Since(z.Asked) > checkTooOld || c.Solvers[k.Label] == nil {
+		if !open(z) || c.Solvers[k.Label] == nil {
 			return
 		}
 		wg.Go(func() {
@@ -381,7 +390,7 @@ func (c *Checks) Answer(ctx context.Context, k account.ZoneKey) error {
 	}
 	defer leave()
 	_, mine, err := c.States.ChangeZone(ctx, k, func(z *account.Zone) bool {
-		if !z.Asked.After(z.Taken) {
+		if !open(*z) {
 			return false
 		}
 		z.Taken = z.Asked
