@@ -96,7 +96,7 @@ type Refusal struct {
 	Order string    `json:"order"` // whose challenge it was
 	Host  string    `json:"host"`
 	Why   string    `json:"why"`
-	Zone  bool      `json:"zone,omitempty"` // there was no such zone
+	Zone  bool      `json:"zone,omitempty"`  // there was no such zone
 	Rests bool      `json:"rests,omitempty"` // the order tries again by itself
 	At    time.Time `json:"at"`
 }

@@ -107,7 +107,7 @@ func refusedCheck(k account.ZoneKey, is account.Outcome) preflight.Finding {
 func refusedOwn(k account.ZoneKey, kind string, r account.Refusal) preflight.Finding {
 	f := preflight.Finding{Level: preflight.Error, Kind: preflight.Rights,
 		What: fmt.Sprintf("the %s record of a challenge in the zone %s was refused to account %s", kind, k.Zone, k.Label),
-		Do: fmt.Sprintf("let its key write %s records there (%s: %s)", kind, r.Host, r.Why)}
+		Do:   fmt.Sprintf("let its key write %s records there (%s: %s)", kind, r.Host, r.Why)}
 	if r.Zone {
 		f.Kind = preflight.ZoneAbsent
 		f.What = fmt.Sprintf("account %s found no zone for the %s record of a challenge in %s", k.Label, kind, k.Zone)
