@@ -303,7 +303,7 @@ func TestRightsAreToldOnly(t *testing.T) {
 	for _, id := range []string{"a", "b"} {
 		w.publish(request(id, id+".example.com"))
 		p.driveTo(id, "refused", func(o order.Order) bool { return o.CloudID != "" && w.zone("example.com").Refused["TXT"].Order == id })
-		w.wantNote(id, "example.com")
+		w.wantNote(id, "in the zone example.com")
 	}
 	if n := w.spentIn("example.com"); n != 2 {
 		t.Errorf("%d were bought", n)
