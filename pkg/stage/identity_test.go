@@ -168,6 +168,11 @@ func TestAnEntryKeepsItsCaller(t *testing.T) {
 	if n := w.calls("GetCallerIdentity") - before; n != 1 {
 		t.Errorf("asked %d times", n)
 	}
+	for _, k := range w.permits.Stats() {
+		if strings.Contains(k.Key.Action, "GetCallerIdentity") && k.Granted > 0 {
+			t.Errorf("%v took %d permits", k.Key, k.Granted)
+		}
+	}
 }
 
 // DESIGN 12.7: the endpoint is part of identity where the cloud cannot say, and only

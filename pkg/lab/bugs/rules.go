@@ -109,7 +109,7 @@ var rules = []bug{
 	// 12.7
 	{"whose an account is takes a permit", "pkg/issuer/aliyun/calls.go",
 		"Action: callerIdentity, Roles: order.Roles, Limit: 100, Free: true,", "Action: callerIdentity, Roles: order.Roles, Limit: 100, Free: false,",
-		app, "TestWhoseCredentials"},
+		stage, "TestAnEntryKeepsItsCaller"},
 	{"whose an account is, is asked at every purchase", whoseGo,
 		"if known, _ := c.get(); known != nil {\n\t\treturn *known, nil", "if known, _ := c.get(); known != nil && false {\n\t\treturn *known, nil",
 		stage, "TestAnEntryKeepsItsCaller"},
