@@ -188,6 +188,10 @@ func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request
 			return fit[i], nil
 		}
 	}
+	// One of which nobody knows whose it is may never work.
+	if known := slices.DeleteFunc(slices.Clone(fit), func(a *Account) bool { return a.Main == "" }); len(known) > 0 {
+		fit = known
+	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(order.NamesHash(r.Names)))
 	return fit[int(h.Sum32()%uint32(len(fit)))], nil

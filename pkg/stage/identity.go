@@ -188,13 +188,19 @@ func (e *Unwitnessed) Error() string {
 		"that %s is shown everything that was bought there: certmill first-use %s", e.Label, e.Caller, e.Why, e.Caller, e.Label)
 }
 
-// settled tells whether it is known which main account an account is of. Until
-// then no order is taken for it: what an order has spent is kept by main account.
-func (a *Account) settled() error {
-	if a.Main != "" {
+// settled gives an order that was taken before anybody knew of which main account
+// its account is that main account. Until then nothing was sent for it, and nobody
+// can look what an earlier life has sent: what an order has spent is kept by main
+// account.
+func settled(o *order.Order, a *Account) error {
+	switch {
+	case o.Main != "":
 		return nil
+	case a.Main == "":
+		return refuse("nobody knows yet of which main account %s is: %v", a, cmp.Or(a.Stopped(), errors.New("its cloud was not asked")))
 	}
-	return cmp.Or(a.Stopped(), fmt.Errorf("it is not known yet of which main account %s is", a.Label))
+	o.Main = a.Main
+	return nil
 }
 
 // untouched: the record knows nothing that was sent for the order.

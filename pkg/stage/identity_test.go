@@ -263,3 +263,47 @@ func TestTakenForAnotherMainAccount(t *testing.T) {
 		}
 	}
 }
+
+// An order for an account of which nobody knows as yet which main account it is of
+// waits in its lane, where no worker takes it, and not in the inbox, where all
+// others would wait behind it. Whoever leaves the account open gets another.
+func TestTakenBeforeItsMainAccountIsKnown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	ctx := t.Context()
+	unknown := *w.accounts["ali"]
+	unknown.Label, unknown.Main, unknown.Credentials = "who", "", &stage.Credentials{}
+	unknown.Halt(errors.New("account who waits"))
+	w.accounts["who"] = &unknown
+	for _, account := range []string{"who", "ali", order.AnyAccount} {
+		w.publish(order.Request{ID: "for-" + account, Account: account, Names: namesOf(account)})
+	}
+	if o := w.last("for-who"); o.State != order.Submit || o.Account != "who" || o.Main != "" {
+		t.Errorf("it is %s for %q", w.tell("for-who"), o.Main)
+	}
+	if o := w.last("for-any"); o.Main == "" {
+		t.Errorf("an order for any account went to one that cannot be worked with: %s", o.Account)
+	}
+	w.worker().drive("for-ali", order.Issued)
+	w.wantNotNow("for-who", w.worker().by.Cancel(ctx, "for-who"), "which main account")
+
+	unknown.Main, unknown.Credentials = aliUID, nil // the next session
+	w.worker().driveTo("for-who", "at its main account", func(o order.Order) bool { return o.Main == aliUID })
+	w.must(w.worker().by.Cancel(ctx, "for-who"))
+	w.worker().drive("for-who", order.Failed)
+}
+
+// A cancelled order whose account has got its main account meanwhile ends, although
+// no worker has seen it since.
+func TestCancelledBeforeItsMainAccountWasKnown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	ali := *w.accounts["ali"]
+	w.accounts["ali"] = &ali
+	ali.Main = ""
+	w.publish(request("a", "a.example.com"))
+	ali.Main = aliUID
+	w.must(w.worker().by.Cancel(t.Context(), "a"))
+	w.worker().drive("a", order.Failed)
+	w.wantFailed("a", stage.ClassCancelled)
+}

@@ -46,9 +46,7 @@ func (in Intake) Accept(ctx context.Context, m pipeline.Message) error {
 	var a *Account
 	var way issuer.Route
 	if err == nil && known == nil {
-		if a, way, err = in.For(m.Publisher).Place(ctx, r); err == nil {
-			err = a.settled() // nobody may know yet in which ledger to look
-		}
+		a, way, err = in.For(m.Publisher).Place(ctx, r)
 	}
 	if err != nil || known != nil {
 		return in.settled(ctx, m, r, known, err)
@@ -125,6 +123,9 @@ func (in Intake) Place(ctx context.Context, r order.Request) (*Account, issuer.R
 	return a, way, nil
 }
 
+// first is the order's first record. Where nobody knows yet of which main account
+// the account is, it names none: no worker takes it until then (mended), and
+// nobody waits behind it in the inbox.
 func (in Intake) first(m pipeline.Message, r order.Request, a *Account, way issuer.Route) order.Order {
 	op := way.Flow.Action()
 	o := order.Order{

@@ -172,12 +172,17 @@ func (s *Submitter) lostElsewhere(ctx context.Context, o order.Order, raised cer
 	case bought, raised.Resource != "", is && open.Order == o.ID():
 	case raised.Attempt <= last.Attempt:
 		return o, nil, false // it is known how it ended
+	case moveErr != nil && is && o.Approves(order.FactElsewhere(raised.Main, open.Order, open.Attempt)):
+		// That one was let pass; this one's own number was not.
 	case is:
 		return o, pipeline.Wait(order.Wait{For: order.WaitForNames, What: open.Order, Till: time.Now().UTC().Add(time.Second)}), true
 	default:
 		if err := s.ownerless(ctx, there, e, raised); err != nil {
 			return o, err, true
 		}
+	}
+	if moveErr != nil && o.Approves(order.FactElsewhere(raised.Main, o.ID(), raised.Attempt)) {
+		return o, nil, false
 	}
 	if moveErr != nil {
 		return o, moveErr, true
@@ -207,9 +212,11 @@ func (s *Submitter) moved(o order.Order, raised certstore.Raised) (order.Order, 
 	}
 	at := o
 	at.Main = raised.Main
-	return at, pipeline.Hold(fmt.Sprintf("the key store says that attempt %d of this order was made at main account %s (%s), and no account of the config "+
-		"can say what came of it: put that account back into the config, then retry", raised.Attempt, raised.Main, raised.At.Format(time.RFC3339)),
-		"certmill retry "+o.ID())
+	return at, pipeline.HoldFor(order.FactElsewhere(raised.Main, o.ID(), raised.Attempt),
+		fmt.Sprintf("the key store says that attempt %d of this order was made at main account %s (%s), and no account of the config "+
+			"can say what came of it: put that account back into the config, then retry; or approve buys it at account %s all the same: "+
+			"then it may be bought twice", raised.Attempt, raised.Main, raised.At.Format(time.RFC3339), o.Account),
+		"certmill retry "+o.ID(), "certmill approve "+o.ID(), "certmill cancel "+o.ID())
 }
 
 // used is the number by which the order uses a resource for this purchase, the
@@ -235,14 +242,17 @@ func usedAt(keys KeyStore, o order.Order) (certstore.Raised, error) {
 }
 
 // unknownNumber is a number of the order of which nobody knows what came, if there
-// is one: the ledger of its main account does not know it, or it is open at
-// another one than the order's.
+// is one that no person let pass: the ledger of its main account does not know it,
+// or it is open at another one than the order's.
 func unknownNumber(ctx context.Context, keys KeyStore, l *ledger.Ledger, o order.Order) (raised certstore.Raised, is bool, err error) {
 	numbers, err := keys.Numbers(ref(o))
 	if err != nil {
 		return certstore.Raised{}, false, err
 	}
 	for _, raised := range numbers {
+		if o.Approves(order.FactElsewhere(raised.Main, o.ID(), raised.Attempt)) {
+			continue
+		}
 		e, err := l.Read(ctx, raised.Main, o.Request.Names)
 		if err != nil {
 			return certstore.Raised{}, false, err

@@ -409,3 +409,49 @@ func TestRefill(t *testing.T) {
 	n.worker().drive("a", order.Issued)
 	n.wantPaid(1, crashName)
 }
+
+// An earlier life has made an attempt at an account that the config has no more:
+// nobody can say what came of it, so it is a person's to decide, who may let that
+// very attempt pass (DESIGN 12.2, 12.8). Approved, the order is bought where it
+// stands, or cancelled; put back, the account has the order again.
+func TestNumberOfAnAccountThatIsGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	ctx := t.Context()
+	for _, id := range []string{"a", "b"} {
+		w.order(id, id+".example.com")
+		r := w.ref(id)
+		r.Main = "900900"
+		w.must(w.keys.Raise(r, certstore.Raised{Attempt: 1, Purchase: 1, Main: "900900"}))
+	}
+	p := w.worker()
+	for _, id := range []string{"a", "b"} {
+		p.drive(id, order.Held)
+		o := w.wantHeld(id, "no account of the config can say what came of it", "certmill approve "+id)
+		if want := order.FactElsewhere("900900", id, 1); o.Hold.Fact != want {
+			t.Errorf("the fact is %q, want %q", o.Hold.Fact, want)
+		}
+	}
+	w.must(p.by.Retry(ctx, "a"))
+	p.drive("a", order.Held) // retry lets nothing pass
+	w.must(p.by.Approve(ctx, "a"))
+	p.drive("a", order.Issued)
+	w.wantIssued("a")
+	w.wantPaid(1, "a.example.com")
+	if a, _ := w.entry("900900", "a.example.com").Last("a"); a.Ending != ledger.Open {
+		t.Errorf("of the attempt elsewhere nobody knows anything: %+v", a)
+	}
+	w.must(p.by.Cancel(ctx, "b"))
+	p.drive("b", order.Failed)
+	w.wantFailed("b", stage.ClassCancelled)
+	w.wantPaid(0, "b.example.com")
+
+	// Another order for the names is held for that attempt, whatever became of the
+	// first one: its cloud order is not what was bought there.
+	w.order("c", "a.example.com")
+	p.driveTo("c", "held", func(o order.Order) bool { return o.State == order.Held })
+	w.wantHeld("c", "attempt 1 at main account 900900", "certmill approve c")
+	if a, _ := w.entry("900900", "a.example.com").Last("a"); a.Ending != ledger.Open {
+		t.Errorf("another account's cloud order ended the attempt: %+v", a)
+	}
+}

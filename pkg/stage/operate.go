@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,6 +77,9 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 	if it.State == order.Held && o.Failure != nil {
 		return p.move(ctx, it, o, order.Collect, "retry") // its end is decided: it was held while it cleaned up
 	}
+	if err := p.succeeded(ctx, o); err != nil {
+		return err
+	}
 	if err := p.resume(ctx, o); err != nil {
 		return err
 	}
@@ -95,6 +99,23 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 		o.Attempt = last.Attempt + 1
 	}
 	return p.move(ctx, it, o, order.Submit, "retry")
+}
+
+// succeeded refuses to go on with an order that was bought again: its line goes on
+// with the successor.
+func (p *Operator) succeeded(ctx context.Context, o order.Order) error {
+	_, next, made, err := Succession{p.Line}.Find(ctx, o)
+	if err != nil || !made {
+		return err
+	}
+	help := "certmill show " + next.ID()
+	switch {
+	case o.State == order.Held:
+		help = "certmill buy-again " + o.ID() + " ends this one"
+	case resting(next.State):
+		help = "certmill retry " + next.ID()
+	}
+	return refuse("order %s was bought again as %s (state %s): %s", o.ID(), next.ID(), next.State, help)
 }
 
 // Approve lets an order go on that is held for a fact which a person may let
@@ -148,6 +169,14 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 	if err != nil {
 		return err
 	}
+	if o.Main == "" {
+		if err := settled(o, a); err != nil {
+			return err
+		}
+		if e, err = p.entry(ctx, *o); err != nil {
+			return err
+		}
+	}
 	f := a.Flow(o.Operation)
 	if _, bought := e.Claim(o.ID(), o.Purchase); bought || f == nil {
 		return nil
@@ -157,8 +186,12 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 		return err
 	}
 	if lost && raised.Main != o.Main {
-		return refuse("the key store knows attempt %d of order %s at main account %s, and nobody knows what came of it: retry it, so that it is reconciled there",
-			raised.Attempt, o.ID(), raised.Main)
+		there := slices.ContainsFunc(p.Accounts.Mains(), func(a *Account) bool { return a.Main == raised.Main })
+		if there || o.Hold == nil || o.Hold.Fact != order.FactElsewhere(raised.Main, o.ID(), raised.Attempt) {
+			return refuse("the key store knows attempt %d of order %s at main account %s, and nobody knows what came of it: retry it, so that it is reconciled there",
+				raised.Attempt, o.ID(), raised.Main)
+		}
+		lost = false // nobody can reconcile it; its entry there stays open, for whoever wants the names next
 	}
 	if !f.Spends() {
 		return nil // what it has is given back by its end, after a look
@@ -217,6 +250,9 @@ func (p *Operator) Adopt(ctx context.Context, id, cloudID string) error {
 		return refuse("order %s is in state %s", id, it.State)
 	}
 	if _, err := p.entry(ctx, it.Order); err != nil {
+		return err
+	}
+	if err := p.succeeded(ctx, it.Order); err != nil {
 		return err
 	}
 	a, flow, err := p.Accounts.flow(it.Order)

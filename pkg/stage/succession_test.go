@@ -362,3 +362,28 @@ func TestOneSuccessor(t *testing.T) {
 		}
 	}
 }
+
+// A line goes on with its last order: one that was bought again is not retried, or
+// two of them would be on their way for one set of names (DESIGN 12.1). What helps
+// is said, and one that cleans up does so all the same.
+func TestRetryOfAnOrderThatWasBoughtAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	ctx := t.Context()
+	w.order("a", "a.refused.example")
+	p := w.worker()
+	p.drive("a", order.Failed)
+	w.must(p.buyAgain("a"))
+	w.wantNotNow("a", p.by.Retry(ctx, "a"), "bought again as a-2 (state submit): certmill show a-2")
+	w.wantNotNow("a", p.by.Adopt(ctx, "a", w.stranger("a.refused.example")), "bought again as a-2") // else it is retried by that
+	p.drive("a-2", order.Failed)
+	w.wantNotNow("a", p.by.Retry(ctx, "a"), "bought again as a-2 (state failed): certmill retry a-2")
+	w.must(p.by.Retry(ctx, "a-2"))
+	w.wantFailed("a", stage.ClassReview)
+
+	heldPaid(w, "b", "b.example.com")
+	dying, _ := w.dying("buy-again: successor made")
+	dying.survive(func() { _ = dying.buyAgain("b") })
+	w.wantNotNow("b", p.by.Retry(ctx, "b"), "bought again as b-2 (state submit): certmill buy-again b ends this one")
+	w.must(p.buyAgain("b"))
+}

@@ -187,9 +187,12 @@ func (w *Waiter) openAttempt(ctx context.Context, o order.Order, e ledger.Entry,
 	open, _ := entryAt(e, st.Main).Last(st.Order)
 	waits, known := w.waits(st.Main, o)
 	switch {
-	case other.State == order.Issued && other.CloudID != "":
-		// What it was issued from is what it bought: the entry is closed for it.
+	case other.State == order.Issued && other.CloudID != "" && other.Main == st.Main:
+		// What it was issued from is what it bought: the entry is closed for it. Of an
+		// attempt at another main account than it was issued at that says nothing.
 		return untold(w.Ledger.Bought(ctx, st.Main, o.Request.Names, open, other.CloudID, "the order is issued"))
+	case st.Main != o.Main && other.Main != st.Main && other.State.Final():
+		return elsewhereOpen(o, st, known) // nobody reconciles it there
 	case other.State == order.Failed:
 		return pipeline.Hold(fmt.Sprintf("it waits for order %s, which has the same names and failed although its purchase is not known: retry that one, so that it is reconciled, and then this one", st.Order),
 			"certmill retry "+st.Order, "certmill retry "+o.ID(), "certmill cancel "+o.ID())
@@ -197,15 +200,22 @@ func (w *Waiter) openAttempt(ctx context.Context, o order.Order, e ledger.Entry,
 		return pipeline.Hold(fmt.Sprintf("it waits for order %s, which has the same names, whose purchase is not known, and which is not there any more: hand that one in again, so that it is reconciled, and then retry this one", st.Order),
 			"certmill retry "+o.ID(), "certmill cancel "+o.ID())
 	case st.Main != o.Main && w.Now().Sub(st.Since) > 2*waits.Total():
-		why := fmt.Sprintf("order %s has the same names, and since %s nobody knows whether its attempt %d at main account %s was bought",
-			st.Order, st.Since.UTC().Format(time.DateTime+" UTC"), st.Attempt, st.Main)
-		if !known {
-			why += ", which is in no account of the config any more"
-		}
-		return pipeline.HoldFor(order.FactElsewhere(st.Main, st.Order, st.Attempt), why+"; nothing was bought for this one. approve goes on all the same: then they may be bought twice",
-			"certmill approve "+o.ID(), "certmill cancel "+o.ID())
+		return elsewhereOpen(o, st, known)
 	}
 	return pipeline.Snooze(time.Second)
+}
+
+// elsewhereOpen holds an order for another's attempt at another main account, which
+// the config has, or not.
+func elsewhereOpen(o order.Order, st ledger.Standing, known bool) error {
+	why := fmt.Sprintf("order %s has the same names, and since %s nobody knows whether its attempt %d at main account %s was bought",
+		st.Order, st.Since.UTC().Format(time.DateTime+" UTC"), st.Attempt, st.Main)
+	if !known {
+		why += ", which is in no account of the config any more"
+	}
+	return pipeline.HoldFor(order.FactElsewhere(st.Main, st.Order, st.Attempt),
+		why+"; nothing was bought for this one. approve goes on all the same: then they may be bought twice",
+		"certmill approve "+o.ID(), "certmill cancel "+o.ID())
 }
 
 // waits are a main account's, if the config has it; else those of the order's own.
