@@ -307,3 +307,56 @@ func TestCancelledBeforeItsMainAccountWasKnown(t *testing.T) {
 	w.worker().drive("a", order.Failed)
 	w.wantFailed("a", stage.ClassCancelled)
 }
+
+// DESIGN 12.7, end to end: the keys of two accounts are exchanged in the config, or
+// the endpoint is another cloud's, while an attempt is open. Nothing is concluded
+// from the other account's list, by nobody; nothing is bought; the account stops
+// with a sentence, and only that one. Put back, it goes on with what was bought.
+func TestSwappedWithAnOpenEntry(t *testing.T) {
+	t.Parallel()
+	for name, swapped := range map[string]func(*world) *stage.Account{
+		"keys": func(w *world) *stage.Account { return w.caller("900900", "LTAIswapped", "", "", "") },
+		"endpoint": func(w *world) *stage.Account {
+			other := startClouds(w.t, setup{cloud: func(c *cloudsim.Config) { c.Accounts[0].UID = "900900" }}, 1)
+			a := *w.accounts["ali"]
+			a.Cloud = w.aliCloud(func(to *issuer.Access) { to.Endpoint = other.AliyunURL() })
+			a.Credentials = &stage.Credentials{Key: aliKey}
+			return &a
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, setup{})
+			w.lost("a", "reset_after_commit", "a.example.com")
+			w.later()
+			own, stray := w.accounts["ali"], swapped(w)
+			w.accounts["ali"] = stray
+			_, err := stray.Ask(t.Context())
+			w.must(err)
+			w.publish(request("b", "b.example.com"))
+			w.publish(order.Request{ID: "c", Account: "ten", Names: []string{"c.example.com"}})
+			p := w.worker()
+			for range 5 {
+				p.visit("a")
+				p.visit("b")
+			}
+			if o, at := w.last("a"), w.attempt("a"); o.State != order.Unsure || at.Ending != ledger.Open {
+				t.Errorf("the order is %s, its attempt %+v", w.tell("a"), at)
+			}
+			if o := w.last("b"); o.State != order.Waiting || !strings.Contains(o.Wait.What, `write main: "900900" for accounts.ali`) {
+				t.Errorf("another order of the account is %s: %+v", w.tell("b"), o.Wait)
+			}
+			if left := w.guard().MayMark(t.Context(), stray); !strings.Contains(fmt.Sprint(left), "is stopped") {
+				t.Errorf("its sweep counts: %v", left)
+			}
+			p.drive("c", order.Issued)
+
+			w.accounts["ali"] = own
+			w.worker().drive("a", order.Issued)
+			w.worker().drive("b", order.Issued)
+			w.wantIssued("a")
+			w.wantPaid(1, "a.example.com")
+			w.wantPaid(1, "b.example.com")
+		})
+	}
+}

@@ -401,8 +401,12 @@ func (p *Operator) surelyNot(ctx context.Context, a *Account, o order.Order, ope
 	if err != nil {
 		return err
 	}
-	if n > 0 {
-		return refuse("the quota of %s fell by %d that no listed order explains: find that order in the cloud's console; if it is for these names: certmill adopt %s <cloud id>; else again when the list shows it", open.Product, n, o.ID())
+	// What no list has shown in a day, none may ever show: then the person's word is
+	// all there is.
+	if word := open.Opened.Add(waitedFor); n > 0 && time.Now().Before(word) {
+		return refuse("the quota of %s fell by %d that no listed order explains: find that order in the cloud's console; "+
+			"if it is for these names: certmill adopt %s <cloud id>; else again when the list shows it, or again at %s: then your word is enough",
+			open.Product, n, o.ID(), word.UTC().Format(time.DateTime+" UTC"))
 	}
 	return nil
 }

@@ -1,9 +1,11 @@
 package stage_test
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/cloudsim"
@@ -236,4 +238,27 @@ func TestHoldForAnUnclaimedRowNamesItsWayOut(t *testing.T) {
 	p.drive("a", order.Issued)
 	w.wantIssued("a")
 	w.wantPaid(2, "a.example.com") // one is the stranger's
+}
+
+// Quota that was used by something no list shows any more is never explained: after
+// a day a person's word is enough, or no verb would end the order (issue 18 point 7).
+func TestNotBoughtWhatNothingEverExplains(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	ctx := t.Context()
+	heldOpen(w, "a", "a.example.com")
+	w.must(w.sim.SetConfig(func(c *cloudsim.Config) { c.ListLag = cloudsim.Exactly(hour) }))
+	w.stranger("unlisted.example.com")
+	p := w.worker()
+	w.wantNotNow("a", p.by.NotBought(ctx, "a"), "or again at")
+
+	e := w.entry(aliUID, "a.example.com")
+	e.Attempts[0].Opened = e.Attempts[0].Opened.Add(-25 * time.Hour)
+	data, err := json.Marshal(e)
+	w.must(err)
+	_, err = w.js.Publish(ctx, "spend."+aliUID+"."+order.NamesHash([]string{"a.example.com"}), data)
+	w.must(err)
+	w.must(p.by.NotBought(ctx, "a"))
+	p.drive("a", order.Issued)
+	w.wantPaid(1, "a.example.com")
 }
