@@ -207,6 +207,9 @@ func TestNothingRepeatsASecret(t *testing.T) {
 		{Kind: "http_500", Action: "CreateCertificateForPackageRequest", Times: 1}, {Kind: "reset_after_commit", Action: "CertificateOrderSubmit", Times: 1},
 		{Kind: "code_in_200", Action: "DescribeCertificate", Times: 2}, {Kind: "http_500", Action: "DescribeCertificateState", Times: 2},
 		{Kind: "http_500", Action: "ListUserCertificateOrder", Times: 2}, {Kind: "http_500", Action: "AddDomainRecord", Times: 2},
+		// The DNS services' own answers and refusals, as they are kept with an order.
+		{Kind: "code_in_200", Action: "DescribeSubDomainRecords", Times: 2}, {Kind: "http_500", Action: "DeleteDomainRecord", Times: 2},
+		{Kind: "http_500", Action: "CreateRecord", Times: 2}, {Kind: "http_500", Action: "DescribeRecordList", Times: 2}, {Kind: "http_500", Action: "DeleteRecord", Times: 2},
 	} {
 		if err := sim.AddFault(f); err != nil {
 			t.Fatal(err)
@@ -234,6 +237,10 @@ func TestNothingRepeatsASecret(t *testing.T) {
 		b, errB := s.console.Find(t.Context(), "review")
 		return errors.Join(errA, errB) == nil && a.State != order.Submit && (b.State == order.Failed || b.State == order.Held)
 	})
+	dns := calls(sim, "600600")
+	if calls(sim, "500500")["AddDomainRecord"] < 3 || dns["CreateRecord"] < 3 {
+		t.Errorf("the DNS services were not asked again: %v", dns)
+	}
 	stuck, err := s.another().Stuck(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)

@@ -108,7 +108,9 @@ func (s *session) collector(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	c := &stage.Collector{Accounts: s.accounts, Ledger: s.ledger, Solvers: s.solvers, Placed: book, Sinks: s.sinks, Sealer: s.recipients, Trouble: s.trouble()}
+	guard := s.guard()
+	c := &stage.Collector{Accounts: s.accounts, Ledger: s.ledger, Solvers: s.solvers, Placed: book, Sinks: s.sinks, Sealer: s.recipients,
+		Trouble: s.trouble(), Guard: &guard}
 	if s.identities != nil { // a nil pointer in the interface would not be nil
 		c.Opener = s.identities
 	}

@@ -28,6 +28,8 @@ type Owner struct {
 	// Called is when a call on the resource was made that got no clear answer: it
 	// may still start it. Zero: there is none such.
 	Called time.Time `json:"called,omitzero"`
+	// Caller is who made that call: what another's look does not show may be there.
+	Caller string `json:"caller,omitempty"`
 	// Till is the end of a resource's term, once it is known to be started: until
 	// then it is of these names, whoever has it.
 	Till time.Time `json:"till,omitzero"`
@@ -159,7 +161,7 @@ func (l *Ledger) Claim(ctx context.Context, e Entry, id, by string, purchase int
 		}
 		to := Owner{Order: by, Purchase: purchase, Names: canonical(e.Names), At: time.Now().UTC()}
 		if is.sameNames(e.Names) {
-			to.Called, to.Till = is.Called, is.Till // the call may still be on its way, whoever made it
+			to.Called, to.Caller, to.Till = is.Called, is.Caller, is.Till // the call may still be on its way, whoever made it
 		}
 		return to, true, nil
 	})
@@ -244,12 +246,15 @@ func (l *Ledger) refuses(ctx context.Context, e Entry, o Owner, by string) error
 }
 
 // Call is a note of a call, and of the earlier one whose answer is not known.
-type Call struct{ at, before time.Time }
+type Call struct {
+	at, before time.Time
+	by         string // whose the earlier one was
+}
 
-// Calling notes that a call on the resource is about to be made, by a request that
+// Calling notes that caller is about to make a call on the resource, by a request that
 // is signed soon after at: until a clear answer (Answered) it may start it at any
 // time. The error wraps ErrTaken if the order does not have it.
-func (l *Ledger) Calling(ctx context.Context, main, id, by string, at time.Time) (c Call, err error) {
+func (l *Ledger) Calling(ctx context.Context, main, id, by, caller string, at time.Time) (c Call, err error) {
 	c.at = at.UTC()
 	err = l.setOwner(ctx, main, id, func(is Owner) (Owner, bool, error) {
 		switch {
@@ -258,7 +263,8 @@ func (l *Ledger) Calling(ctx context.Context, main, id, by string, at time.Time)
 		case is.Called.Equal(c.at): // stored by a try without an answer
 			return is, false, nil
 		}
-		c.before, is.Called = is.Called, c.at
+		c.before, c.by = is.Called, is.Caller
+		is.Called, is.Caller = c.at, caller
 		return is, true, nil
 	})
 	return c, err
@@ -271,7 +277,7 @@ func (l *Ledger) Answered(ctx context.Context, main, id, by string, c Call) erro
 		if is.Order != by || !is.Called.Equal(c.at) {
 			return is, false, nil
 		}
-		is.Called = c.before
+		is.Called, is.Caller = c.before, c.by
 		return is, true, nil
 	})
 }

@@ -284,7 +284,7 @@ func TestGivenBackAfterALateCall(t *testing.T) {
 	first := time.Now()
 	call := func(at time.Time) Call {
 		t.Helper()
-		c, err := l.Calling(t.Context(), main, "cas-1", "a", at)
+		c, err := l.Calling(t.Context(), main, "cas-1", "a", "who", at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -306,7 +306,7 @@ func TestGivenBackAfterALateCall(t *testing.T) {
 	if err := release(first.Add(time.Hour)); err != nil {
 		t.Errorf("a waiting time later: %v", err)
 	}
-	_, err := l.Calling(t.Context(), main, "cas-1", "a", time.Now())
+	_, err := l.Calling(t.Context(), main, "cas-1", "a", "who", time.Now())
 	wantErr(t, "a call on what was given back", err, ErrTaken)
 }
 

@@ -37,6 +37,7 @@ type Collector struct {
 	Sealer   Sealer
 	Opener   Opener // nil: keys are delivered sealed
 	Trouble  Trouble
+	Guard    *Guard           // whether a look may say that something is not there; nil: it is not asked
 	Now      func() time.Time // nil: time.Now
 }
 
@@ -294,7 +295,7 @@ func (c *Collector) giveBack(ctx context.Context, a *Account, flow issuer.Flow, 
 		return o.CloudID == o.Resource, nil
 	}
 	looked := c.now()
-	st, started, err := c.startedByIt(ctx, a, flow, *o)
+	st, started, err := c.startedByIt(ctx, a, flow, *o, is)
 	if err != nil {
 		return false, err
 	}
@@ -315,12 +316,12 @@ func (c *Collector) giveBack(ctx context.Context, a *Account, flow issuer.Flow, 
 
 // startedByIt looks whether the order has started its resource. What was started
 // before its first call, or for other names, is somebody else's.
-func (c *Collector) startedByIt(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (issuer.Status, bool, error) {
+func (c *Collector) startedByIt(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, is ledger.Owner) (issuer.Status, bool, error) {
 	st, err := flow.Look(ctx, o.Resource)
 	switch issuer.KindOf(err) {
 	case "":
 	case issuer.NotFound:
-		return st, false, nil
+		return st, false, c.mayDeny(ctx, a, o, is)
 	case issuer.Rejected: // decides nothing
 		return st, false, pipeline.Retry(err, 0)
 	default:
@@ -335,6 +336,24 @@ func (c *Collector) startedByIt(ctx context.Context, a *Account, flow issuer.Flo
 	}
 	_, others := differs(o, names, st.CSR)
 	return st, !others, nil
+}
+
+// mayDeny tells whether that the cloud does not know a resource says that it was not
+// started. After a call without a clear answer not every look may say so: another
+// caller may not be shown it, and another main account never is (DESIGN 12.7).
+func (c *Collector) mayDeny(ctx context.Context, a *Account, o order.Order, is ledger.Owner) error {
+	if is.Called.IsZero() || c.Guard == nil {
+		return nil
+	}
+	err := c.Guard.MayDeny(ctx, a, ledger.Attempt{Order: o.ID(), Caller: is.Caller})
+	switch {
+	case err == nil:
+		return nil
+	case !narrow(err):
+		return pipeline.Retry(err, 0)
+	}
+	return pipeline.Hold(fmt.Sprintf("it is to end, a call on %s got no clear answer, and now the cloud says that there is no such thing; "+
+		"whether it was started nobody knows: %v", o.Resource, err), "certmill retry "+o.ID(), "certmill first-use "+a.Label)
 }
 
 // keep notes until when a started resource stays with the order's names, if the

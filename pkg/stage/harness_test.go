@@ -294,13 +294,14 @@ func (w *world) worker() *worker {
 	log := slog.New(slog.DiscardHandler)
 	trouble := stage.Trouble{States: w.states, Log: log}
 	var asked atomic.Int64
+	guard := w.guard()
 	return &worker{world: w, ctx: w.t.Context(),
 		intake: stage.Intake{Accounts: w.accounts, Ledger: w.ledger, Line: w.line, Log: log},
 		submit: &stage.Submitter{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Keys: w.keys, Sealer: w.recipients,
 			Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: trouble, Line: w.line},
 		verify: &stage.Verifier{Accounts: w.accounts, Solvers: w.solvers, Placed: w.placed, Looker: w.looker, Since: w.line.Since(), Trouble: trouble},
 		collect: &stage.Collector{Accounts: w.accounts, Ledger: w.ledger, Solvers: w.solvers, Placed: w.placed, Sinks: []stage.Sink{certstore.Dir{Path: w.out}},
-			Sealer: w.recipients, Opener: w.identities, Trouble: trouble,
+			Sealer: w.recipients, Opener: w.identities, Trouble: trouble, Guard: &guard,
 			Now: func() time.Time { return time.Now().Add(time.Duration(w.late.Load())) }},
 		unsure: &stage.Reconciler{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Line: w.line, Guard: w.guard(), Log: log,
 			Now: func() time.Time { return time.Now().Add(time.Duration(w.late.Load())) }},

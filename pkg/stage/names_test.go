@@ -2,6 +2,7 @@ package stage_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -380,6 +381,46 @@ func TestClaimIsKeptUntilALateCallCannotLand(t *testing.T) {
 		w.wantPaid(0, "a.example.com")
 		w.wantPaid(1, "b.example.com")
 	})
+}
+
+// unknowing is a flow whose cloud knows nothing that it is asked for.
+type unknowing struct{ issuer.Flow }
+
+func (unknowing) Look(context.Context, string) (issuer.Status, error) {
+	return issuer.Status{}, &issuer.Error{Kind: issuer.NotFound, Err: errors.New("no such instance")}
+}
+
+// DESIGN 12.4 and 12.7: a resource whose call got no clear answer is given back by
+// "there is no such thing" only where whoever is told so sees everything, or called
+// himself.
+func TestClaimIsNotGivenBackByAnotherCallersLook(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.publish(order.Request{ID: "a", Account: "ali", Resource: "any", Names: []string{"a.example.com"}})
+	p, died := w.dying("start: call noted")
+	for range 20 {
+		if !p.visit("a") {
+			break
+		}
+	}
+	resource := w.last("a").Resource
+	w.must(w.worker().by.Cancel(t.Context(), "a"))
+	w.later()
+	own := w.accounts["ali"]
+	w.accounts["ali"] = w.caller(aliUID, "LTAInarrow", "user", "333", "own")
+	w.replaceFlow("ali", unknowing{w.accounts["ali"].Flow(dvAudit)})
+	w.worker().drive("a", order.Held)
+	w.wantHeld("a", "whether it was started nobody knows: account ali calls as 333", "certmill first-use ali")
+	if h := w.holder(aliUID, resource); !died() || h != "a" {
+		t.Errorf("died %v; another caller's look gave it back: it is held by %q", died(), h)
+	}
+	w.accounts["ali"] = own
+	w.replaceFlow("ali", unknowing{own.Flow(dvAudit)})
+	w.must(w.worker().by.Retry(t.Context(), "a"))
+	w.worker().drive("a", order.Failed)
+	if h := w.holder(aliUID, resource); h != "" {
+		t.Errorf("the caller's own look did not: it is held by %q", h)
+	}
 }
 
 // A clear answer to every call: nothing is waited for.

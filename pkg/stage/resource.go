@@ -128,8 +128,12 @@ func (s *Submitter) materials(ctx context.Context, a *Account, flow issuer.Flow,
 // to another, while it may arrive. A clear answer takes the note back, unless the
 // call has started the resource.
 func (s *Submitter) call(ctx context.Context, a *Account, o order.Order, starts bool, send func(issuer.Fence) error) error {
+	who, err := a.Whose(ctx)
+	if err != nil {
+		return pipeline.Retry(err, 0)
+	}
 	at := time.Now()
-	note, err := s.Ledger.Calling(ctx, o.Main, o.Resource, o.ID(), at)
+	note, err := s.Ledger.Calling(ctx, o.Main, o.Resource, o.ID(), who.Caller, at)
 	if errors.Is(err, ledger.ErrTaken) {
 		return pipeline.Snooze(time.Second) // given back: the order has ended
 	}

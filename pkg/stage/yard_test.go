@@ -249,7 +249,7 @@ func (y *yard) visit(ctx context.Context, id string, worn bool) error {
 		return err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	trouble := stage.Trouble{States: y.states(), Log: quiet}
+	trouble, guard := stage.Trouble{States: y.states(), Log: quiet}, y.guard()
 	it.NotBefore = time.Time{}
 	if worn {
 		it.Retries = 25
@@ -260,7 +260,7 @@ func (y *yard) visit(ctx context.Context, id string, worn bool) error {
 	case order.Verify:
 		return y.line.Visit(ctx, it, &stage.Verifier{Accounts: y.accounts(), Trouble: trouble})
 	case order.Collect:
-		return y.line.Visit(ctx, it, &stage.Collector{Accounts: y.accounts(), Ledger: y.ledger, Sealer: open{}, Trouble: trouble})
+		return y.line.Visit(ctx, it, &stage.Collector{Accounts: y.accounts(), Ledger: y.ledger, Sealer: open{}, Trouble: trouble, Guard: &guard})
 	case order.Waiting:
 		return y.line.Visit(ctx, it, pipeline.HandlerFunc(y.waiter().Handle))
 	case order.Unsure, order.Held:
