@@ -120,7 +120,7 @@ var bugs = []bug{
 		"o.Resource, o.ID(), looked, a.Waits.Total())", "o.Resource, o.ID(), looked, 0)",
 		stage, "TestClaimIsKeptUntilALateCallCannotLand"},
 	{"a call is not noted", claimGo,
-		"c.before, is.Called = is.Called, c.at", "c.before = is.Called",
+		"is.Called, is.Caller = c.at, caller", "",
 		stage, "TestClaimIsKeptUntilALateCallCannotLand"},
 	{"an answer takes back the note of another call", claimGo,
 		"if is.Order != by || !is.Called.Equal(c.at) {", "if is.Order != by {",
