@@ -478,7 +478,8 @@ func (c *Checks) note(ctx context.Context, k account.ZoneKey, is account.Outcome
 	if len(found) == 0 {
 		return c.States.Calm(ctx, k.Main, account.DNSRights(k.Label, k.Zone))
 	}
-	c.Log.WarnContext(ctx, "before a purchase: "+found[0].What, "account", k.Label, "zone", k.Zone, "outcome", is.Is, "why", is.Why)
+	c.Log.WarnContext(ctx, "an account may perhaps not write where challenges will lie", "account", k.Label, "zone", k.Zone,
+		"outcome", is.Is, "why", is.Why)
 	if is.Is == account.CheckUnanswered {
 		return nil // the orders say so; it may be over in a moment
 	}
