@@ -27,6 +27,13 @@ func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o o
 	if err != nil {
 		return o, err
 	}
+	if o.Resource == "" {
+		// What an earlier life called elsewhere is looked for there first: a row of
+		// it is nobody else's.
+		if _, next, verb, done := s.lost(ctx, o, e, false); done {
+			return next, verb
+		}
+	}
 	if o.Attempt == 0 { // nothing was called yet, in this life
 		own, err := s.own(o)
 		if err != nil {
@@ -291,9 +298,6 @@ func (s *Submitter) startFailed(ctx context.Context, a *Account, err error) erro
 // chooseResource takes what the request names, or an unused one of what the
 // account has bought, and decides to take the names for it.
 func (s *Submitter) chooseResource(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (order.Order, error) {
-	if _, next, verb, done := s.lost(ctx, o, e, false); done {
-		return next, verb
-	}
 	uses, err := s.used(o)
 	decided := e.Decision(o.ID(), time.Now())
 	switch {
