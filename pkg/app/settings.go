@@ -28,6 +28,9 @@ func Table() string {
 func rows(b *strings.Builder, prefix string, v reflect.Value) {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
+		if !f.IsExported() {
+			continue // no word of the config's
+		}
 		name, doc := prefix+f.Tag.Get("yaml"), f.Tag.Get("doc")
 		if f.Type.Kind() == reflect.Struct && doc == "" {
 			rows(b, name+".", v.Field(i))
