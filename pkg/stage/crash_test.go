@@ -194,7 +194,7 @@ func TestCrashTableIsComplete(t *testing.T) {
 		}
 		for _, m := range named.FindAllStringSubmatch(string(text), -1) {
 			found++
-			if !slices.ContainsFunc(crashes, func(c crash) bool { return c.gap == m[1] }) {
+			if !slices.Contains(checkGaps, m[1]) && !slices.ContainsFunc(crashes, func(c crash) bool { return c.gap == m[1] }) {
 				t.Errorf("%s: no worker dies at %q", f, m[1])
 			}
 		}

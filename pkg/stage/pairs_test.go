@@ -458,7 +458,7 @@ func TestRoutesPassEveryGap(t *testing.T) {
 		}
 	})
 	for _, name := range gapsNamed(t, "*.go", "../pipeline/*.go") {
-		if !passed[name] {
+		if !passed[name] && !slices.Contains(checkGaps, name) { // those are of a zone, and no order passes them
 			t.Errorf("no route passes %q", name)
 		}
 	}
