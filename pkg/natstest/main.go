@@ -12,7 +12,7 @@ import (
 // Of tests that wait for servers more than they reckon: how many run at once, for
 // each core, and how much garbage may gather.
 const (
-	atOnce  = 4
+	atOnce  = 2
 	garbage = 400 // percent of what is in use
 )
 
