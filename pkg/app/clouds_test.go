@@ -182,7 +182,7 @@ func TestRingsAreOpenBeforeTheFirstOrder(t *testing.T) {
 		t.Fatalf("only %d rings: %v", len(want), want)
 	}
 	missing := want
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end) && len(missing) > 0; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end) && len(missing) > 0; time.Sleep(20 * time.Millisecond) {
 		missing = maps.Clone(want)
 		stream, err := js.Stream(t.Context(), "PERMITS")
 		if err != nil {

@@ -101,7 +101,8 @@ func (e *Embedded) start() error {
 // configure makes the options of the server, but for where it listens and stores.
 func (e *Embedded) configure() (*server.Options, error) {
 	o := &server.Options{ServerName: "certmill", JetStream: true, SyncAlways: true,
-		NoSigs: true, NoLog: true, MaxPayload: 1 << 20}
+		NoSigs: true, NoLog: true, MaxPayload: 1 << 20,
+		AuthTimeout: 10} // seconds: a machine that is busy with everything else, too, takes its time
 	var text strings.Builder
 	for _, role := range append(slices.Clone(roles), examplePublisher) {
 		// A password that a person chose is set below: here it could be more than one.

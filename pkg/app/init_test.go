@@ -145,7 +145,7 @@ func TestInitSaysWhatHelps(t *testing.T) {
 	}
 	small.Start()
 	t.Cleanup(small.Shutdown)
-	if !small.ReadyForConnections(20 * time.Second) {
+	if !small.ReadyForConnections(time.Minute) {
 		t.Fatal("the server does not become ready")
 	}
 	all, err := Init(t.Context(), at(small.ClientURL(), 1), quiet)

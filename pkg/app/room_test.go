@@ -30,7 +30,7 @@ func limitedServer(t testing.TB, dir string, most int64, account bool) *server.S
 	}
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(20 * time.Second) {
+	if !s.ReadyForConnections(time.Minute) {
 		t.Fatal("the server does not become ready")
 	}
 	if account {

@@ -19,7 +19,7 @@ import (
 )
 
 // startTime is how long a server or a cluster may take to become ready.
-const startTime = 20 * time.Second
+const startTime = time.Minute
 
 // Server starts one server, which is shut down when the test ends. It asks nobody
 // who it is, unless with changes that.
@@ -81,7 +81,7 @@ func cluster(t testing.TB, prefix string, with ...func(*server.Options)) (all []
 // by itself. It is closed when the test ends.
 func Connect(t testing.TB, s *server.Server) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect(s.ClientURL(), nats.NoReconnect(), nats.ReconnectBufSize(-1))
+	nc, err := nats.Connect(s.ClientURL(), nats.NoReconnect(), nats.ReconnectBufSize(-1), nats.Timeout(startTime))
 	if err != nil {
 		t.Fatalf("connect to the test server: %v", err)
 	}

@@ -22,7 +22,7 @@ import (
 )
 
 // patience is how long a test waits for an event that must come.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // openLine makes the streams of one server and opens a line on them.
 func openLine(t testing.TB) *Line {

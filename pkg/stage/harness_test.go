@@ -390,7 +390,7 @@ func (f *frozen) freeze(id string) <-chan struct{} {
 }
 
 // patience is how long anything may take.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // visit does what the worker of the order's present state does, once. It
 // reports false if the worker died over it.
