@@ -386,15 +386,39 @@ func (l *Ledger) Ending(ctx context.Context, main string, names []string, id str
 func (l *Ledger) Resume(ctx context.Context, main string, names []string, id string) error {
 	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
 		t, ok := e.Take(id)
-		if !ok || t.End != TakeOver {
-			return e, false, nil
-		}
-		if by, is := e.blockedBy(id); is {
-			return e, false, &NotFree{by}
+		if err := e.MayResume(id); !ok || t.End != TakeOver || err != nil {
+			return e, false, err
 		}
 		// What the order had decided before is over, whatever a worker that slept
 		// has read.
 		t.End, t.At, t.Paid, t.Ending, t.Decided = "", time.Time{}, false, false, e.Decision(id, time.Now())
+		return e.withTake(t), true, nil
+	})
+}
+
+// MayResume is why Resume would refuse an order its names; nil if it would not.
+func (e Entry) MayResume(id string) error {
+	if t, _ := e.Take(id); t.End == TakeOver {
+		if by, is := e.blockedBy(id); is {
+			return &NotFree{by}
+		}
+	}
+	return nil
+}
+
+// Leave gives the names back that an order has for nothing: no attempt of it is
+// open, none bought anything, and its record, with this last decision, uses no
+// resource. They are as if it had never taken them, and what an older record would
+// do is stale. An order that has something keeps them. Safe to repeat.
+func (l *Ledger) Leave(ctx context.Context, main string, names []string, id string, decided time.Time) error {
+	return l.change(ctx, main, names, func(e Entry) (Entry, bool, error) {
+		t, ok := e.Take(id)
+		last, _ := e.Last(id)
+		bought := slices.ContainsFunc(e.Claims, func(c Claim) bool { return c.Order == id })
+		if !ok || t.End != "" || last.Ending == Open || bought {
+			return e, false, nil
+		}
+		t.End, t.At, t.Ending, t.Decided = TakeOver, time.Now().UTC(), false, later(t.Decided, decided)
 		return e.withTake(t), true, nil
 	})
 }

@@ -132,6 +132,42 @@ func TestOverAndResume(t *testing.T) {
 	wantErr(t, "resume beside another", l.Resume(t.Context(), main, names, "a"), ErrTaken)
 }
 
+// Names that an order has for nothing it may leave; with an attempt that may have
+// bought something, or one that did, it keeps them.
+func TestLeave(t *testing.T) {
+	t.Parallel()
+	l := openLedger(t)
+	leave := func() Stands {
+		t.Helper()
+		if err := l.Leave(t.Context(), main, names, "a", time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		return read(t, l).Standing("b", "", time.Now()).Is
+	}
+	if is := leave(); is != Free || read(t, l).Known() {
+		t.Errorf("without names: %s", is)
+	}
+	a := begin(t, l, attempt("a", 1))
+	if is := leave(); is != Taken {
+		t.Errorf("with an open attempt: %s", is)
+	}
+	if err := l.End(t.Context(), main, names, a, NeverSent, "throttled"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if is := leave(); is != Free {
+			t.Errorf("with nothing: %s", is)
+		}
+	}
+	a = begin(t, l, attempt("a", 2)) // it may take them again
+	if err := l.Bought(t.Context(), main, names, a, "77", "answered"); err != nil {
+		t.Fatal(err)
+	}
+	if is := leave(); is != Taken {
+		t.Errorf("with something bought: %s", is)
+	}
+}
+
 // DESIGN 12.3: the filter's text belongs to the format: the server compares the
 // filters of conditions as text, so a build that writes another one stands beside no
 // build of this format.

@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -42,8 +43,18 @@ func fact(st ledger.Standing) string {
 
 // names lets an order go on that may have its names, whatever its way of ordering:
 // before it takes a number, a resource or a budget. Else the error parks it.
-func (s *Submitter) names(flow issuer.Flow, o order.Order, e ledger.Entry) (ledger.Entry, error) {
+//
+// Names that stop it may be its own besides, which it took for an attempt that came
+// to nothing, or in an earlier life. It gives them back before it is held: while a
+// person thinks, nobody waits for an order that has nothing.
+func (s *Submitter) names(ctx context.Context, flow issuer.Flow, o order.Order, e ledger.Entry) (ledger.Entry, error) {
 	e, st := passes(o, e, s.Duplicates, time.Now())
+	if fact(st) != "" && o.Resource == "" {
+		if err := s.Ledger.Leave(ctx, o.Main, o.Request.Names, o.ID(), o.Taken); err != nil {
+			return e, err
+		}
+		// A crash here leaves an order without names, which the next visit holds.
+	}
 	switch st.Is {
 	case ledger.Taken:
 		return e, waitForNames(st)

@@ -80,7 +80,7 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 	if err := p.succeeded(ctx, o); err != nil {
 		return err
 	}
-	if err := p.resume(ctx, o); err != nil {
+	if err := p.resume(ctx, o, e); err != nil {
 		return err
 	}
 	// A crash here leaves names that are taken for an order which has ended: the
@@ -249,7 +249,8 @@ func (p *Operator) Adopt(ctx context.Context, id, cloudID string) error {
 	if !resting(it.State) && it.State != order.Unsure {
 		return refuse("order %s is in state %s", id, it.State)
 	}
-	if _, err := p.entry(ctx, it.Order); err != nil {
+	e, err := p.entry(ctx, it.Order)
+	if err != nil {
 		return err
 	}
 	if err := p.succeeded(ctx, it.Order); err != nil {
@@ -274,7 +275,7 @@ func (p *Operator) Adopt(ctx context.Context, id, cloudID string) error {
 	gap.At(ctx, "adopt: claimed")
 	o := it.Order
 	o.CloudID, o.Failure, o.Challenges, o.Proofs = cloudID, nil, nil, nil
-	if err := p.resume(ctx, o); err != nil {
+	if err := p.resume(ctx, o, e); err != nil {
 		return err
 	}
 	return p.move(ctx, it, o, order.Verify, "adopted "+cloudID)
@@ -332,13 +333,28 @@ func listedAs(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, 
 	return issuer.Row{CloudID: cloudID, CertID: st.CertID, Phase: st.Phase, Raw: st.Raw}, nil
 }
 
-// resume takes the names again for an order that had ended.
-func (p *Operator) resume(ctx context.Context, o order.Order) error {
-	err := p.Ledger.Resume(ctx, o.Main, o.Request.Names, o.ID())
+// resume takes the names again for an order that had ended and goes on with what
+// it bought, or may have bought. One that only asks to be bought takes nothing:
+// the submitter asks first how its names stand (DESIGN 12.2), and a person whom
+// that stops has blocked nobody.
+func (p *Operator) resume(ctx context.Context, o order.Order, e ledger.Entry) error {
+	var err error
+	if mayHave(o, e) {
+		err = p.Ledger.Resume(ctx, o.Main, o.Request.Names, o.ID())
+	} else {
+		err = e.MayResume(o.ID())
+	}
 	if by, is := errors.AsType[*ledger.NotFree](err); is {
 		return refuse("%v: it ends first (certmill show %s)", by, by.Order)
 	}
 	return err
+}
+
+// mayHave tells whether something was bought for an order, or may have been.
+func mayHave(o order.Order, e ledger.Entry) bool {
+	last, _ := e.Last(o.ID())
+	_, claimed := e.Claim(o.ID(), o.Purchase)
+	return claimed || o.CloudID != "" || last.Ending == ledger.Open
 }
 
 // NotBought says that an open attempt bought nothing. It is refused before the

@@ -45,7 +45,7 @@ func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o o
 			return o, verb
 		}
 	}
-	if e, err = s.names(flow, o, e); err != nil {
+	if e, err = s.names(ctx, flow, o, e); err != nil {
 		return o, err
 	}
 	if o.Resource == "" {

@@ -157,7 +157,7 @@ func (s *Submitter) purchase(ctx context.Context, a *Account, flow issuer.Flow, 
 	if done {
 		return next, verb
 	}
-	if e, err = s.names(flow, o, e); err != nil {
+	if e, err = s.names(ctx, flow, o, e); err != nil {
 		return o, err // no number is taken while it waits for its names
 	}
 	if o, verb, done = s.inTheWay(ctx, a, flow, o, e); done {

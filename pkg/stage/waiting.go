@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -133,8 +134,7 @@ func (w *Waiter) blocked(ctx context.Context, o order.Order, e ledger.Entry, st 
 	case other.State == order.Held && st.Order == o.Predecessor:
 		return pipeline.Snooze(time.Second) // the verb that made this one ends it next
 	case other.State == order.Held:
-		return pipeline.Hold(fmt.Sprintf("it waits for order %s, which has the same names and is held", st.Order),
-			"certmill retry "+o.ID(), "certmill cancel "+o.ID())
+		return behind(o, other.Order)
 	case st.Open:
 		return w.openAttempt(ctx, o, e, st, other)
 	case other.State == order.Issued && other.Certificate != nil:
@@ -147,6 +147,18 @@ func (w *Waiter) blocked(ctx context.Context, o order.Order, e ledger.Entry, st 
 		return untold(w.Ledger.Over(ctx, st.Main, o.Request.Names, ledger.Attempt{Order: st.Order}, paid))
 	}
 	return pipeline.Snooze(time.Second)
+}
+
+// behind holds an order whose names a held order has. What helps is that one's:
+// this one is retried when that one has ended.
+func behind(o, other order.Order) error {
+	var why string
+	var commands []string
+	if h := other.Hold; h != nil {
+		why, commands = " ("+h.Reason+")", h.Commands
+	}
+	return pipeline.Hold(fmt.Sprintf("it waits for order %s, which has the same names and is held%s: decide about that one, and when it has ended retry this one",
+		other.ID(), why), append(slices.Clone(commands), "certmill retry "+o.ID(), "certmill cancel "+o.ID())...)
 }
 
 // untold: the ledger knows now. The next look goes by what it says.
