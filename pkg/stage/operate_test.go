@@ -228,7 +228,7 @@ func TestHoldForAnUnclaimedRowNamesItsWayOut(t *testing.T) {
 	p := w.worker()
 	p.drive("a", order.Held)
 	o := w.wantHeld("a", "or by somebody else", "certmill approve a")
-	if all := strings.Join(o.Hold.Commands, " "); strings.Contains(all, "adopt") || !strings.Contains(o.Hold.Reason, "one of the quota of "+plenty) {
+	if all := strings.Join(o.Hold.Commands, " "); strings.Contains(all, "adopt") || !strings.Contains(o.Hold.Reason, "one more of the quota of "+plenty) {
 		t.Errorf("hold %+v", o.Hold)
 	}
 	w.wantNotNow("a", p.by.Adopt(ctx, "a", foreign), "another key")

@@ -34,20 +34,11 @@ func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o o
 			return next, verb
 		}
 	}
-	if o.Attempt == 0 { // nothing was called yet, in this life
-		own, err := s.own(o)
-		if err != nil {
-			return o, err
-		}
-		var verb error
-		var done bool
-		if o, verb, done = s.inTheWay(ctx, a, flow, o, e.Explained(own)); done {
-			return o, verb
-		}
+	e, next, verb, done := s.mayStart(ctx, a, flow, o, e)
+	if done {
+		return next, verb
 	}
-	if e, err = s.names(ctx, flow, o, e); err != nil {
-		return o, err
-	}
+	o = next
 	if o.Resource == "" {
 		if o, err = s.Flight.before(ctx, a, o); err != nil {
 			return o, err
@@ -68,6 +59,66 @@ func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o o
 	// A crash here leaves a claim of this order, which the next visit repeats.
 	gap.At(ctx, "start: resource claimed")
 	return s.look(ctx, a, flow, o)
+}
+
+// mayStart lets an order go on whose way is free, with the entry to go on with. What
+// else was bought for its names stops none that has started its own resource, in an
+// earlier life of the streams: that is no purchase any more.
+func (s *Submitter) mayStart(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (at ledger.Entry, next order.Order, verb error, done bool) {
+	if at, next, verb, done = s.asksBefore(ctx, a, flow, o, e); !done {
+		return at, next, nil, false
+	}
+	_, st := passes(o, e, s.Duplicates, time.Now())
+	if st.Is == ledger.Taken || !s.States.State(o.Main).Marked(s.Line.Incarnation()) {
+		return e, next, verb, true
+	}
+	switch started, err := s.startedBefore(ctx, a, flow, o); {
+	case err != nil:
+		return e, o, err, true
+	case started:
+		return e, o, nil, false
+	}
+	return e, next, verb, true
+}
+
+// asksBefore are the reasons not to use something already bought now.
+func (s *Submitter) asksBefore(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (at ledger.Entry, next order.Order, verb error, done bool) {
+	if o.Attempt == 0 { // nothing was called yet, in this life
+		own, err := s.own(o)
+		if err != nil {
+			return e, o, err, true
+		}
+		if next, verb, done = s.inTheWay(ctx, a, flow, o, e.Explained(own)); done {
+			return e, next, verb, true
+		}
+		o = next
+	}
+	at, verb = s.names(ctx, flow, o, e)
+	return at, o, verb, verb != nil
+}
+
+// startedBefore tells whether the resource that the order's own number in the key
+// store names was started for this order.
+func (s *Submitter) startedBefore(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (bool, error) {
+	uses, err := s.used(o)
+	if err != nil || uses.Resource == "" {
+		return false, err
+	}
+	st, err := flow.Look(ctx, uses.Resource)
+	switch {
+	case issuer.KindOf(err) == issuer.NotFound:
+		return false, nil
+	case err != nil:
+		return false, s.Trouble.Verb(ctx, a, err)
+	case st.Phase == issuer.Unstarted:
+		return false, nil
+	}
+	names, err := shownNames(ctx, flow, uses.Resource, st)
+	if err != nil {
+		return false, s.Trouble.Verb(ctx, a, err)
+	}
+	_, others := differs(o, names, st.CSR)
+	return !others, nil
 }
 
 // claim takes the names, then the resource.

@@ -27,7 +27,7 @@ func (s *Submitter) unclaimed(ctx context.Context, a *Account, flow issuer.Flow,
 		return o, s.Trouble.Verb(ctx, a, err), true
 	}
 	if len(rows) == 0 {
-		verb = s.boughtElsewhere(ctx, o, e)
+		verb = s.boughtElsewhere(ctx, flow, o, e)
 		return o, verb, verb != nil
 	}
 	sent, err := s.sent(o, e)
@@ -48,7 +48,7 @@ func (s *Submitter) unclaimed(ctx context.Context, a *Account, flow issuer.Flow,
 			return next, verb, true
 		}
 	}
-	return o, bySomebodyElse(o, rows, sent), true
+	return o, bySomebodyElse(flow, o, rows, sent), true
 }
 
 // waitedFor is how old a cloud order may be that is not issued and may be this
@@ -82,7 +82,7 @@ func (s *Submitter) takeLeftOver(ctx context.Context, o order.Order, mine string
 
 // bySomebodyElse holds an order whose names were bought past it. To adopt one is
 // offered only where nothing speaks against it.
-func bySomebodyElse(o order.Order, rows []loose, sent bool) error {
+func bySomebodyElse(flow issuer.Flow, o order.Order, rows []loose, sent bool) error {
 	var said, facts []string
 	for _, row := range rows {
 		said, facts = append(said, row.facts()), append(facts, order.FactUnclaimed(row.CloudID))
@@ -94,23 +94,20 @@ func bySomebodyElse(o order.Order, rows []loose, sent bool) error {
 		why = "it is not issued, so nothing tells whose it is"
 		commands = append(commands, "certmill adopt "+o.ID()+" "+unissued(rows)[0].CloudID)
 	case sent && fingerprint(o) != "":
-		why = "its key is another than this order's, so somebody else bought it"
+		why = "its key is another than this order's, so it was bought under another id (that of a successor), or by somebody else"
 	case fingerprint(o) == "":
 		why = "the cloud makes this order's key, so nothing tells whose it is"
 		commands = append(commands, "certmill adopt "+o.ID()+" "+rows[0].CloudID)
 	}
-	cost := "one more certificate for these names"
-	if o.Product != "" {
-		cost += ", one of the quota of " + o.Product
-	}
-	return pipeline.HoldFor(order.Facts(facts...), strings.Join(said, "; ")+": "+why+". approve buys "+cost,
+	return pipeline.HoldFor(order.Facts(facts...), strings.Join(said, "; ")+": "+why+
+		". approve takes "+cost(flow, o)+", for one more certificate",
 		append(commands, "certmill cancel "+o.ID())...)
 }
 
 // boughtElsewhere holds an order for whose names somebody has bought at another main
 // account: a set is one, wherever it lies. Nothing there can be this order's; what
 // may be is found by its number in the key store (lost).
-func (s *Submitter) boughtElsewhere(ctx context.Context, o order.Order, e ledger.Entry) error {
+func (s *Submitter) boughtElsewhere(ctx context.Context, flow issuer.Flow, o order.Order, e ledger.Entry) error {
 	var said, facts []string
 	for _, at := range e.Elsewhere() {
 		for _, row := range s.unclaimedAt(ctx, o, at) {
@@ -121,7 +118,7 @@ func (s *Submitter) boughtElsewhere(ctx context.Context, o order.Order, e ledger
 	if len(said) == 0 {
 		return nil
 	}
-	return pipeline.HoldFor(order.Facts(facts...), strings.Join(said, "; ")+". approve buys one more certificate for these names",
+	return pipeline.HoldFor(order.Facts(facts...), strings.Join(said, "; ")+". approve takes "+cost(flow, o)+", for one more certificate",
 		"certmill approve "+o.ID(), "certmill cancel "+o.ID())
 }
 

@@ -156,8 +156,11 @@ var bugs = []bug{
 		"err == nil && key != o.Key.Fingerprint {", "err == nil && key != o.Key.Fingerprint && false {",
 		stage, "TestCSRIsCompared"},
 	{"a resource is started before the first sweep", resourceGo,
-		"if o, verb, done = s.inTheWay(ctx, a, flow, o, e.Explained(own)); done {", "if o, verb, done = s.inTheWay(ctx, a, flow, o, e.Explained(own)); done && false {",
+		"if next, verb, done = s.inTheWay(ctx, a, flow, o, e.Explained(own)); done {", "if next, verb, done = s.inTheWay(ctx, a, flow, o, e.Explained(own)); done && false {",
 		stage, "TestNothingIsStartedBeforeTheFirstSweep"},
+	{"a number that names a resource says that it was started", resourceGo,
+		"case st.Phase == issuer.Unstarted:\n\t\treturn false, nil", "case false:\n\t\treturn false, nil",
+		stage, "TestOwnResourceThatWasNotStartedIsAsked"},
 
 	// An order is what it buys; another purchase is a successor (DESIGN 12.1).
 	{"the batch is part of what is bought", identity,

@@ -1,0 +1,58 @@
+package stage_test
+
+import (
+	"testing"
+
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// DESIGN 12.5: after a lost JetStream an order whose own number in the key store
+// names something that it has started takes that up, whatever else the cloud shows
+// for its names: its successor's certificate is nobody's question.
+func TestOwnResourceComesBeforeItsSuccessors(t *testing.T) {
+	t.Parallel()
+	for _, r := range []order.Request{{Account: "ten"}, {Account: "ali", Resource: "any"}} {
+		t.Run(r.Account, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, setup{})
+			r := r
+			r.ID, r.Names = "a", []string{"a.example.com"}
+			w.publish(r)
+			p := w.worker()
+			was := p.drive("a", order.Issued).Resource
+			w.must(p.buyAgain("a"))
+			next := p.drive("a-2", order.Issued).Resource
+			n := w.afterWipe()
+			n.sweepFirst()
+			n.publish(r)
+			p = n.worker()
+			p.drive("a", order.Issued)
+			n.must(p.buyAgain("a"))
+			p.drive("a-2", order.Issued)
+			if a, b := n.last("a"), n.last("a-2"); a.Resource != was || b.Resource != next {
+				t.Errorf("they had %s and %s, and have %s and %s", was, next, a.Resource, b.Resource)
+			}
+			n.wantPaid(2, "a.example.com")
+		})
+	}
+}
+
+// What its number names and was not started yet waits for a person's word where
+// somebody has bought for its names meanwhile.
+func TestOwnResourceThatWasNotStartedIsAsked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	r := order.Request{ID: "a", Account: "ali", Resource: "any", Names: []string{"a.example.com"}}
+	w.publish(r)
+	p, died := w.dying("start: number stored")
+	for !died() {
+		p.survive(func() { p.visit("a") })
+	}
+	w.stranger("a.example.com")
+	n := w.afterWipe()
+	n.sweepFirst()
+	n.publish(r)
+	n.worker().drive("a", order.Held)
+	n.wantHeld("a", "no ledger entry claims it", "certmill approve a")
+	n.wantPaid(1, "a.example.com") // the stranger's
+}
