@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/order"
 )
 
 // several are the orders that a verb is given for: by id, by cause, by batch.
@@ -20,7 +22,7 @@ type several struct {
 
 // each says what a verb costs, asks, and gives it for each order. alone tells that
 // it asks for a single order that was named, too.
-func (s several) each(ctx context.Context, c *cli, alone bool, what string,
+func (s several) each(ctx context.Context, c *cli, alone bool, say func(*app.Console, []string) error,
 	verb func(*app.Console, string) (string, error)) error {
 	if len(s.IDs) == 0 && s.Cause == "" && s.Batch == "" {
 		return errors.New("name orders, --cause or --batch")
@@ -36,7 +38,10 @@ func (s several) each(ctx context.Context, c *cli, alone bool, what string,
 	}
 	named := len(ids) == 1 && len(s.IDs) == 1
 	if !s.Yes && len(ids) > 0 && (alone || !named) {
-		if err := agreed(ctx, console, ids, named, what); err != nil {
+		if err := say(console, ids); err != nil {
+			return err
+		}
+		if err := agreed(ids, named); err != nil {
 			return err
 		}
 	}
@@ -56,20 +61,9 @@ func (s several) each(ctx context.Context, c *cli, alone bool, what string,
 	return nil
 }
 
-// agreed shows what the orders would spend, and asks for a word that nobody writes
-// by chance: the id of the one, or the number of the many.
-func agreed(ctx context.Context, console *app.Console, ids []string, named bool, what string) error {
-	costs, err := console.Costs(ctx, ids)
-	if err != nil {
-		return err
-	}
-	for _, k := range costs {
-		product := k.Product
-		if product == "" {
-			product = "something already bought"
-		}
-		fmt.Fprintf(os.Stderr, "%s: %s of %s (%s)\n", what, orders(k.Orders), product, k.Account+" "+k.Operation)
-	}
+// agreed asks for a word that nobody writes by chance: the id of the one, or the
+// number of the many.
+func agreed(ids []string, named bool) error {
 	word, name := strconv.Itoa(len(ids)), "the number of orders"
 	if named {
 		word, name = ids[0], "its id"
@@ -80,20 +74,97 @@ func agreed(ctx context.Context, console *app.Console, ids []string, named bool,
 	return nil
 }
 
-type approveCmd struct{ several }
+type approveCmd struct {
+	several
+	Fact []string `sep:"none" placeholder:"FACT" help:"The fact that is approved, as certmill show -o json has it (hold.fact): an order that is held for another one is refused, and nobody is asked. Once for each of several."`
+}
 
-// Run is certmill approve.
+// Run is certmill approve: it answers the hold that is shown, and no other that is
+// there by the time that the answer comes.
 func (a *approveCmd) Run(ctx context.Context, c *cli) error {
-	return a.each(ctx, c, false, "may be bought", func(k *app.Console, id string) (string, error) {
-		return id + " goes on", k.Approve(ctx, who(), id)
+	a.Yes = a.Yes || len(a.Fact) > 0
+	seen := map[string]app.Question{}
+	look := func(k *app.Console, id string) (q app.Question, err error) {
+		q, err = k.Question(ctx, id)
+		if err == nil && a.Cause != "" && q.Cause != a.Cause {
+			err = fmt.Errorf("its cause is %q by now: certmill show %s", q.Cause, id)
+		}
+		if len(a.Fact) > 0 {
+			q.Fact = order.Facts(a.Fact...)
+		}
+		return q, err
+	}
+	say := func(k *app.Console, ids []string) error {
+		var all []app.Question
+		for _, id := range ids {
+			q, err := look(k, id)
+			if err != nil {
+				return err
+			}
+			seen[id], all = q, append(all, q)
+		}
+		for _, line := range questions(all) {
+			fmt.Fprintln(os.Stderr, line)
+		}
+		return nil
+	}
+	return a.each(ctx, c, true, say, func(k *app.Console, id string) (string, error) {
+		q, asked := seen[id]
+		if !asked {
+			var err error
+			if q, err = look(k, id); err != nil {
+				return "", err
+			}
+		}
+		done := fmt.Sprintf("%s goes on; approved: %s; it may spend one of %v", id, order.FactLine(q.Fact), q.Cost)
+		return done, k.Approve(ctx, who(), id, q.Fact)
 	})
+}
+
+// questions are what approvals answer, those of one kind and cost together, with
+// the first of each.
+func questions(all []app.Question) (lines []string) {
+	type kind struct {
+		facts string
+		cost  app.Cost
+	}
+	of := map[kind][]app.Question{}
+	var kinds []kind
+	for _, q := range all {
+		k := kind{strings.Join(order.Hold{Fact: q.Fact}.Kinds(), ", "), q.Cost}
+		if len(of[k]) == 0 {
+			kinds = append(kinds, k)
+		}
+		of[k] = append(of[k], q)
+	}
+	for _, k := range kinds {
+		first, n := of[k][0], len(of[k])
+		if k.facts == "" {
+			lines = append(lines, fmt.Sprintf("%s not held for an approval: %s", orders(n), first.ID))
+			continue
+		}
+		example := ""
+		if n > 1 {
+			example = "for example "
+		}
+		lines = append(lines, fmt.Sprintf("%s held for %s, each may spend one of %v", orders(n), k.facts, k.cost),
+			fmt.Sprintf("    %s%s: %s", example, first.ID, first.Reason), "    approved is: "+order.FactLine(first.Fact))
+	}
+	return lines
 }
 
 type buyAgainCmd struct{ several }
 
 // Run is certmill buy-again.
 func (a *buyAgainCmd) Run(ctx context.Context, c *cli) error {
-	return a.each(ctx, c, true, "is bought once more", func(k *app.Console, id string) (string, error) {
+	say := func(k *app.Console, ids []string) error {
+		costs, err := k.Costs(ctx, ids)
+		for _, cost := range costs {
+			fmt.Fprintf(os.Stderr, "is bought once more: %s of %v\n", orders(cost.Orders), cost)
+		}
+		return err
+	}
+	return a.each(ctx, c, true, say, func(k *app.Console, id string) (string, error) {
 		next, made, err := k.BuyAgain(ctx, who(), id)
 		if made {
 			return fmt.Sprintf("order %s buys again what %s bought", next.ID(), id), err

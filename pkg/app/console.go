@@ -322,7 +322,7 @@ func (c *Console) Costs(ctx context.Context, ids []string) ([]Cost, error) {
 		if err != nil {
 			return nil, err
 		}
-		counts[Cost{Account: it.Account, Operation: it.Operation, Product: it.Product}]++
+		counts[costOf(it.Order)]++
 	}
 	var costs []Cost
 	for cost, n := range counts {
@@ -333,6 +333,37 @@ func (c *Console) Costs(ctx context.Context, ids []string) ([]Cost, error) {
 		return strings.Compare(a.Account+a.Operation+a.Product, b.Account+b.Operation+b.Product)
 	})
 	return costs, nil
+}
+
+// Question is what an approval of an order answers.
+type Question struct {
+	ID     string
+	Fact   string // that is let pass: Approve is given it; "": there is nothing to approve
+	Cause  string // as certmill failed groups it
+	Reason string // why it is held, and what an approval costs
+	Cost   Cost
+}
+
+// Question reads what an order is held for.
+func (c *Console) Question(ctx context.Context, id string) (Question, error) {
+	it, err := c.line.Last(ctx, id)
+	if err != nil {
+		return Question{}, err
+	}
+	q := Question{ID: id, Cause: cause(it.Order), Cost: costOf(it.Order)}
+	if it.State == order.Held && it.Hold != nil {
+		q.Fact, q.Reason = it.Hold.Fact, it.Hold.Reason
+	}
+	return q, nil
+}
+
+func costOf(o order.Order) Cost {
+	return Cost{Account: o.Account, Operation: o.Operation, Product: o.Product, Orders: 1}
+}
+
+// String is what is spent, for people.
+func (k Cost) String() string {
+	return fmt.Sprintf("%s (%s %s)", cmp.Or(k.Product, "something already bought"), k.Account, k.Operation)
 }
 
 // Names are an order's names in one line.

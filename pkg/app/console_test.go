@@ -131,7 +131,7 @@ func TestVerbsWithoutConfig(t *testing.T) {
 	_, _, again := console.BuyAgain(t.Context(), "eve", "again")
 	for want, err := range map[string]error{
 		"retried submit":  console.Retry(t.Context(), "eve", "retried"),
-		"approved submit": console.Approve(t.Context(), "eve", "approved"),
+		"approved submit": console.Approve(t.Context(), "eve", "approved", order.FactDeadline),
 		"again-2 submit":  again,
 	} {
 		id, state, _ := strings.Cut(want, " ")

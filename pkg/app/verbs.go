@@ -62,9 +62,10 @@ func (c *Console) Retry(ctx context.Context, who, id string) error {
 	return c.operator(who).Retry(ctx, id)
 }
 
-// Approve lets an order that was held before it was bought go on.
-func (c *Console) Approve(ctx context.Context, who, id string) error {
-	return c.operator(who).Approve(ctx, id)
+// Approve lets an order that was held before it was bought go on, past the fact
+// that its question named. See stage.Operator.Approve.
+func (c *Console) Approve(ctx context.Context, who, id, fact string) error {
+	return c.operator(who).Approve(ctx, id, fact)
 }
 
 // Adopt says that a cloud order is this order's purchase. It asks the cloud, and

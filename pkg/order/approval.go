@@ -47,6 +47,9 @@ func Facts(facts ...string) string {
 	return strings.Join(all, "\n")
 }
 
+// FactLine is a hold's facts in one line, for people.
+func FactLine(facts string) string { return strings.ReplaceAll(facts, "\n", "; ") }
+
 // Approves tells whether a person let this fact pass.
 func (o Order) Approves(fact string) bool {
 	return slices.Contains(o.Approvals, strings.ReplaceAll(fact, "\n", " "))

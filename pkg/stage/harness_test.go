@@ -273,7 +273,7 @@ type worker struct {
 	issuing *stage.IssuingSweep
 	placing *stage.PlacedSweep
 	recheck *stage.Recheck
-	by      *stage.Operator
+	by      person
 }
 
 // elapsed are the accounts as the operator sees them, whose clock is the wall's:
@@ -313,7 +313,7 @@ func (w *world) worker() *worker {
 			Now: func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * 3 * time.Minute) }},
 		placing: &stage.PlacedSweep{Accounts: w.accounts, Placed: w.placed, Solvers: w.solvers, Line: w.line, Trouble: trouble, Log: log,
 			Now: func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * 24 * time.Hour) }},
-		by: &stage.Operator{Accounts: w.elapsed(), Ledger: w.ledger, States: w.states, Keys: w.keys, Line: w.line, Guard: w.guard(), Who: "eve"},
+		by: person{&stage.Operator{Accounts: w.elapsed(), Ledger: w.ledger, States: w.states, Keys: w.keys, Line: w.line, Guard: w.guard(), Who: "eve"}},
 	}
 }
 
@@ -797,4 +797,20 @@ func (w *world) shows(c order.Challenge) bool {
 	s, err := w.looker.Look(w.t.Context(), c)
 	w.must(err)
 	return s.Seen
+}
+
+// person is an operator who approves what the order is held for when the verb is
+// given.
+type person struct{ *stage.Operator }
+
+func (p person) Approve(ctx context.Context, id string) error {
+	it, err := p.Line.Last(ctx, id)
+	if err != nil {
+		return err
+	}
+	fact := ""
+	if it.Hold != nil {
+		fact = it.Hold.Fact
+	}
+	return p.Operator.Approve(ctx, id, fact)
 }

@@ -722,3 +722,35 @@ func (f showing) Look(ctx context.Context, id string) (issuer.Status, error) {
 	st.Names = slices.Clone(f.names)
 	return st, err
 }
+
+// DESIGN 12.2: an approval carries the fact it answers: what a person read is
+// approved, and not what the order is held for by the time that the verb is given.
+func TestAnApprovalIsOfTheHoldThatWasSeen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	ctx, p := t.Context(), w.worker()
+	p.submit.Budgets = stage.Budgets{States: w.states, Batches: map[string]int{"trial": 1}}
+	for _, id := range []string{"a", "c"} {
+		r := request(id, id+".example.com")
+		r.Batch = "trial"
+		w.publish(r)
+	}
+	p.drive("a", order.Verify)
+	p.drive("c", order.Held)
+	seen := w.last("c").Hold.Fact
+	w.publish(request("d", "c.example.com"))
+	p.drive("d", order.Issued)
+	w.must(p.by.Retry(ctx, "c"))
+	p.drive("c", order.Held)
+	now := w.wantHeld("c", "order d has a certificate for these names in service", "certmill approve c").Hold.Fact
+	for _, other := range []string{seen, "", now + "\n" + seen} {
+		w.wantNotNow("c", p.by.Operator.Approve(ctx, "c", other), "certmill show c")
+	}
+	if o := w.last("c"); o.State != order.Held || len(o.Approvals) > 0 {
+		t.Errorf("%s, approved: %q", o.State, o.Approvals)
+	}
+	w.must(p.by.Operator.Approve(ctx, "c", now))
+	p.drive("c", order.Held)
+	w.wantHeld("c", "is used up", "certmill approve c")
+	w.wantPaid(1, "c.example.com")
+}

@@ -119,8 +119,10 @@ func (p *Operator) succeeded(ctx context.Context, o order.Order) error {
 }
 
 // Approve lets an order go on that is held for a fact which a person may let
-// pass: that fact only (DESIGN 12.2), which stands in the record from then on.
-func (p *Operator) Approve(ctx context.Context, id string) error {
+// pass: that fact only (DESIGN 12.2), which stands in the record from then on. fact
+// is the hold's as the person saw it: what the order is held for by now nobody has
+// answered, and the hold that was read is the condition of the write.
+func (p *Operator) Approve(ctx context.Context, id, fact string) error {
 	it, err := p.Line.Last(ctx, id)
 	if err != nil {
 		return err
@@ -128,9 +130,13 @@ func (p *Operator) Approve(ctx context.Context, id string) error {
 	if it.State != order.Held || it.Hold == nil || it.Hold.Fact == "" {
 		return refuse("order %s is not held for an approval (state %s)", id, it.State)
 	}
+	if it.Hold.Fact != fact {
+		return refuse("order %s is held for another fact than the one that was approved, which was %q, and is %q now: certmill show %s",
+			id, order.FactLine(fact), order.FactLine(it.Hold.Fact), id)
+	}
 	o := it.Order
 	o.Approve(*it.Hold)
-	return p.move(ctx, it, o, it.Hold.From, "approved: "+strings.ReplaceAll(it.Hold.Fact, "\n", "; "))
+	return p.move(ctx, it, o, it.Hold.From, "approved: "+order.FactLine(it.Hold.Fact))
 }
 
 // Cancel gives an order up: to collect, which cleans up and ends it. With an

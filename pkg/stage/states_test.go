@@ -329,7 +329,7 @@ func (y *yard) verbs(id string, another bool) map[string]func(context.Context) e
 	p := y.operator
 	all := map[string]func(context.Context) error{
 		"retry " + id:      func(ctx context.Context) error { return p().Retry(ctx, id) },
-		"approve " + id:    func(ctx context.Context) error { return p().Approve(ctx, id) },
+		"approve " + id:    func(ctx context.Context) error { return person{p()}.Approve(ctx, id) },
 		"cancel " + id:     func(ctx context.Context) error { return p().Cancel(ctx, id) },
 		"not-bought " + id: func(ctx context.Context) error { return p().NotBought(ctx, id) },
 	}

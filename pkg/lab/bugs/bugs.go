@@ -211,6 +211,9 @@ var bugs = []bug{
 	{"what is held for no fact is approved", operate,
 		"it.Hold == nil || it.Hold.Fact == \"\" {", "it.Hold == nil {",
 		stage, "TestNotBoughtByHand"},
+	{"an approval answers what the order is held for by now, whatever the person saw", operate,
+		"if it.Hold.Fact != fact {", "if false {",
+		stage, "TestAnApprovalIsOfTheHoldThatWasSeen"},
 
 	// Where an order goes.
 	{"a resource that is named may be looked for at any account", accounts,

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certmill/certmill/pkg/app"
+	"github.com/certmill/certmill/pkg/natstest"
+	"github.com/certmill/certmill/pkg/order"
+)
+
+// holding is an installation in which an order is held.
+type holding struct {
+	t  *testing.T
+	js jetstream.JetStream
+	at string
+}
+
+func newHolding(t *testing.T) holding {
+	t.Helper()
+	for _, name := range []string{"CERTMILL_CONFIG", "CERTMILL_NATS"} {
+		t.Setenv(name, "")
+		os.Unsetenv(name)
+	}
+	h := holding{t, natstest.Connect(t, natstest.Server(t)), ""}
+	h.at = h.js.Conn().ConnectedUrl()
+	c := app.Defaults()
+	c.NATS, c.Keys.Store = app.NATS{URL: h.at, Replicas: 1}, filepath.Join(t.TempDir(), "keys")
+	if _, err := app.Init(t.Context(), c, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	return h
+}
+
+// hold lays an order that is held for a fact.
+func (h holding) hold(id, fact, reason string) {
+	h.t.Helper()
+	o := orderIn(order.Held)
+	o.Request.ID, o.Operation, o.Product = id, "Buy", "the-product"
+	o.Hold = &order.Hold{Reason: reason, From: order.Submit, Fact: fact, Commands: []string{"certmill approve " + id}}
+	body, err := o.Encode()
+	if err == nil {
+		_, err = h.js.Publish(h.t.Context(), order.Subject(o.State, id, o.Lane()), body)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h holding) state(id string) string {
+	h.t.Helper()
+	out, err := execute(h.t, "--nats", h.at, "-o", "json", "show", id)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	_, state, _ := strings.Cut(out, `"state": "`)
+	state, _, _ = strings.Cut(state, `"`)
+	return state
+}
+
+// answers runs certmill approve, which asks, and gives the word when before has
+// been done. asked is what it wrote until then.
+func (h holding) answers(word string, before func(), args ...string) (asked string, err error) {
+	h.t.Helper()
+	stdin, stderr := os.Stdin, os.Stderr
+	defer func() { os.Stdin, os.Stderr = stdin, stderr }()
+	in, answer, err := os.Pipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	question, out, err := os.Pipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	os.Stdin, os.Stderr = in, out
+	said := make(chan string, 1)
+	go func() {
+		text, r := "", bufio.NewReader(question)
+		for !strings.Contains(text, "to go on:") {
+			more, err := r.ReadString(':')
+			if text += more; err != nil {
+				break
+			}
+		}
+		before()
+		_, _ = io.WriteString(answer, word+"\n")
+		said <- text
+	}()
+	_, err = execute(h.t, append([]string{"--nats", h.at, "approve"}, args...)...)
+	_ = out.Close()
+	return <-said, errors.Join(err, answer.Close())
+}
+
+// TestApproveAnswersTheHoldThatWasShown: an approval of one order says the fact and
+// the cost, and asks; what the order is held for by the time that the answer comes
+// is not approved by it (DESIGN 12.2).
+func TestApproveAnswersTheHoldThatWasShown(t *testing.T) {
+	h := newHolding(t)
+	h.hold("x", "cloud order 7 unclaimed", "cloud order 7 is there. approve buys one more certificate")
+	again := func() { h.hold("x", "order y in service until 2027", "order y is in service") }
+	asked, err := h.answers("x", again, "x")
+	if err == nil || h.state("x") != "held" {
+		t.Errorf("approved, though it is held for something else by now: %v, %s", err, h.state("x"))
+	}
+	for _, says := range []string{"cloud order 7 unclaimed", "approve buys one more certificate", "one of the-product (ali Buy)", "its id, x,"} {
+		if !strings.Contains(asked, says) {
+			t.Errorf("it does not say %q but %s", says, asked)
+		}
+	}
+	if _, err := h.answers("no", func() {}, "x"); err == nil || h.state("x") != "held" {
+		t.Errorf("approved without the word: %v", err)
+	}
+	if asked, err := h.answers("x", func() {}, "x"); err != nil || h.state("x") != "submit" || !strings.Contains(asked, "order y in service until 2027") {
+		t.Errorf("%v, now %s; %s", err, h.state("x"), asked)
+	}
+}
+
+// TestApproveOfAFact: whoever names the fact is not asked, and approves that fact
+// only. With --yes it is said which was approved.
+func TestApproveOfAFact(t *testing.T) {
+	h := newHolding(t)
+	h.hold("x", order.Facts("deadline", "budget of b"), "two facts")
+	for _, facts := range [][]string{{"deadline"}, {"budget of b", "deadline"}, {"deadline, budget of b"}} {
+		args := []string{"--nats", h.at, "approve", "x"}
+		for _, f := range facts {
+			args = append(args, "--fact", f)
+		}
+		if _, err := execute(t, args...); err == nil || h.state("x") != "held" {
+			t.Errorf("%q: %v, %s", facts, err, h.state("x"))
+		}
+	}
+	out, err := execute(t, "--nats", h.at, "approve", "x", "--fact", "deadline", "--fact", "budget of b")
+	if err != nil || h.state("x") != "submit" {
+		t.Errorf("%v: %s", err, out)
+	}
+	h.hold("y", "deadline", "late")
+	out, err = execute(t, "--nats", h.at, "approve", "y", "--yes")
+	if err != nil || h.state("y") != "submit" || !strings.Contains(out, "approved: deadline; it may spend one of the-product") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
