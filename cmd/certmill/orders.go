@@ -68,6 +68,9 @@ func (o *orderCmd) blind(ctx context.Context, c *cli, batch app.Batch, missing *
 		return err
 	}
 	n, err := app.HandInBlind(ctx, cfg, batch.Requests, o.Urgent, app.NewLogger(os.Stderr, cfg.Log))
+	if n == 0 && err != nil {
+		return err
+	}
 	view := newView(c.Output)
 	view.Planned(nil, batch)
 	who := "the NATS user " + missing.User

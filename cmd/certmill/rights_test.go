@@ -169,6 +169,20 @@ func TestOrderAsPublisher(t *testing.T) {
 	if now := intakeOf(t, d.admin); !maps.Equal(map[string]int{"orders.new.publisher": 2, "orders.urgent.publisher": 2}, less(now, before)) {
 		t.Errorf("the inbox has %v, before %v", now, before)
 	}
+	column := filepath.Join(t.TempDir(), "again.csv")
+	if err := os.WriteFile(column, []byte("id,names,account,again\nnew-1,www.example.com,ali,true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before = intakeOf(t, d.admin)
+	for _, args := range [][]string{{"order", "--again", orders}, {"order", column}} { // only who looks knows the last of a line
+		_, err := execute(t, append([]string{"--config", d.configs["publisher"]}, args...)...)
+		if err == nil || !strings.Contains(err.Error(), "order new-1: again: true") || !strings.Contains(err.Error(), "write its id: again: new-1") {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+	if now := intakeOf(t, d.admin); !maps.Equal(now, before) {
+		t.Errorf("the inbox has %v, before %v", now, before)
+	}
 	for _, args := range [][]string{{"order", "--follow", orders}, {"status"}, {"list"}, {"stuck"}, {"show", "held-1"}, {"approve", "held-1"}, {"pause", "ali", "x"}} {
 		_, err := execute(t, append([]string{"--config", d.configs["publisher"]}, args...)...)
 		if err == nil || !strings.Contains(err.Error(), "the NATS user publisher may not look at the orders") {

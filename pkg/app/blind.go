@@ -37,9 +37,12 @@ func (r rights) handIn(user string, urgent bool) (string, error) {
 // HandInBlind hands orders in for a user who may publish them and may not look:
 // nobody says here which of them are known. Those that are, the workers drop. n is
 // how many were acknowledged; begun again after an error, it publishes all of them
-// again.
+// again. Nothing is published where one of them needs a look.
 func HandInBlind(ctx context.Context, c Config, requests []order.Request, urgent bool,
 	log *slog.Logger) (n int, err error) {
+	if err := needsNoLook(requests, c.NATS.User); err != nil {
+		return 0, err
+	}
 	var missing barrier
 	nc, err := dial(c.NATS, hostName("order"), missing.refused, log, again()...)
 	if err != nil {
@@ -58,6 +61,23 @@ func HandInBlind(ctx context.Context, c Config, requests []order.Request, urgent
 	}
 	n, err = publishAll(ctx, js, subject, requests)
 	return n, missing.because(err)
+}
+
+// needsNoLook refuses "again: true": which order is the last of its line only those
+// know who may look (DESIGN 12.1).
+func needsNoLook(requests []order.Request, user string) error {
+	who := "the NATS user " + user
+	if user == "" {
+		who = "who connects without a user"
+	}
+	for _, r := range requests {
+		if r.Again == order.AgainLast {
+			return fmt.Errorf("order %s: again: true means the last order of its line, and %s may not look which that is: "+
+				"nothing was handed in; name the order that is bought once more, write its id: again: %s "+
+				"(or %[1]s-2 where that followed it), or have an operator hand the file in", r.ID, who, r.ID)
+		}
+	}
+	return nil
 }
 
 func publishAll(ctx context.Context, js jetstream.JetStream, subject string, requests []order.Request) (int, error) {
