@@ -141,9 +141,6 @@ func planTable(steps []app.Step) string {
 		if s.Spends {
 			quota = fmt.Sprint(s.Orders)
 		}
-		if s.Problem != "" {
-			s.Operation, quota = "cannot be ordered: "+s.Problem, "0"
-		}
 		t.AppendRow(table.Row{s.Account, s.Operation, s.Product, s.Orders, quota})
 	}
 	return t.Render()

@@ -34,6 +34,10 @@ type place struct {
 	line int
 }
 
+func (p place) bad(r order.Request, why string) BadLine {
+	return BadLine{File: p.file, Line: p.line, ID: r.ID, Why: why}
+}
+
 // BadLine is a line of a file that is no order, or that would be refused.
 type BadLine struct {
 	File string `json:"file"`
@@ -99,52 +103,21 @@ type Step struct {
 	Product   string `json:"product,omitempty"`
 	Orders    int    `json:"orders"`
 	Spends    bool   `json:"spends"` // each uses up one of the product's quota
-	Problem   string `json:"problem,omitempty"`
-	known     bool   // it is there already: nothing is made for it
+	problem   string // no account takes it: the line is a bad one
 }
 
-// plan tells which operation each order will take and where, before anything is
-// spent. Orders that no account can take stand in it with the reason. Without
-// accounts in the config there is none: the workers know theirs.
-func (c *Console) plan(ctx context.Context, requests []order.Request) ([]Step, error) {
-	if len(c.cfg.Accounts) == 0 {
-		return nil, nil
-	}
-	accounts, err := c.routes()
-	if err != nil {
-		return nil, err
-	}
-	_, steps, err := planned(ctx, requests, c.placing(accounts))
-	return count(steps), err
-}
-
-// planned places every order with place. There is one step for each.
-func planned(ctx context.Context, requests []order.Request, place placing) (all []stage.Planned, steps []Step, err error) {
-	for _, r := range requests {
-		p, step, err := place(ctx, r)
-		if err != nil {
-			return nil, nil, err
-		}
-		all, steps = append(all, p), append(steps, step)
-	}
-	return all, steps, nil
-}
-
-// count makes one step of those of one kind. Orders that are there already take
-// none.
+// count makes one step of those of one kind.
 func count(all []Step) (steps []Step) {
 	counts := map[Step]int{}
 	for _, step := range all {
-		if !step.known {
-			counts[step]++
-		}
+		counts[step]++
 	}
 	for step, n := range counts {
 		step.Orders = n
 		steps = append(steps, step)
 	}
 	slices.SortFunc(steps, func(a, b Step) int {
-		return strings.Compare(a.Account+a.Operation+a.Product+a.Problem, b.Account+b.Operation+b.Product+b.Problem)
+		return strings.Compare(a.Account+a.Operation+a.Product, b.Account+b.Operation+b.Product)
 	})
 	return steps
 }
@@ -153,10 +126,15 @@ func count(all []Step) (steps []Step) {
 // step; an error means that it could not be found out.
 type placing func(ctx context.Context, r order.Request) (stage.Planned, Step, error)
 
-// placing decides as the intake will.
-func (c *Console) placing(accounts stage.Accounts) placing {
-	if len(accounts) == 0 {
-		return ready{}.place
+// placing decides as the intake will. It is nil without accounts in the config: the
+// workers know theirs.
+func (c *Console) placing() (placing, error) {
+	if len(c.cfg.Accounts) == 0 {
+		return nil, nil
+	}
+	accounts, err := c.routes()
+	if err != nil {
+		return nil, err
 	}
 	in := stage.Intake{Accounts: accounts, Ledger: c.ledger, Line: c.line, Log: c.log, Publishers: c.cfg.publishers()}
 	if subject, err := c.inbox(false); err == nil {
@@ -165,14 +143,14 @@ func (c *Console) placing(accounts stage.Accounts) placing {
 	return func(ctx context.Context, r order.Request) (stage.Planned, Step, error) {
 		a, way, err := in.Place(ctx, r)
 		if bad, ok := errors.AsType[*order.Invalid](err); ok {
-			return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: bad.Error()}, nil
+			return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, problem: bad.Error()}, nil
 		}
 		if err != nil {
 			return stage.Planned{}, Step{}, err
 		}
 		p, step := placed(r, a, way)
 		return p, step, nil
-	}
+	}, nil
 }
 
 func placed(r order.Request, a *stage.Account, way issuer.Route) (stage.Planned, Step) {

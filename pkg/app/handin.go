@@ -17,29 +17,53 @@ import (
 	"github.com/certmill/certmill/pkg/stage"
 )
 
+// looked is a batch that was looked at before it is handed in.
+type looked struct {
+	Batch                 // what is left of it, as it is handed in
+	ins   []stage.HandIn  // by line
+	ways  []stage.Planned // where each goes; no account: it is known, or nobody here knows the accounts
+	steps []Step          // of those that make orders, where somebody does
+}
+
 // lookUp finds, before anything is handed in, what of a batch is there already,
-// what would be refused, and which names others have. The batch that is returned
-// has no line that would be refused, and what is left of it as it is handed in.
-func (c *Console) lookUp(ctx context.Context, b Batch) (Batch, []stage.HandIn, error) {
+// what would be refused, also for want of an account, and which names others have.
+// No line that would be refused is left.
+func (c *Console) lookUp(ctx context.Context, b Batch) (looked, error) {
 	all, err := c.preflight().HandIns(ctx, b.Requests)
 	if err != nil {
-		return b, nil, fmt.Errorf("which orders are known: %w", err)
+		return looked{}, fmt.Errorf("which orders are known: %w", err)
 	}
-	out := Batch{Bad: slices.Clone(b.Bad)}
-	var ins []stage.HandIn
+	place, err := c.placing()
+	if err != nil {
+		return looked{}, err
+	}
+	out := looked{Batch: Batch{Bad: slices.Clone(b.Bad)}}
 	for i, in := range all {
-		at := b.at(i)
-		if in.Refused != nil {
-			out.Bad = append(out.Bad, BadLine{File: at.file, Line: at.line, ID: in.Request.ID, Why: in.Refused.Error()})
+		at, way, step, err := b.at(i), stage.Planned{Request: in.Request}, Step{}, error(nil)
+		if in.New() && place != nil {
+			way, step, err = place(ctx, in.Request)
+		}
+		if err != nil {
+			return looked{}, err
+		}
+		switch {
+		case in.Refused != nil:
+			out.Bad = append(out.Bad, at.bad(in.Request, in.Refused.Error()))
 			continue
-		}
-		if in.Known != nil {
+		case step.problem != "":
+			out.Bad = append(out.Bad, at.bad(in.Request, step.problem))
+			continue
+		case in.Known != nil:
 			out.Known = append(out.Known, knownLine(at, *in.Known))
+		case place != nil:
+			out.steps = append(out.steps, step)
 		}
-		out.Requests, out.places, ins = append(out.Requests, in.Request), append(out.places, at), append(ins, in)
+		way.Known, way.Taken = !in.New(), in.Taken
+		out.Requests, out.places = append(out.Requests, in.Request), append(out.places, at)
+		out.ins, out.ways = append(out.ins, in), append(out.ways, way)
 	}
-	out.Findings = preflight.Group(slices.Concat(stage.Overlaps(out.Requests), stage.Findings(ins), c.rightsKnown(fresh(ins))))
-	return out, ins, nil
+	out.Findings = preflight.Group(slices.Concat(stage.Overlaps(out.Requests), stage.Findings(out.ins), c.rightsKnown(fresh(out.ins))))
+	return out, nil
 }
 
 // rightsKnown are the accounts' troubles in zones in which names of orders lie, by
@@ -83,8 +107,8 @@ func LookUp(ctx context.Context, c Config, log *slog.Logger, b Batch) (Batch, er
 		return b, ctx.Err()
 	}
 	defer console.Close()
-	b, _, err = console.lookUp(ctx, b)
-	return b, err
+	l, err := console.lookUp(ctx, b)
+	return l.Batch, console.Because(err)
 }
 
 // fresh are the requests that make orders when they are handed in.

@@ -10,17 +10,18 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/certmill/certmill/pkg/order"
 )
 
 // handIn looks requests up and hands them in, as Order does.
 func (c *Console) handIn(ctx context.Context, requests []order.Request, urgent bool) (handed, error) {
-	_, ins, err := c.lookUp(ctx, Batch{Requests: requests})
+	l, err := c.lookUp(ctx, Batch{Requests: requests})
 	if err != nil {
 		return handed{}, err
 	}
-	return c.hand(ctx, ins, urgent)
+	return c.hand(ctx, l.ins, urgent)
 }
 
 // spreadsheet is a list of names as people hand it in again and again.
@@ -157,5 +158,51 @@ func TestCheckSaysWhatIsKnown(t *testing.T) {
 	}
 	if got, err := LookUp(t.Context(), Defaults(), quiet, b); err != nil || !strings.Contains(got.Blind, "no server is known") || len(got.Requests) != 3 {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestWhatCannotBeOrderedIsNotHandedIn: a line that no account takes is a bad line
+// for check, plan and order; nothing of it is published. Without accounts in the
+// config nobody can say so.
+func TestWhatCannotBeOrderedIsNotHandedIn(t *testing.T) {
+	t.Parallel()
+	js, c := initialised(t)
+	b := batchFile(t, `{"id":"typo","names":["www.typo.example"],"account":"aliyun1"}`, `{"id":"good","names":["www.good.example"],"account":"aliyun-1"}`,
+		`{"id":"whose","names":["www.whose.example"],"resource":"one-of-two"}`)
+	want := func(who string, bad []BadLine, err error) {
+		t.Helper()
+		if err != nil || len(bad) != 2 || bad[0].Line != 1 || bad[0].ID != "typo" || !strings.Contains(bad[0].Why, `no account "aliyun1" in the config`) ||
+			bad[1].Line != 3 || !strings.Contains(bad[1].Why, "account") {
+			t.Errorf("%s: %+v, %v", who, bad, err)
+		}
+	}
+	got, err := LookUp(t.Context(), c, quiet, b)
+	want("check", got.Bad, err)
+	plan, err := MakePlan(t.Context(), c, quiet, b, PlanOptions{NoDNS: true, Within: time.Minute})
+	want("plan", plan.BadLines, err)
+	offline := c
+	offline.NATS.URL = ""
+	plan, err = MakePlan(t.Context(), offline, quiet, b, PlanOptions{NoDNS: true, Within: time.Minute})
+	want("plan without a server", plan.BadLines, err)
+	inbox := func() uint64 {
+		s, err := js.Stream(t.Context(), "INTAKE")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.CachedInfo().State.Msgs
+	}
+	sum, err := openConsole(t, c).Order(t.Context(), b, &seen{}, false, false)
+	want("order", sum.Bad, err)
+	if sum.New != 1 || inbox() != 1 {
+		t.Errorf("%+v, %d in the inbox", sum, inbox())
+	}
+
+	plan, err = MakePlan(t.Context(), at(c.NATS.URL, 1), quiet, b, PlanOptions{NoDNS: true, Within: time.Minute})
+	if err != nil || len(plan.BadLines) > 0 || !slices.Contains(plan.NotLookedAt, noAccounts) {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	sum, err = openConsole(t, at(c.NATS.URL, 1)).Order(t.Context(), b, &seen{}, false, false)
+	if err != nil || len(sum.Bad) > 0 || inbox() != 4 {
+		t.Errorf("%+v, %d in the inbox, %v", sum, inbox(), err)
 	}
 }

@@ -92,21 +92,21 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 	if err != nil {
 		return Plan{}, err
 	}
-	b, ins, err := c.lookUp(ctx, b)
+	l, err := c.lookUp(ctx, b)
 	if err != nil {
 		return Plan{}, err
 	}
-	look := c.preflight()
-	orders, steps, err := planned(ctx, b.Requests, c.placing(reached.accounts))
-	if err != nil {
-		return Plan{}, err
+	if len(c.cfg.Accounts) == 0 {
+		unreached = append(unreached, noAccounts)
 	}
-	for i, in := range ins {
-		orders[i].Known, orders[i].Taken = !in.New(), in.Taken
-		steps[i].known = orders[i].Known
+	look, orders := c.preflight(), l.ways
+	for i := range orders { // to be called, where that can be
+		if a := orders[i].Account; a != nil && reached.accounts[a.Label] != nil {
+			orders[i].Account = reached.accounts[a.Label]
+		}
 	}
-	p := Plan{Steps: count(steps), BadLines: b.Bad, Known: b.Known, NotLookedAt: unreached, orders: orders, asked: true}
-	p.Findings = slices.Concat(b.Findings, stage.Words(orders), c.troubling(orders))
+	p := Plan{Steps: count(l.steps), BadLines: l.Bad, Known: l.Known, NotLookedAt: unreached, orders: orders, asked: true}
+	p.Findings = slices.Concat(l.Findings, stage.Words(orders), c.troubling(orders))
 	if !opt.NoDNS { // the look at the DNS knows which zones they need
 		p.Findings = slices.DeleteFunc(p.Findings, func(f preflight.Finding) bool { return f.Kind == preflight.Rights })
 	}
@@ -164,23 +164,38 @@ func (c *Console) reachable() (ready, []string, error) {
 	return ready{accounts: accounts}, []string{"quota, valid certificates and the accounts' zones: " + err.Error()}, broken
 }
 
+// noAccounts: nobody here knows where orders go.
+const noAccounts = "where the orders go: the config has no accounts (the workers' has them)"
+
 // offlinePlan goes by the config alone.
 func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan, error) {
 	accounts, err := c.routes()
 	if err != nil {
 		return Plan{}, err
 	}
-	orders, steps, err := planned(ctx, b.Requests, ready{accounts: accounts}.place)
-	if err != nil {
-		return Plan{}, err
+	p := Plan{BadLines: slices.Clone(b.Bad)}
+	for i, r := range b.Requests {
+		way, step := stage.Planned{Request: r}, Step{}
+		if len(accounts) > 0 {
+			way, step, _ = ready{accounts: accounts}.place(ctx, r)
+		}
+		if step.problem != "" {
+			p.BadLines = append(p.BadLines, b.at(i).bad(r, step.problem))
+			continue
+		}
+		p.orders, p.Steps = append(p.orders, way), append(p.Steps, step)
 	}
-	p := Plan{Steps: count(steps), BadLines: b.Bad, orders: orders, Findings: append(stage.Overlaps(b.Requests), stage.Words(orders)...)}
+	p.Steps = count(p.Steps)
+	if len(accounts) == 0 {
+		p.Steps, p.NotLookedAt = nil, []string{noAccounts}
+	}
+	p.Findings = append(stage.Overlaps(b.Requests), stage.Words(p.orders)...)
 	if !opt.NoDNS {
 		looker, err := newLooker(c.DCV)
 		if err != nil {
 			return Plan{}, err
 		}
-		p.Findings = append(p.Findings, checkDNS(ctx, looker, orders, nil, nil, opt)...)
+		p.Findings = append(p.Findings, checkDNS(ctx, looker, p.orders, nil, nil, opt)...)
 	}
 	p.Findings = preflight.Group(p.Findings)
 	return p, ctx.Err()
@@ -190,7 +205,7 @@ func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan,
 // ledger would say.
 func (c ready) place(_ context.Context, r order.Request) (stage.Planned, Step, error) {
 	problem := func(err error) (stage.Planned, Step, error) {
-		return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, Problem: err.Error()}, nil
+		return stage.Planned{Request: r, Product: r.Product}, Step{Account: r.Account, problem: err.Error()}, nil
 	}
 	fit := []*stage.Account{c.accounts[r.Account]}
 	var err error

@@ -125,11 +125,11 @@ func TestPlan(t *testing.T) {
 	if n := plan.Failing(); n != 14 || len(plan.NotLookedAt) > 0 {
 		t.Errorf("%d orders would fail, not looked at: %v", n, plan.NotLookedAt)
 	}
-	if !slices.ContainsFunc(plan.Steps, func(s Step) bool { return strings.Contains(s.Problem, `no account "aliyun-9"`) }) {
-		t.Errorf("steps %+v", plan.Steps)
+	if len(plan.BadLines) != 1 || plan.BadLines[0].Line != 5 || !strings.Contains(plan.BadLines[0].Why, `no account "aliyun-9"`) {
+		t.Errorf("bad lines %+v", plan.BadLines)
 	}
 	packed, err := plan.Packed()
-	if err != nil || len(packed) != len(batch.Requests)-9 {
+	if err != nil || len(packed) != len(batch.Requests)-10 {
 		t.Errorf("%d packed orders of %d, %v", len(packed), len(batch.Requests), err)
 	}
 	unchanged(t, js, console)

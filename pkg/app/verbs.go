@@ -35,20 +35,16 @@ func (c *Console) Order(ctx context.Context, b Batch, view View, follow, urgent 
 
 // bring says what there is of a batch and what will be spent, and hands it in then.
 func (c *Console) bring(ctx context.Context, b Batch, view View, urgent bool) (Batch, handed, error) {
-	b, ins, err := c.lookUp(ctx, b)
+	l, err := c.lookUp(ctx, b)
 	if err != nil {
 		return b, handed{}, err
 	}
-	steps, err := c.plan(ctx, fresh(ins))
-	if err != nil {
-		return b, handed{}, err
-	}
-	view.Planned(steps, b)
-	in, err := c.hand(ctx, ins, urgent)
+	view.Planned(count(l.steps), l.Batch)
+	in, err := c.hand(ctx, l.ins, urgent)
 	if err == nil {
 		view.HandedIn(in.known, in.fresh)
 	}
-	return b, in, err
+	return l.Batch, in, err
 }
 
 // operator carries out a person's verbs that need the books alone.
