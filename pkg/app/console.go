@@ -221,8 +221,9 @@ type Group struct {
 	State  order.State `json:"state"`
 	Cause  string      `json:"cause"`
 	IDs    []string    `json:"ids"`
-	Reason string      `json:"reason"` // of the first one
+	Reason string      `json:"reason"` // of the first one, as the advice
 	Advice string      `json:"advice,omitempty"`
+	first  string      // the least id so far: whose reason and advice those are
 }
 
 // heldFor begins the cause of those that an approval lets go on.
@@ -245,6 +246,17 @@ func cause(o order.Order) string {
 	return ""
 }
 
+// example makes an order the one whose reason and advice are shown.
+func (g *Group) example(o order.Order) {
+	g.first, g.Reason, g.Advice = o.ID(), Why(o), ""
+	switch {
+	case o.State == order.Held && o.Hold != nil:
+		g.Advice = strings.Join(o.Hold.Commands, " | ")
+	case o.Failure != nil:
+		g.Advice = o.Failure.Advice
+	}
+}
+
 // Failed groups what needs a person, largest group first.
 func (c *Console) Failed(ctx context.Context, batch string) ([]Group, error) {
 	groups := map[string]*Group{}
@@ -255,14 +267,11 @@ func (c *Console) Failed(ctx context.Context, batch string) ([]Group, error) {
 		key := string(o.State) + cause(o)
 		g := groups[key]
 		if g == nil {
-			g = &Group{State: o.State, Cause: cause(o), Reason: Why(o)}
-			switch {
-			case o.State == order.Held && o.Hold != nil:
-				g.Advice = strings.Join(o.Hold.Commands, " | ")
-			case o.Failure != nil:
-				g.Advice = o.Failure.Advice
-			}
+			g = &Group{State: o.State, Cause: cause(o)}
 			groups[key] = g
+		}
+		if len(g.IDs) == 0 || o.ID() < g.first {
+			g.example(o)
 		}
 		g.IDs = append(g.IDs, o.ID())
 	})

@@ -315,3 +315,32 @@ func TestFollowingWhatOnlyAnotherBuildCanRead(t *testing.T) {
 		}
 	}
 }
+
+// TestFailedTellsOfOneOrder: the id, the reason and the commands that stand for a
+// group are those of one order, in whatever sequence the orders came.
+func TestFailedTellsOfOneOrder(t *testing.T) {
+	t.Parallel()
+	js, c := initialised(t)
+	for _, id := range []string{"m", "z", "b", "q"} {
+		o := named(orderIn(order.Held), id)
+		o.Hold = &order.Hold{Reason: "why of " + id, Fact: order.FactDeadline, From: order.Submit, Commands: []string{"certmill approve " + id}}
+		lay(t, js, c, o)
+		o = named(orderIn(order.Failed), "f-"+id)
+		o.Failure = &order.Failure{Class: "rejected", Reason: "why of f-" + id, Advice: "advice for f-" + id}
+		if id == "m" {
+			o.Failure.Advice = ""
+		}
+		lay(t, js, c, o)
+	}
+	groups, err := openConsole(t, c).Failed(t.Context(), "")
+	if err != nil || len(groups) != 2 {
+		t.Fatalf("%+v, %v", groups, err)
+	}
+	for _, g := range groups {
+		id := g.IDs[0]
+		want := map[order.State]string{order.Held: "| certmill approve " + id, order.Failed: "advice for " + id}[g.State]
+		if g.Reason != "why of "+id || !strings.HasSuffix(g.Advice, want) {
+			t.Errorf("%+v", g)
+		}
+	}
+}
