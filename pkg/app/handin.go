@@ -89,7 +89,11 @@ func (c *Console) rightsKnown(requests []order.Request) (all []preflight.Finding
 
 // preflight looks at what the books have.
 func (c *Console) preflight() stage.Preflight {
-	return stage.Preflight{Ledger: c.ledger, Line: c.line, Now: time.Now}
+	p := stage.Preflight{Ledger: c.ledger, Line: c.line, Now: time.Now}
+	if subject, err := c.inbox(false); err == nil {
+		p.Publisher = pipeline.PublisherOf(subject)
+	}
+	return p
 }
 
 // knownLine says how a line's order is.

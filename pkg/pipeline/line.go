@@ -281,13 +281,14 @@ func decodeItem(subject string, header nats.Header, data []byte, seq uint64, sto
 }
 
 // Headers of an archived order: what whoever orders it again must know. Its hash
-// makes its message, handed in again, known; names and place in its line are what
-// a successor is held against; how it ended is what people ask.
+// makes its message, handed in again, known; names, publisher and place in its line
+// are what a successor is held against; how it ended is what people ask.
 const (
 	hashHeader        = "Certmill-Hash"
 	namesHeader       = "Certmill-Names"
 	predecessorHeader = "Certmill-Predecessor"
 	generationHeader  = "Certmill-Generation"
+	publisherHeader   = "Certmill-Publisher"
 	endedHeader       = "Certmill-Ended" // issued, or the failure's class
 )
 
@@ -297,7 +298,7 @@ func decodeArchived(subject string, header nats.Header, data []byte) (order.Orde
 		return order.Order{}, false
 	}
 	o := order.Order{V: order.SchemaVersion, State: order.Archived, Hash: header.Get(hashHeader), Predecessor: header.Get(predecessorHeader),
-		Request: order.Request{ID: parts[2], Names: strings.Fields(header.Get(namesHeader))}}
+		Publisher: header.Get(publisherHeader), Request: order.Request{ID: parts[2], Names: strings.Fields(header.Get(namesHeader))}}
 	o.Generation, _ = strconv.Atoi(header.Get(generationHeader)) // absent: the first of its line
 	if how := header.Get(endedHeader); how != "" && how != string(order.Issued) {
 		o.Failure = &order.Failure{Class: how}
@@ -313,6 +314,9 @@ func archived(o order.Order) *nats.Msg {
 	msg.Header.Set(endedHeader, string(o.State))
 	if o.State == order.Failed && o.Failure != nil {
 		msg.Header.Set(endedHeader, o.Failure.Class)
+	}
+	if o.Publisher != "" {
+		msg.Header.Set(publisherHeader, o.Publisher)
 	}
 	if o.Predecessor != "" {
 		msg.Header.Set(predecessorHeader, o.Predecessor)

@@ -54,7 +54,7 @@ func (p Preflight) handIn(ctx context.Context, r order.Request) (h HandIn, err e
 		return p.there(ctx, h, err)
 	}
 	h.ID = h.Request.ID
-	of, known, err := standing(ctx, p.Line, h.Request)
+	of, known, err := standing(ctx, p.Line, h.Request, p.Publisher)
 	switch bad, refused := errors.AsType[*order.Invalid](err); {
 	case refused:
 		h.Refused = bad
@@ -106,12 +106,13 @@ func last(ctx context.Context, line *pipeline.Line, r order.Request) (order.Requ
 }
 
 // standing is how a request stands to what there is: the order that it follows,
-// nil for the first of a line, and the order that it is already, nil if none is.
+// nil for the first of a line, and the order that it is already, nil if none is. by
+// is who publishes it.
 // An *order.Invalid says why it is refused. The intake decides by it, and whoever
 // says before what the intake will do.
-func standing(ctx context.Context, line *pipeline.Line, r order.Request) (of, known *order.Order, err error) {
+func standing(ctx context.Context, line *pipeline.Line, r order.Request, by string) (of, known *order.Order, err error) {
 	if r.Again != "" {
-		return predecessor(ctx, line, r)
+		return predecessor(ctx, line, r, by)
 	}
 	was, err := line.Last(ctx, r.ID)
 	if errors.Is(err, pipeline.ErrNoOrder) {
@@ -128,9 +129,9 @@ func standing(ctx context.Context, line *pipeline.Line, r order.Request) (of, kn
 
 // predecessor reads the order that a request wants to follow. known is its
 // successor where there is one: whatever state the predecessor is in, the message
-// was heard before. Otherwise the predecessor must have the same names and must
-// have ended: a living one is what the message asks for.
-func predecessor(ctx context.Context, line *pipeline.Line, r order.Request) (of, known *order.Order, err error) {
+// was heard before. Otherwise the predecessor must be the publisher's own, have the
+// same names and have ended: a living one is what the message asks for.
+func predecessor(ctx context.Context, line *pipeline.Line, r order.Request, by string) (of, known *order.Order, err error) {
 	it, err := line.Last(ctx, r.Again)
 	if errors.Is(err, pipeline.ErrNoOrder) {
 		return nil, nil, &order.Invalid{Field: "again", Reason: fmt.Sprintf(
@@ -143,7 +144,7 @@ func predecessor(ctx context.Context, line *pipeline.Line, r order.Request) (of,
 	if err != nil {
 		return nil, nil, err
 	}
-	if bad := mayFollow(r, it.Order, made); bad != nil {
+	if bad := mayFollow(r, it.Order, made, by); bad != nil {
 		return nil, nil, bad
 	}
 	if !made {
@@ -155,10 +156,14 @@ func predecessor(ctx context.Context, line *pipeline.Line, r order.Request) (of,
 	return nil, &next.Order, nil
 }
 
-// mayFollow says why a request cannot buy again what an order bought.
-func mayFollow(r order.Request, of order.Order, made bool) error {
+// mayFollow says why a request cannot buy again what an order bought. Of somebody
+// else's order nothing is told.
+func mayFollow(r order.Request, of order.Order, made bool, by string) error {
 	var reason string
 	switch {
+	case !made && by != CommandLine && publisherName(by) != publisherName(of.Publisher):
+		reason = fmt.Sprintf("order %q was handed in by another publisher: only that one and an operator buy it again (certmill buy-again %s)",
+			of.ID(), of.ID())
 	case !succeeds(r, of):
 		reason = fmt.Sprintf("order %q is for other names (%s): order these without again",
 			of.ID(), strings.Join(of.Request.Names, " "))

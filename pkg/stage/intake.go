@@ -41,7 +41,7 @@ func (in Intake) Accept(ctx context.Context, m pipeline.Message) error {
 	}
 	var of, known *order.Order // an order of a new line is looked for when it is made
 	if r.Again != "" {
-		of, known, err = standing(ctx, in.Line, r)
+		of, known, err = standing(ctx, in.Line, r, m.Publisher)
 	}
 	var a *Account
 	var way issuer.Route
@@ -65,6 +65,7 @@ func (in Intake) Accept(ctx context.Context, m pipeline.Message) error {
 func (in Intake) create(ctx context.Context, m pipeline.Message, o order.Order, of *order.Order) error {
 	made, err := false, error(nil)
 	if of != nil {
+		o.Publisher = of.Publisher // a line stays its publisher's, also where an operator goes on with it
 		_, made, err = Succession{in.Line}.Make(ctx, *of, func() order.Order { return o })
 	} else if _, err = in.Line.Create(ctx, o); errors.Is(err, pipeline.ErrMoved) {
 		err = nil
@@ -74,7 +75,7 @@ func (in Intake) create(ctx context.Context, m pipeline.Message, o order.Order, 
 	if err != nil || made {
 		return err
 	}
-	_, known, err := standing(ctx, in.Line, o.Request)
+	_, known, err := standing(ctx, in.Line, o.Request, m.Publisher)
 	return in.settled(ctx, m, o.Request, known, err)
 }
 

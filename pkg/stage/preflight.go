@@ -131,6 +131,8 @@ type Preflight struct {
 	Ledger *ledger.Ledger
 	Line   *pipeline.Line
 	Now    func() time.Time
+	// Publisher is who hands in, as the intake will see it: see mayFollow.
+	Publisher string
 }
 
 // Words finds what the names alone tell, without asking anybody: words that CAs

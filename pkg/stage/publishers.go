@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -35,15 +36,16 @@ const (
 // Of is what a publisher may do, and the name that it stands under. Nothing
 // bounds one that is not named where everybody else is not.
 func (ps Publishers) Of(publisher string) (name string, p Publisher) {
-	if publisher == "" {
-		publisher = Anonymous
-	}
+	publisher = publisherName(publisher)
 	p, named := ps[publisher]
 	if named || publisher == CommandLine {
 		return publisher, p
 	}
 	return EverybodyElse, ps[EverybodyElse]
 }
+
+// publisherName is what a publisher is called, also one that names itself nothing.
+func publisherName(publisher string) string { return cmp.Or(publisher, Anonymous) }
 
 // daily is the budget that an order's publisher has for the day of now.
 func (ps Publishers) daily(publisher string, now time.Time) (c counter, bounded bool) {

@@ -148,3 +148,63 @@ func TestAccountOfAMessage(t *testing.T) {
 		}
 	}
 }
+
+// TestAgainIsOfItsPublisher: who may publish may buy again what it ordered itself,
+// also after the archive, and nothing of somebody else's; an operator may all. Whoever
+// looks before handing in is told the same.
+// DESIGN 12.1: a successor is made for that very predecessor.
+func TestAgainIsOfItsPublisher(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.worker()
+	last := map[string]string{}
+	for publisher, id := range map[string]string{"shop": "s", "": "n", stage.CommandLine: "o"} {
+		w.by(nil, publisher, request(id, id+".example.com"))
+		p.drive(id, order.Issued)
+		last[id] = id
+	}
+	again := func(publisher, id string, may bool) {
+		t.Helper()
+		r := request("", id+".example.com")
+		r.Again = last[id]
+		ins, err := stage.Preflight{Ledger: w.ledger, Line: w.line, Now: time.Now, Publisher: publisher}.HandIns(t.Context(), []order.Request{r})
+		w.must(err)
+		if (ins[0].Refused == nil) != may {
+			t.Errorf("%q is told of %s: %v", publisher, last[id], ins[0].Refused)
+		}
+		seq := w.by(nil, publisher, r)
+		if !may {
+			if o := w.wantFailed(w.line.BadID(seq), stage.ClassInvalid); !strings.Contains(o.Failure.Reason, "certmill buy-again "+last[id]) {
+				t.Errorf("%q, %s: %s", publisher, last[id], o.Failure.Reason)
+			}
+			return
+		}
+		was := w.last(last[id])
+		next := order.Numbered(was.Base(), was.Nth()+1)
+		p.drive(next, order.Issued)
+		last[id] = next
+		if o := w.last(next); o.Publisher != was.Publisher {
+			t.Errorf("%s is of %q, and %s of %q", was.ID(), was.Publisher, next, o.Publisher)
+		}
+	}
+	again("crm", "s", false)
+	again("", "s", false)
+	again("shop", "n", false)
+	again("shop", "o", false)
+	again("", "o", false)
+	again(stage.Anonymous, "n", true)
+	again("shop", "s", true)
+	again(stage.CommandLine, "s", true)
+	again(stage.CommandLine, "n", true)
+	for _, id := range []string{"s", "n"} {
+		it, err := w.line.Last(t.Context(), last[id])
+		w.must(err)
+		w.must(w.line.Archive(t.Context(), it))
+	}
+	again("", "s", false)
+	again("crm", "n", false)
+	again("shop", "s", true)
+	w.wantPaid(4, "s.example.com")
+	w.wantPaid(3, "n.example.com")
+	w.wantPaid(1, "o.example.com")
+}
