@@ -96,7 +96,7 @@ func (l *listCmd) Run(ctx context.Context, c *cli) error {
 	}
 	t := newTable(table.Row{"id", "state", "account", "names", "cloud id", "why"})
 	for _, o := range found.Orders {
-		t.AppendRow(table.Row{o.ID(), o.State, o.Account, app.Names(o), o.CloudID, app.Why(o)})
+		t.AppendRow(table.Row{o.ID(), o.State, o.Account, app.Names(o), o.CloudID, console.Why(o)})
 	}
 	for _, u := range found.Unreadable {
 		t.AppendRow(table.Row{u.ID, u.State, u.Lane, "", "", "cannot be read by this certmill: " + u.Why})
@@ -163,7 +163,11 @@ func (s *showCmd) Run(ctx context.Context, c *cli) error {
 
 // explained is an explanation for people.
 func explained(e app.Explanation) string {
-	lines := []string{fmt.Sprintf("since     %s (%v)", e.Since.Format(time.RFC3339), time.Since(e.Since).Round(time.Second)), "why       " + e.Blocker}
+	var lines []string
+	if !e.Since.IsZero() {
+		lines = append(lines, fmt.Sprintf("since     %s (%v)", e.Since.Format(time.RFC3339), time.Since(e.Since).Round(time.Second)))
+	}
+	lines = append(lines, "why       "+e.Blocker)
 	if e.Advice != "" {
 		lines = append(lines, "          "+e.Advice)
 	}
@@ -199,16 +203,27 @@ func (s *stuckCmd) Run(ctx context.Context, c *cli) error {
 	}
 	printTroubles(stuck.Troubles)
 	for _, g := range stuck.Groups {
-		fmt.Printf("%s: %s\n", counted(len(g.IDs)), g.Cause)
-		fmt.Printf("%s\n\n", indented(fmt.Sprintf("%s, %s, account %s\n%s", g.Example.ID, g.Example.State, g.Example.Account, explained(g.Example))))
+		fmt.Println(groupText(g))
 	}
-	if len(stuck.Groups)+len(stuck.Troubles) == 0 {
+	switch {
+	case stuck.Inbox > 0:
+		fmt.Printf("%s in the inbox and not taken yet\n", counted(int(stuck.Inbox)))
+	case len(stuck.Groups)+len(stuck.Troubles) == 0:
 		fmt.Println("every order moves")
 	}
 	if len(stuck.Left) > 0 {
 		fmt.Println(leftTable(stuck.Left).Render())
 	}
 	return nil
+}
+
+// groupText is a group with its example. What no order waits for is an account.
+func groupText(g app.StuckGroup) string {
+	e := g.Example
+	if e.State == "" {
+		return fmt.Sprintf("%s\n%s\n", g.Cause, indented(e.ID+"\n"+explained(e)))
+	}
+	return fmt.Sprintf("%s: %s\n%s\n", counted(len(g.IDs)), g.Cause, indented(fmt.Sprintf("%s, %s, account %s\n%s", e.ID, e.State, e.Account, explained(e))))
 }
 
 // printTroubles prints what stands in no order's record.

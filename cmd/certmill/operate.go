@@ -108,7 +108,7 @@ type firstUseCmd struct {
 
 // Run is certmill first-use.
 func (a *firstUseCmd) Run(ctx context.Context, c *cli) error {
-	return c.verb(ctx, a.Account+" is swept at once", func(k *app.Console) error { return k.FirstUse(ctx, a.Account) })
+	return c.verb(ctx, "the first sweep of "+a.Account+" waits for no earlier calls", func(k *app.Console) error { return k.FirstUse(ctx, a.Account) })
 }
 
 type restoredCmd struct{}

@@ -8,14 +8,16 @@ import (
 	"time"
 )
 
-// Trouble is something about a main account that a person should know, and that
-// stops nothing.
+// Trouble is something about a main account, or one of its labels, that a person
+// should know. It stops nothing by itself.
 type Trouble struct {
 	Kind  string    `json:"kind"`
 	Label string    `json:"label,omitempty"` // whose it is, where it concerns one label
 	Zone  string    `json:"zone,omitempty"`  // of the DNS, where it concerns the orders of one only
 	What  string    `json:"what"`            // what was seen, a sentence with its facts
 	Helps string    `json:"helps,omitempty"` // what to do about it, a sentence
+	Code  string    `json:"code,omitempty"`  // the cloud's, where it refused the label's credentials
+	Stops bool      `json:"stops,omitempty"` // nothing is called with the label until it is over
 	Since time.Time `json:"since"`           // seen for the first time, of those in a row
 	Last  time.Time `json:"last"`            // seen, or told, last
 }

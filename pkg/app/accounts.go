@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -39,6 +40,9 @@ func (c *Console) accounts(ctx context.Context) ([]known, error) {
 			return nil, err
 		}
 		all = append(all, known{label, it.Main})
+	}
+	for _, label := range c.states.Labels(time.Now()) {
+		all = append(all, known{label, ""})
 	}
 	for _, main := range c.states.Mains() {
 		state := c.states.State(main)
@@ -82,6 +86,12 @@ func (c *Console) main(ctx context.Context, label string) (string, error) {
 	if main := labels[label]; main != "" {
 		return main, nil
 	}
+	if why := c.hopeless(label, ""); why != nil {
+		return "", why
+	}
+	if _, listed := c.cfg.Accounts[label]; listed {
+		return "", errors.New(awaitsMain(label))
+	}
 	return "", fmt.Errorf("no account %q is known; there are: %s. Where its main account is not known yet, give the workers' --config",
-		label, strings.Join(slices.Sorted(maps.Keys(labels)), ", "))
+		label, cmp.Or(strings.Join(slices.Sorted(maps.Keys(labels)), ", "), "none"))
 }

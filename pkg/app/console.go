@@ -180,29 +180,46 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 		s.Unreadable += len(unread)
 	}
 	for _, a := range accounts {
-		line := AccountStatus{Label: a.label, Main: a.main, State: "nothing was ordered there yet"}
-		if a.main != "" {
-			state := c.states.State(a.main)
-			line.Troubles = state.Troubled(time.Now())
-			line.State = describe(state, a.label, a.main, c.line.Incarnation())
-			if id, known := state.Identities[a.label]; known {
-				line.Identity = &id
-			}
-		}
-		s.Accounts = append(s.Accounts, line)
+		s.Accounts = append(s.Accounts, c.accountStatus(a))
 	}
 	s.Troubles, err = c.troubles(ctx)
 	return s, err
 }
 
-// describe puts an account's state into words.
-func describe(s account.State, label, main, incarnation string) string {
-	var parts []string
-	if !s.Marked(incarnation) {
-		parts = append(parts, "buys nothing until its list was swept (certmill first-use "+cmp.Or(label, "<label>")+" skips the wait: only if nothing was ever bought there, not after a loss)")
+// accountStatus is how one account stands.
+func (c *Console) accountStatus(a known) AccountStatus {
+	wrong := c.wrong(a.label, a.main)
+	line := AccountStatus{Label: a.label, Main: a.main, State: describe(account.State{}, wrong, a.label, true)}
+	for _, t := range wrong {
+		if t.Kind != "" { // else it stands in its state alone
+			line.Troubles = append(line.Troubles, t)
+		}
 	}
-	if why := stranger(s, label, main); why != "" {
-		parts = append(parts, why)
+	_, listed := c.cfg.Accounts[a.label]
+	switch {
+	case a.main != "":
+		state := c.states.State(a.main)
+		line.Troubles = append(line.Troubles, state.Troubled(time.Now())...)
+		line.State = describe(state, wrong, a.label, state.Marked(c.line.Incarnation()))
+		if id, known := state.Identities[a.label]; known {
+			line.Identity = &id
+		}
+	case len(wrong) == 0 && listed:
+		line.State = awaitsMain(a.label)
+	case len(wrong) == 0:
+		line.State = "nothing was ordered there yet"
+	}
+	return line
+}
+
+// describe puts an account's state into words.
+func describe(s account.State, wrong []account.Trouble, label string, marked bool) string {
+	var parts []string
+	for _, t := range wrong {
+		parts = append(parts, t.What)
+	}
+	if !marked {
+		parts = append(parts, unmarked(s, wrong, label))
 	}
 	if p, rests := s.Rest(label, time.Now()); rests {
 		parts = append(parts, "rests: "+p.Why)
@@ -214,6 +231,18 @@ func describe(s account.State, label, main, incarnation string) string {
 		return "works"
 	}
 	return strings.Join(parts, "; ")
+}
+
+// unmarked says of an account whose list was not swept yet what it waits for.
+func unmarked(s account.State, wrong []account.Trouble, label string) string {
+	const nothing = "buys nothing until its list was swept"
+	if _, is := needsMending(wrong); is {
+		return nothing
+	}
+	if s.Unswept.Why != "" {
+		return nothing + ", which fails: " + s.Unswept.Why
+	}
+	return nothing + " (certmill first-use " + cmp.Or(label, "<label>") + " skips the wait: only if nothing was ever bought there, not after a loss)"
 }
 
 // Group is failed or held orders with one cause.

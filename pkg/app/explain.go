@@ -37,6 +37,7 @@ type Explanation struct {
 // facts are what an order's record does not say of the world around it.
 type facts struct {
 	state  account.State  // of its main account
+	wrong  []account.Trouble // with its account: what stops it first
 	marked bool           // its list was swept once
 	open   ledger.Attempt // of an unsure order
 	waits  time.Duration  // how long nobody may say that nothing was bought; 0: not known here
@@ -47,8 +48,9 @@ type facts struct {
 func explain(o order.Order, f facts) Explanation {
 	e := Explanation{ID: o.ID(), State: o.State, Account: o.Account, Since: since(o), Next: o.NotBefore}
 	e.Evidence = append(evidence(o), cloudSaid(o)...)
-	if why := stranger(f.state, o.Account, o.Main); why != "" && !o.State.Final() && o.State != order.Held {
-		return e.because("account "+o.Account+" is stopped", why).with("certmill status")
+	if t := f.stops(); t.What != "" && !o.State.Final() && o.State != order.Held {
+		e.Advice = t.Helps
+		return e.because(stoppedCause(o.Account), t.What)
 	}
 	switch o.State {
 	case order.Submit, order.Verify, order.Issuing, order.Collect:
@@ -62,7 +64,7 @@ func explain(o order.Order, f facts) Explanation {
 	case order.Unsure:
 		return unsure(e, o, f)
 	case order.Waiting:
-		return waiting(e, o)
+		return waiting(e, o, f)
 	case order.Verify:
 		return verifying(e, o)
 	case order.Issuing:
@@ -71,6 +73,31 @@ func explain(o order.Order, f facts) Explanation {
 		return collecting(e, o)
 	}
 	return resting(e, o)
+}
+
+// stops is what stops the order's account; the zero value if nothing does.
+func (f facts) stops() (t account.Trouble) {
+	if len(f.wrong) > 0 && f.wrong[0].Stops {
+		t = f.wrong[0]
+	}
+	return t
+}
+
+func stoppedCause(label string) string { return "account " + label + " is stopped" }
+
+// unswept explains an order that waits for the first sweep of its main account.
+func unswept(e Explanation, o order.Order, f facts) Explanation {
+	const nothing = "nothing is bought on main account %s until its list was swept once"
+	t, refused := needsMending(f.wrong)
+	switch {
+	case refused:
+		e.Advice = t.Helps
+		return e.because("credentials of "+o.Account, fmt.Sprintf(nothing, o.Main)+", and "+t.What)
+	case f.state.Unswept.Why != "":
+		return e.because("first sweep of "+o.Main, fmt.Sprintf(nothing, o.Main)+", which fails: "+f.state.Unswept.Why)
+	}
+	return e.because("first sweep of "+o.Main, fmt.Sprintf(nothing, o.Main)).
+		with("certmill first-use " + o.Account + "   (only if nothing was ever bought there, by an installation whose streams were lost either)")
 }
 
 func (e Explanation) because(cause, blocker string) Explanation {
@@ -129,9 +156,11 @@ func retrying(e Explanation, o order.Order, why string) Explanation {
 }
 
 func submitting(e Explanation, o order.Order, f facts) Explanation {
+	if o.Main == "" {
+		return e.because("main account of "+o.Account, awaitsMain(o.Account))
+	}
 	if !f.marked {
-		return e.because("first sweep of "+o.Main, "nothing is bought on main account "+o.Main+" until its list was swept once").
-			with("certmill first-use " + o.Account + "   (only if nothing was ever bought there, by an installation whose streams were lost either)")
+		return unswept(e, o, f)
 	}
 	if why := failing(o); why != "" {
 		return retrying(e, o, why)
@@ -162,13 +191,15 @@ func unsure(e Explanation, o order.Order, f facts) Explanation {
 		"; nothing was bought if the cloud's list and the product's used count both say so, which the sweep asks again and again")
 }
 
-func waiting(e Explanation, o order.Order) Explanation {
+func waiting(e Explanation, o order.Order, f facts) Explanation {
 	w := o.Wait
 	e = e.until(w.Till)
 	switch w.For {
 	case order.WaitForSweep:
-		return e.because("first sweep of "+o.Main, "nothing is bought on main account "+o.Main+" until its list was swept once").
-			with("certmill first-use " + o.Account + "   (only if nothing was ever bought there, by an installation whose streams were lost either)")
+		if w.What != "" && w.What != o.Main {
+			return e.because("first sweep of "+w.What, "main account "+w.What+" may have bought for its names in an earlier life, and its list was not swept since").with("certmill status")
+		}
+		return unswept(e, o, f)
 	case order.WaitForQuota:
 		return e.because("no quota of "+w.What, "no quota of "+w.What+" is left at account "+o.Account+": buy some; it is asked for every minute").
 			with("certmill resume "+o.Account+" "+w.What+"   (to ask at once)", "certmill cancel "+o.ID())
@@ -378,10 +409,23 @@ func Why(o order.Order) string {
 	return explain(o, facts{marked: true, now: time.Now()}).Blocker
 }
 
+// Why says in a sentence why an order is where it is, by its record and by how its
+// account stands.
+func (c *Console) Why(o order.Order) string { return explain(o, c.facts(o)).Blocker }
+
+// facts are those that are at hand without a look into the books.
+func (c *Console) facts(o order.Order) facts {
+	f := facts{now: time.Now(), marked: true, wrong: c.wrong(o.Account, o.Main)}
+	if o.Main != "" {
+		f.state = c.states.State(o.Main)
+		f.marked = f.state.Marked(c.line.Incarnation())
+	}
+	return f
+}
+
 // Explain says why an order is where it is, and what helps.
 func (c *Console) Explain(ctx context.Context, it pipeline.Item) (Explanation, error) {
-	f := facts{state: c.states.State(it.Main), now: time.Now(), marked: true}
-	f.marked = f.state.Marked(c.line.Incarnation())
+	f := c.facts(it.Order)
 	if it.State == order.Unsure {
 		all, err := c.routes()
 		if err != nil {
@@ -476,6 +520,7 @@ func cloudWord(st issuer.Status) string {
 
 // Stuck is what does not go on by itself as it should.
 type Stuck struct {
+	Inbox    uint64             `json:"inbox"`    // order messages that were not taken yet
 	Troubles []Trouble          `json:"troubles"` // of no order's own
 	Groups   []StuckGroup       `json:"groups"`
 	Left     []ledger.Placement `json:"left"` // records that nobody needs and that cannot be removed
@@ -484,22 +529,23 @@ type Stuck struct {
 // StuckGroup is orders with one blocker.
 type StuckGroup struct {
 	Cause   string      `json:"cause"`
-	IDs     []string    `json:"ids"`
+	IDs     []string    `json:"ids"` // none where no order waits for it
 	Oldest  time.Time   `json:"oldest"`
-	Example Explanation `json:"example"` // the one that waits longest
+	Example Explanation `json:"example"` // the one that waits longest, or what is no order
 }
 
 // stuckStates are those in which an order is not at its end.
 var stuckStates = []order.State{order.Submit, order.Unsure, order.Waiting, order.Verify, order.Issuing, order.Collect, order.Held}
 
 // Stuck lists the orders that have been at one stage for so long, and those that
-// wait, are held or cannot be read, however long, grouped by what blocks them: the
-// largest group first. Accounts whose state cannot be read are a group, too.
+// wait, are held or cannot be read, or whose account is stopped, however long, grouped
+// by what blocks them: the largest group first. Accounts that are stopped, troubled or
+// cannot be read are groups, too, without ids unless orders wait for it.
 func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error) {
 	groups := map[string]*StuckGroup{}
 	for _, s := range stuckStates {
 		err := c.line.List(ctx, s, func(it pipeline.Item) error {
-			rests := s == order.Waiting || s == order.Held
+			rests := s == order.Waiting || s == order.Held || it.Main == "" || c.stopped(it.Account, it.Main)
 			if !rests && time.Since(since(it.Order)) < older {
 				return nil
 			}
@@ -536,6 +582,12 @@ func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error)
 	if out.Troubles, err = c.troubles(ctx); err != nil {
 		return Stuck{}, err
 	}
+	for i := range out.Troubles {
+		out.Troubles[i].Helps = slices.DeleteFunc(slices.Clone(out.Troubles[i].Helps), func(s string) bool { return s == seeStuck })
+	}
+	if out.Inbox, err = c.line.Pending(ctx); err != nil {
+		return Stuck{}, err
+	}
 	out.Left, err = c.Left(ctx)
 	return out, err
 }
@@ -560,17 +612,23 @@ func unreadableState(u stream.Unreadable) Explanation {
 		with(fmt.Sprintf("nats kv get %s %s --raw   (to see what lies there)", account.Bucket, main))
 }
 
-// stoppedAccounts are a group each: nothing is called with them, whether they have
-// orders or not.
+// stoppedAccounts are a group each, whether they have orders or not: those with
+// which something is wrong by their clouds' last answers.
 func (c *Console) stoppedAccounts(ctx context.Context, groups map[string]*StuckGroup) error {
 	all, err := c.accounts(ctx)
 	for _, a := range all {
-		why := stranger(c.states.State(a.main), a.label, a.main)
-		if why == "" {
-			continue
+		for _, t := range c.wrong(a.label, a.main) {
+			e := Explanation{ID: "account " + a.label, Account: a.label, Since: t.Since, Advice: t.Helps}
+			switch {
+			case t.Stops:
+				e = e.because(stoppedCause(a.label), t.What)
+			case t.Code != "":
+				e = e.because("credentials of "+a.label, t.What)
+			default:
+				e = e.because("the cloud of account "+a.label+" is silent", t.What)
+			}
+			group(groups, e)
 		}
-		e := Explanation{ID: "account " + a.label, Account: a.label, Since: c.states.State(a.main).Identities[a.label].At}
-		group(groups, e.because("account "+a.label+" is stopped", why).with("certmill status"))
 	}
 	return err
 }
@@ -585,14 +643,18 @@ func (c *Console) troubledAccounts(groups map[string]*StuckGroup) {
 	}
 }
 
+// group adds an order, or what is none and has no state, to those with its cause.
 func group(groups map[string]*StuckGroup, e Explanation) {
 	g := groups[e.Cause]
 	if g == nil {
-		g = &StuckGroup{Cause: e.Cause, Oldest: e.Since, Example: e}
+		g = &StuckGroup{Cause: e.Cause, IDs: []string{}, Oldest: e.Since, Example: e}
 		groups[e.Cause] = g
 	}
+	if e.State == "" {
+		return // an order is the better example
+	}
 	g.IDs = append(g.IDs, e.ID)
-	if e.Since.Before(g.Oldest) {
+	if g.Example.State == "" || e.Since.Before(g.Oldest) {
 		g.Oldest, g.Example = e.Since, e
 	}
 }

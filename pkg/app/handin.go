@@ -62,8 +62,27 @@ func (c *Console) lookUp(ctx context.Context, b Batch) (looked, error) {
 		out.Requests, out.places = append(out.Requests, in.Request), append(out.places, at)
 		out.ins, out.ways = append(out.ins, in), append(out.ways, way)
 	}
-	out.Findings = preflight.Group(slices.Concat(stage.Overlaps(out.Requests), stage.Findings(out.ins), c.rightsKnown(fresh(out.ins))))
+	out.Findings = preflight.Group(slices.Concat(stage.Overlaps(out.Requests), stage.Findings(out.ins), c.rightsKnown(fresh(out.ins)),
+		c.wrongAccounts(fresh(out.ins))))
 	return out, nil
+}
+
+// wrongAccounts are the findings of orders whose account is stopped or refused, or
+// whose cloud is silent: they are taken, and wait.
+func (c *Console) wrongAccounts(requests []order.Request) (all []preflight.Finding) {
+	known := map[string][]preflight.Finding{}
+	for _, r := range requests {
+		found, asked := known[r.Account]
+		if !asked {
+			found = c.wrongFor(r.Account, c.mainOf(r.Account))
+			known[r.Account] = found
+		}
+		for _, f := range found {
+			f.Level, f.Orders = preflight.Warning, []string{r.ID}
+			all = append(all, f)
+		}
+	}
+	return all
 }
 
 // rightsKnown are the accounts' troubles in zones in which names of orders lie, by

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 
+	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/permit"
@@ -17,6 +18,7 @@ import (
 type hands struct {
 	ready
 	permits *permit.Set
+	refused map[string]account.Trouble // accounts whose clouds refuse this console's credentials, by label
 }
 
 func (h *hands) close() {
@@ -45,8 +47,7 @@ func (c *Console) reach() (*hands, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.meet(all.accounts)
-	c.hands = &hands{all, permits}
+	c.hands = &hands{ready: all, permits: permits, refused: c.meet(all.accounts)}
 	return c.hands, nil
 }
 

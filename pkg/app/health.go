@@ -21,21 +21,21 @@ type health struct {
 
 func (h *health) set(ready bool) { h.ready.Store(ready) }
 
-// stopped are the sentences of the accounts that are stopped, by label, and whether
-// those are all.
-func (p *Process) stopped() (by map[string]string, all bool) {
+// wrong are the sentences of the accounts with which something is wrong, by label,
+// and whether none is left that works.
+func (p *Process) wrong() (by map[string]string, all bool) {
 	s := p.serving.Load()
 	if s == nil {
 		return nil, false
 	}
-	by = s.stoppedAccounts()
-	return by, len(by) > 0 && len(by) == len(s.accounts)
+	by, works := s.wrongAccounts()
+	return by, len(by) > 0 && works == 0
 }
 
 // readyz says whether the process is ready, and of what it cannot do why.
 func (p *Process) readyz(w http.ResponseWriter, _ *http.Request) {
 	why := p.ready.why()
-	stopped, all := p.stopped()
+	wrong, all := p.wrong()
 	if why != "" || all {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	} else {
@@ -44,8 +44,8 @@ func (p *Process) readyz(w http.ResponseWriter, _ *http.Request) {
 	if why != "" {
 		_, _ = w.Write([]byte(why + "\n"))
 	}
-	for _, label := range sorted(stopped) {
-		_, _ = w.Write([]byte(stopped[label] + "\n"))
+	for _, label := range sorted(wrong) {
+		_, _ = w.Write([]byte(wrong[label] + "\n"))
 	}
 }
 
@@ -62,8 +62,8 @@ func (h *health) why() string {
 }
 
 // probes answers /healthz (the process runs), /readyz (it is connected and works,
-// what it works is stored, and which accounts are stopped and why; it is not ready
-// where that is all of them) and /permits (the counters of its permit rings) until
+// what it works is stored, and what is wrong with which accounts; it is not ready
+// where all of them are stopped, or refused by their clouds) and /permits (the counters of its permit rings) until
 // ctx ends. A process that waits for NATS, or for room on NATS's disk, is healthy
 // and not ready, and says why: restarting it would not help.
 func (p *Process) probes(ctx context.Context, addr string) error {

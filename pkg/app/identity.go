@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/stage"
 	"github.com/certmill/certmill/pkg/stream"
@@ -34,16 +36,10 @@ func (p *Process) settle(ctx context.Context, states *account.Accounts) (Config,
 	if err != nil {
 		return c, nil, err
 	}
-	var wg sync.WaitGroup
-	for _, label := range sorted(c.Accounts) {
-		if c.Accounts[label].Main == "" {
-			wg.Go(func() { p.found(ctx, states, asked.accounts[label]) })
-		}
-	}
-	wg.Wait()
+	failed := p.findAll(ctx, states, asked.accounts)
 	for _, label := range sorted(c.Accounts) {
 		if a := c.Accounts[label]; a.Main == "" {
-			a.Main, why[label] = c.fits(label, asked.accounts[label].Known())
+			a.Main, why[label] = c.fits(label, asked.accounts[label].Known(), failed[label])
 			a.found = true
 			c.Accounts[label] = a
 		}
@@ -60,33 +56,55 @@ func lacksMain(c Config) bool {
 	return false
 }
 
+// findAll finds out whose the accounts are that the config gives no main account. It
+// returns why that was not to be had, by label.
+func (p *Process) findAll(ctx context.Context, states *account.Accounts, all stage.Accounts) map[string]error {
+	failed := map[string]error{}
+	var mu sync.Mutex // guards failed
+	var wg sync.WaitGroup
+	for label, a := range all {
+		if a.Main != "" {
+			continue
+		}
+		wg.Go(func() {
+			err := p.found(ctx, states, a)
+			mu.Lock()
+			defer mu.Unlock()
+			failed[label] = err
+		})
+	}
+	wg.Wait()
+	return failed
+}
+
 // found finds out whose an account is that the config gives no main account: an
 // access key never changes hands, so what was once said of it holds.
-func (p *Process) found(ctx context.Context, states *account.Accounts, a *stage.Account) {
+func (p *Process) found(ctx context.Context, states *account.Accounts, a *stage.Account) (err error) {
 	p.mu.Lock()
 	was, known := p.whose[a.Credentials.Key]
 	p.mu.Unlock()
 	if known {
 		a.Know(was)
-		return
+		return nil
 	}
 	if id, known := remembered(states, a); known && !id.Silent {
 		a.Know(stage.WhoseOf(id))
 	} else {
-		_, _ = a.Ask(ctx) // fits says what it means that nothing is known
+		_, err = a.Ask(ctx) // fits says what it means that nothing is known
 	}
 	if w := a.Known(); w.Told {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.whose[a.Credentials.Key] = w
 	}
+	return err
 }
 
 // fits is the main account of a label that the config gives none, or why there is
-// none yet.
-func (c Config) fits(label string, w stage.Whose) (string, error) {
+// none yet; failed is why the cloud did not answer.
+func (c Config) fits(label string, w stage.Whose, failed error) (string, error) {
 	if !w.Told {
-		return "", &unsettled{label: label, why: w.Silent}
+		return "", &unsettled{label: label, why: w.Silent, failed: failed}
 	}
 	a := c.Accounts[label]
 	a.Main = w.Main
@@ -102,18 +120,42 @@ func (c Config) fits(label string, w stage.Whose) (string, error) {
 
 // unsettled is an account of which nobody knows the main account.
 type unsettled struct {
-	label string
-	why   error // the cloud's word; nil: it did not answer
+	label  string
+	why    error // the cloud's word; nil: it did not answer
+	failed error // why it did not, or what it said against the credentials; nil: not known
 }
 
-func (u *unsettled) Error() string {
-	if u.why != nil {
-		return fmt.Sprintf("account %s is stopped: the config names no main account for it, and its cloud does not say whose its key is (%v): "+
-			"write accounts.%s.main and start again", u.label, u.why, u.label)
+func (u *unsettled) Error() string { return sentence(u.trouble()) }
+
+// trouble is what is wrong, and what to write.
+func (u *unsettled) trouble() account.Trouble {
+	const no = "the config names no main account for it, and its cloud "
+	write := fmt.Sprintf("write accounts.%s.main and start again", u.label)
+	switch {
+	case u.why != nil:
+		return account.Trouble{Stops: true, What: fmt.Sprintf("account %s is stopped: %sdoes not say whose its key is (%s)", u.label, no, wordOf(u.why)), Helps: write}
+	case issuer.KindOf(u.failed) == issuer.Credentials:
+		t := refusedBy(u.label, u.failed)
+		t.Stops, t.What = true, fmt.Sprintf("account %s is stopped: %srefuses its credentials: %s", u.label, no, t.Code)
+		return t
 	}
-	return fmt.Sprintf("account %s waits: the config names no main account for it, and its cloud has not answered yet whose its key is; "+
-		"it is asked again and again; or write accounts.%s.main and start again", u.label, u.label)
+	t := account.Trouble{Stops: true, What: fmt.Sprintf("account %s waits: %shas not answered yet whose its key is", u.label, no)}
+	if u.failed != nil {
+		t.What += " (" + short(wordOf(u.failed)) + ")"
+	}
+	t.Helps = "it is asked again and again; or " + write
+	return t
 }
+
+// haltedBy is a trouble that the config makes.
+func haltedBy(why error) account.Trouble {
+	if u, ok := errors.AsType[*unsettled](why); ok {
+		return u.trouble()
+	}
+	return account.Trouble{Stops: true, What: why.Error(), Helps: mendConfig}
+}
+
+const mendConfig = "mend the config of the account, and start the workers again"
 
 // remembered is what the cloud said of the account's key in an earlier session.
 // known is false where nothing was said of this very key; id is then what was said
@@ -154,7 +196,6 @@ func (s *session) identify(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, a := range s.accounts {
 		if why := s.unsettled[a.Label]; why != nil {
-			s.log.ErrorContext(ctx, why.Error(), "account", a.Label)
 			wg.Go(func() { s.settleLater(ctx, a, why) })
 			continue
 		}
@@ -165,16 +206,31 @@ func (s *session) identify(ctx context.Context) error {
 }
 
 // settleLater ends the session once the cloud has said whose the account's key
-// is: the next one begins with it.
+// is: the next one begins with it. Until then it keeps telling what is wrong.
 func (s *session) settleLater(ctx context.Context, a *stage.Account, why error) {
-	if u, ok := errors.AsType[*unsettled](why); !ok || u.why != nil {
-		return // only the config can mend it
-	}
-	for stream.Sleep(ctx, askEvery) == nil {
-		if w, err := a.Ask(ctx); err == nil && w.Told {
+	for {
+		u, ok := errors.AsType[*unsettled](why)
+		failed := why
+		if ok {
+			failed = cmp.Or(u.failed, u.why)
+		}
+		s.answered(ctx, a, account.AskedWhose, haltedBy(why), failed)
+		if !ok || u.why != nil { // only the config can mend it
+			if stream.Sleep(ctx, account.TroubleAgain) != nil {
+				return
+			}
+			continue
+		}
+		if stream.Sleep(ctx, askEvery) != nil {
+			return
+		}
+		w, err := a.Ask(ctx)
+		if err == nil && w.Told {
 			s.end(errSettled)
 			return
 		}
+		why = &unsettled{label: a.Label, why: w.Silent, failed: err}
+		a.Halt(why)
 	}
 }
 
@@ -211,30 +267,28 @@ func (s *session) recall(a *stage.Account) {
 // unanswered decides how an account goes on whose cloud did not answer, and waits
 // until it is asked again. It tells whether ctx ended.
 func (s *session) unanswered(ctx context.Context, a *stage.Account, err error, asked int) bool {
-	log := s.log.With("account", a.Label, "main", a.Main, "err", err)
 	id, same := remembered(s.states, a)
-	every := askEvery
+	every, t := askEvery, silentTo(a.Label, err)
 	switch {
 	case a.Known().Caller != "":
 	case same:
 		a.Know(stage.WhoseOf(id))
-		log.WarnContext(ctx, "the cloud does not answer whose the account's credentials are; it said so of this key before", "caller", id.Caller)
 	case asked < askedAtOnce:
-		every = askSoon
+		return stream.Sleep(ctx, askSoon) != nil // once may be an accident
 	case id.Caller != "" && !id.Silent:
-		if every = 10 * askSoon; asked == askedAtOnce {
-			log.ErrorContext(ctx, "account waits: it has another key than before, and the cloud does not answer whose that is; it is asked again and again")
-		}
+		every, t.Stops = 10*askSoon, true
+		t.What += "; it has another key than before, which may be anybody's, and waits"
 	default:
 		a.Assume(err)
-		log.WarnContext(ctx, "the cloud does not answer whose the account's credentials are; it works as the config has it, and is asked again")
 	}
+	s.answered(ctx, a, account.AskedWhose, t, err)
 	return stream.Sleep(ctx, every) != nil
 }
 
 // told keeps an answer, and says what is wrong with it.
 func (s *session) told(ctx context.Context, a *stage.Account, w stage.Whose) {
 	log := s.log.With("account", a.Label, "main", a.Main)
+	s.well(ctx, a, account.AskedWhose)
 	switch why := a.Stopped(); {
 	case why != nil:
 		log.ErrorContext(ctx, why.Error(), "credentials_main", w.Main, "caller", w.Caller, "kind", w.Kind)
@@ -255,17 +309,6 @@ func (s *session) told(ctx context.Context, a *stage.Account, w stage.Whose) {
 // mayWork tells whether it is known whose the account is, and that it may work.
 func mayWork(a *stage.Account) bool { return a.Known().Caller != "" && a.Stopped() == nil }
 
-// stoppedAccounts are the sentences of those that are stopped, by label.
-func (s *session) stoppedAccounts() map[string]string {
-	all := map[string]string{}
-	for label, a := range s.accounts {
-		if why := a.Stopped(); why != nil {
-			all[label] = why.Error()
-		}
-	}
-	return all
-}
-
 // guard says what the lists of this session's accounts are worth.
 func (s *session) guard() stage.Guard {
 	return newGuard(s.books, s.keys)
@@ -284,14 +327,22 @@ func newGuard(b books, keys *certstore.KeyStore) stage.Guard {
 }
 
 // meet asks whose the accounts are with which a console calls: with other keys
-// than the workers', maybe.
-func (c *Console) meet(all stage.Accounts) {
+// than the workers', maybe. It returns what is wrong with those that are refused.
+func (c *Console) meet(all stage.Accounts) map[string]account.Trouble {
+	refused := map[string]account.Trouble{}
+	var mu sync.Mutex // guards refused
 	ctx, cancel := context.WithTimeout(context.Background(), meetTime)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, a := range all {
 		wg.Go(func() {
-			if _, err := a.Ask(ctx); err == nil {
+			_, err := a.Ask(ctx)
+			if issuer.KindOf(err) == issuer.Credentials {
+				mu.Lock()
+				refused[a.Label] = refusedBy(a.Label, err)
+				mu.Unlock()
+			}
+			if err == nil {
 				return
 			} else if id, same := remembered(c.states, a); same {
 				a.Know(stage.WhoseOf(id))
@@ -301,6 +352,7 @@ func (c *Console) meet(all stage.Accounts) {
 		})
 	}
 	wg.Wait()
+	return refused
 }
 
 const meetTime = 10 * time.Second

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -106,7 +107,10 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 		}
 	}
 	p := Plan{Steps: count(l.steps), BadLines: l.Bad, Known: l.Known, NotLookedAt: unreached, orders: orders, asked: true}
-	p.Findings = slices.Concat(l.Findings, stage.Words(orders), c.troubling(orders))
+	l.Findings = slices.DeleteFunc(l.Findings, func(f preflight.Finding) bool { return f.Kind == preflight.Stopped }) // troubling tells
+	p.Findings = slices.Concat(l.Findings, stage.Words(orders), c.troubling(orders, reached.refused))
+	askable, without := withMain(orders)
+	p.NotLookedAt = append(p.NotLookedAt, without...)
 	if !opt.NoDNS { // the look at the DNS knows which zones they need
 		p.Findings = slices.DeleteFunc(p.Findings, func(f preflight.Finding) bool { return f.Kind == preflight.Rights })
 	}
@@ -116,7 +120,7 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 		wg.Go(func() {
 			clouds, cancel := context.WithTimeout(ctx, opt.Within)
 			defer cancel()
-			held = look.Look(clouds, orders)
+			held = look.Look(clouds, askable)
 		})
 	}
 	if !opt.NoDNS {
@@ -133,8 +137,23 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 	return p, ctx.Err()
 }
 
-// troubling are the troubles of the accounts that orders are planned for.
-func (c *Console) troubling(orders []stage.Planned) (all []preflight.Finding) {
+// withMain are the orders whose account can be called, and what is not looked at for
+// the others: what an account has goes by its main account.
+func withMain(orders []stage.Planned) (askable []stage.Planned, unasked []string) {
+	for _, p := range orders {
+		if p.Account == nil || p.Account.Main != "" {
+			askable = append(askable, p)
+			continue
+		}
+		unasked = append(unasked, "quota and valid certificates of account "+p.Account.Label+": "+awaitsMain(p.Account.Label))
+	}
+	slices.Sort(unasked)
+	return askable, slices.Compact(unasked)
+}
+
+// troubling are the troubles of the accounts that orders are planned for; refused are
+// those whose clouds refuse the console's own credentials.
+func (c *Console) troubling(orders []stage.Planned, refused map[string]account.Trouble) (all []preflight.Finding) {
 	for _, p := range orders {
 		if p.Account == nil {
 			continue
@@ -145,23 +164,40 @@ func (c *Console) troubling(orders []stage.Planned) (all []preflight.Finding) {
 			}
 			all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Neighbours, What: t.What, Do: t.Helps, Orders: []string{p.Request.ID}})
 		}
-		if why := stranger(c.states.State(p.Account.Main), p.Account.Label, p.Account.Main); why != "" {
-			all = append(all, preflight.Finding{Level: preflight.Error, Kind: preflight.Stopped, What: why,
-				Do: "mend the config of the account, and start the workers again", Orders: []string{p.Request.ID}})
+		found := c.wrongFor(p.Account.Label, p.Account.Main)
+		if t, is := refused[p.Account.Label]; is && len(found) == 0 {
+			found = append(found, preflight.Finding{Level: preflight.Error, Kind: preflight.Stopped, What: t.What, Do: t.Helps})
 		}
+		for _, f := range found {
+			f.Orders = []string{p.Request.ID}
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// wrongFor are the findings of what is wrong with an account: an order for it is not
+// issued before somebody mends it, or goes on when its cloud answers.
+func (c *Console) wrongFor(label, main string) (all []preflight.Finding) {
+	for _, t := range c.wrong(label, main) {
+		f := preflight.Finding{Level: preflight.Error, Kind: preflight.Stopped, What: t.What, Do: cmp.Or(t.Helps, mendConfig)}
+		if rank(t) > 1 {
+			f.Level = preflight.Warning
+		}
+		all = append(all, f)
 	}
 	return all
 }
 
 // reachable are the config's accounts, to be called if that can be; else as far
 // as they say how orders go there, and what is not looked at for that.
-func (c *Console) reachable() (ready, []string, error) {
+func (c *Console) reachable() (hands, []string, error) {
 	h, err := c.reach()
 	if err == nil {
-		return h.ready, nil, nil
+		return hands{ready: h.ready, refused: h.refused}, nil, nil
 	}
 	accounts, broken := c.routes()
-	return ready{accounts: accounts}, []string{"quota, valid certificates and the accounts' zones: " + err.Error()}, broken
+	return hands{ready: ready{accounts: accounts}}, []string{"quota, valid certificates and the accounts' zones: " + err.Error()}, broken
 }
 
 // noAccounts: nobody here knows where orders go.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
@@ -43,6 +44,9 @@ func observe(ctx context.Context, js jetstream.JetStream) (o observed, err error
 		}
 		if info := s.CachedInfo(); name == pipeline.OrdersStream {
 			o.now, o.last = info.TimeStamp, info.State.LastTime
+			if o.last.IsZero() { // nothing was ever stored there
+				o.last = info.Created
+			}
 		}
 		list := s.ListConsumers(ctx)
 		for c := range list.Info() {
@@ -97,8 +101,11 @@ func (o observed) stalled(rests func(string) bool) (t Trouble, is bool) {
 	}
 	return Trouble{What: "work is due and nothing succeeds", Since: o.last,
 		Why:   fmt.Sprintf("%s due, and nothing was stored for %v", are(n), o.silence().Round(time.Second)),
-		Helps: []string{"look at the workers' logs and at their /readyz", "certmill stuck says what the orders wait for"}}, true
+		Helps: []string{"look at the workers' logs and at their /readyz", seeStuck}}, true
 }
+
+// seeStuck is for those who do not look there yet.
+const seeStuck = "certmill stuck says what the orders wait for"
 
 func are(orders int) string {
 	if orders == 1 {
@@ -198,7 +205,7 @@ func (c *Console) unended(ctx context.Context) bool {
 	return false
 }
 
-// rest tells which labels rest, as far as it is known.
+// rest tells which labels rest, or are stopped, as far as it is known.
 func (c *Console) rest(ctx context.Context) (func(label string) bool, error) {
 	all, err := c.accounts(ctx)
 	if err != nil {
@@ -210,8 +217,13 @@ func (c *Console) rest(ctx context.Context) (func(label string) bool, error) {
 	}
 	return func(label string) bool {
 		_, rests := c.states.State(mains[label]).Rest(label, time.Now())
-		return rests && mains[label] != ""
+		return rests && mains[label] != "" || c.stopped(label, mains[label])
 	}, nil
+}
+
+// stopped tells whether nothing is called with an account, as far as it is known.
+func (c *Console) stopped(label, main string) bool {
+	return slices.ContainsFunc(c.wrong(label, main), func(t account.Trouble) bool { return t.Stops })
 }
 
 // removed are the orders whose message somebody has removed, by what the

@@ -188,11 +188,15 @@ func (c *Console) Limit(ctx context.Context, label, action string, calls int) er
 // FirstUse says, for this incarnation of the streams, that nothing can have been
 // bought on the account by an earlier installation, or that the lists of who calls
 // with the label show it: where the submitters' key store knows better, it holds
-// for the second alone (stage.Guard).
+// for the second alone (stage.Guard). It is refused where nothing would come of it: a
+// person who wants an account to begin must not be led to this word by a wrong key.
 func (c *Console) FirstUse(ctx context.Context, label string) error {
 	main, err := c.main(ctx, label)
+	if err == nil {
+		err = c.hopeless(label, main)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("nothing was noted, and it would not help: %w", err)
 	}
 	return c.states.Change(ctx, main, func(s *account.State) {
 		if id, known := s.Identities[label]; known && id.Main == main {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
@@ -60,7 +61,7 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 		s.sweepMain(ctx, g, "removed", a.Main, func() time.Duration { return s.removedEvery }, removed.Sweep)
 		s.sweepMain(ctx, g, "neighbours", a.Main, func() time.Duration { return neighboursEvery }, neighbours.Sweep)
 		s.firstSweep(ctx, g, waiter, a.Main)
-		s.sweepMain(ctx, g, "surplus", a.Main, func() time.Duration { return waiter.SurplusEvery(a.Main) }, waiter.Surplus)
+		s.sweepMain(ctx, g, "surplus", a.Main, func() time.Duration { return waiter.SurplusEvery(a.Main) }, s.lists(waiter.Surplus))
 	}
 	for _, a := range s.accounts {
 		s.sweep(ctx, g, "unsure", a, nil, reconciler.Sweep)
@@ -275,7 +276,7 @@ func (s *session) sweep(ctx context.Context, g *errgroup.Group, what string, a *
 			if !s.active(a)(ctx) {
 				return
 			}
-			if err := f(ctx, a); err != nil && ctx.Err() == nil {
+			if err := f(ctx, a); ctx.Err() == nil && s.fails.news(what+"-"+a.Label, err) {
 				s.log.WarnContext(ctx, "sweep failed; the next one comes by itself", "sweep", what, "account", a.Label, "err", err)
 			}
 		})
@@ -287,7 +288,7 @@ func (s *session) sweep(ctx context.Context, g *errgroup.Group, what string, a *
 func (s *session) sweepMain(ctx context.Context, g *errgroup.Group, what, main string, every func() time.Duration, f func(context.Context, *stage.Account) error) {
 	g.Go(func() error {
 		return s.line.Ticket(ctx, what+"-"+main, every, func(ctx context.Context) {
-			if err := s.byAnyLabel(ctx, main, f); err != nil && ctx.Err() == nil {
+			if err := s.byAnyLabel(ctx, main, f); ctx.Err() == nil && s.fails.news(what+" of "+main, err) {
 				s.log.WarnContext(ctx, "sweep failed; the next one comes by itself", "sweep", what, "main", main, "err", err)
 			}
 		})
@@ -319,7 +320,9 @@ func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Wa
 		told, marked, tried := false, false, false
 		sweep := func(ctx context.Context, a *stage.Account) error {
 			left, err := w.FirstSweep(ctx, a)
-			marked, tried = err == nil && left == 0, true
+			if marked, tried = err == nil && left == 0, true; err != nil || marked {
+				s.listed(ctx, a, err)
+			}
 			if left > 0 && !told {
 				told = true
 				s.log.InfoContext(ctx, "nothing is bought on this account until its list was swept, which waits for calls of an earlier life of the streams; "+
@@ -331,7 +334,7 @@ func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Wa
 		for ctx.Err() == nil {
 			err := s.byAnyLabel(ctx, main, sweep)
 			if err == nil && !tried {
-				err = errors.New("all its labels are paused")
+				err = s.idle(main)
 			}
 			if err != nil && !errors.Is(err, context.Canceled) {
 				s.sweepFailed(ctx, w, main, err)
@@ -345,8 +348,37 @@ func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Wa
 	})
 }
 
+// idle is why no label of a main account may sweep it; nil where its clouds were not
+// asked yet whose they are, as at each start.
+func (s *session) idle(main string) error {
+	var all []error
+	for _, label := range s.accounts.Labels() {
+		a := s.accounts[label]
+		if a.Main != main {
+			continue
+		}
+		told := s.answers.of(label)
+		p, rests := s.states.State(main).Rest(label, time.Now())
+		switch why := a.Stopped(); {
+		case why != nil:
+			all = append(all, why)
+		case rests:
+			all = append(all, fmt.Errorf("account %s rests: %s", label, p.Why))
+		case len(told) > 0:
+			all = append(all, errors.New(sentence(told[0])))
+		default:
+			return nil
+		}
+	}
+	return errors.Join(all...)
+}
+
+// sweepFailed tells that a first sweep fails: in the log once of each cause, unless
+// that was told already (answered).
 func (s *session) sweepFailed(ctx context.Context, w *stage.Waiter, main string, why error) {
-	s.log.WarnContext(ctx, "first sweep failed; again in a moment", "main", main, "err", why)
+	if s.fails.news("first sweep of "+main, why) && issuer.KindOf(why) != issuer.Credentials {
+		s.log.WarnContext(ctx, "first sweep failed; it is tried again and again, and nothing is bought before", "main", main, "err", why)
+	}
 	if err := w.SweepFailed(ctx, main, why); err != nil && ctx.Err() == nil {
 		s.log.WarnContext(ctx, "that the first sweep fails could not be stored", "main", main, "err", err)
 	}

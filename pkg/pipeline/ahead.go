@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -453,6 +454,9 @@ func PublisherOf(subject string) string {
 	return ""
 }
 
+// retold is at every how manyth try it is told again that a message is not taken.
+const retold = 300
+
 // notTaken tells why a message was not taken, and returns how long it rests.
 func (l *Line) notTaken(ctx context.Context, m Message, err error, deliveries uint64) time.Duration {
 	if errors.Is(err, ErrUnreadable) || errors.Is(err, order.ErrNewer) {
@@ -460,6 +464,10 @@ func (l *Line) notTaken(ctx context.Context, m Message, err error, deliveries ui
 		stream.Unreadable{Subject: m.subject, Seq: m.Seq, Err: err}.Tell(ctx, l.log)
 		return unreadRest(l.ackWait, deliveries)
 	}
-	l.log.WarnContext(ctx, "order message not taken yet", "seq", m.Seq, "err", err)
+	level := slog.LevelDebug
+	if deliveries%retold == 1 {
+		level = slog.LevelWarn
+	}
+	l.log.Log(ctx, level, "order message not taken yet", "seq", m.Seq, "tries", deliveries, "err", err)
 	return intakeRest
 }
