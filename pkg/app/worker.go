@@ -333,8 +333,10 @@ func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Wa
 		}
 		for ctx.Err() == nil {
 			err := s.byAnyLabel(ctx, main, sweep)
-			if err == nil && !tried {
-				err = s.idle(main)
+			if err != nil && ctx.Err() == nil {
+				s.tellUnswept(ctx, main, err)
+			} else if err == nil && !tried {
+				err = s.idle(main) // each cause of it was told where it came up
 			}
 			if err != nil && !errors.Is(err, context.Canceled) {
 				s.sweepFailed(ctx, w, main, err)
@@ -373,12 +375,15 @@ func (s *session) idle(main string) error {
 	return errors.Join(all...)
 }
 
-// sweepFailed tells that a first sweep fails: in the log once of each cause, unless
-// that was told already (answered).
-func (s *session) sweepFailed(ctx context.Context, w *stage.Waiter, main string, why error) {
+// tellUnswept tells that a first sweep fails, once of each cause, unless that was told
+// already (answered).
+func (s *session) tellUnswept(ctx context.Context, main string, why error) {
 	if s.fails.news("first sweep of "+main, why) && issuer.KindOf(why) != issuer.Credentials {
 		s.log.WarnContext(ctx, "first sweep failed; it is tried again and again, and nothing is bought before", "main", main, "err", why)
 	}
+}
+
+func (s *session) sweepFailed(ctx context.Context, w *stage.Waiter, main string, why error) {
 	if err := w.SweepFailed(ctx, main, why); err != nil && ctx.Err() == nil {
 		s.log.WarnContext(ctx, "that the first sweep fails could not be stored", "main", main, "err", err)
 	}
