@@ -200,7 +200,6 @@ func (o *onceEach) news(what string, err error) bool {
 	return was != o.last[what]
 }
 
-
 // wrong is what is wrong with an account by what its workers were told last: what
 // stops it first. label may be empty.
 func (c *Console) wrong(label, main string) (all []account.Trouble) {

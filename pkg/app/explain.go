@@ -36,11 +36,11 @@ type Explanation struct {
 
 // facts are what an order's record does not say of the world around it.
 type facts struct {
-	state  account.State  // of its main account
+	state  account.State     // of its main account
 	wrong  []account.Trouble // with its account: what stops it first
-	marked bool           // its list was swept once
-	open   ledger.Attempt // of an unsure order
-	waits  time.Duration  // how long nobody may say that nothing was bought; 0: not known here
+	marked bool              // its list was swept once
+	open   ledger.Attempt    // of an unsure order
+	waits  time.Duration     // how long nobody may say that nothing was bought; 0: not known here
 	now    time.Time
 }
 

@@ -59,8 +59,8 @@ type session struct {
 	settled   Config           // the process's, with the main accounts that were found out
 	unsettled map[string]error // why that of a label was not
 	answers   answers
-	fails     onceEach // sweeps
-	end       func(error)      // drops the connection, for this reason
+	fails     onceEach    // sweeps
+	end       func(error) // drops the connection, for this reason
 	permits   *permit.Set
 	sinks     []stage.Sink
 	accounts  stage.Accounts
