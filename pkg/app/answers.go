@@ -114,8 +114,8 @@ func refusedBy(label string, err error) account.Trouble {
 	code := cmp.Or(e.Code, string(e.Kind))
 	return account.Trouble{Code: code,
 		What: fmt.Sprintf("account %s: its cloud refuses its credentials: %s", label, code),
-		Helps: fmt.Sprintf("%s (it was asked %s); they are accounts.%s.secret and accounts.%s.key_id of the workers' config: once those are changed, start the workers again",
-			e.Advice("en"), e.Action, label, label)}
+		Helps: fmt.Sprintf("%s (it was asked %s); they are accounts.%s.secret and accounts.%s.key_id of the workers' config: "+
+			"once those are changed, start the workers again", e.Advice("en"), e.Action, label, label)}
 }
 
 // silentTo is what it means that a cloud does not answer whose a label's key is.
@@ -123,8 +123,8 @@ func silentTo(label string, err error) account.Trouble {
 	if issuer.KindOf(err) == issuer.Credentials {
 		return refusedBy(label, err)
 	}
-	return account.Trouble{What: fmt.Sprintf("account %s: its cloud does not answer whose its key is: %s", label, short(wordOf(err))),
-		Helps: "it is asked again and again; see whether the workers reach it"}
+	what := fmt.Sprintf("account %s: its cloud does not answer whose its key is: %s", label, short(wordOf(err)))
+	return account.Trouble{What: what, Helps: "it is asked again and again; see whether the workers reach it"}
 }
 
 // wordOf is an error without what differs from call to call.
@@ -260,5 +260,6 @@ func (c *Console) hopeless(label, main string) error {
 // awaitsMain is the sentence for an account of the config of which nobody knows the
 // main account, and no worker has said why.
 func awaitsMain(label string) string {
-	return fmt.Sprintf("nobody knows yet of which main account %s is: start the workers, which ask its cloud, or write accounts.%s.main", label, label)
+	return fmt.Sprintf("nobody knows yet of which main account %s is: start the workers, which ask its cloud, "+
+		"or write accounts.%s.main", label, label)
 }

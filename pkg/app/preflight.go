@@ -145,7 +145,7 @@ func withMain(orders []stage.Planned) (askable []stage.Planned, unasked []string
 			askable = append(askable, p)
 			continue
 		}
-		unasked = append(unasked, "quota and valid certificates of account "+p.Account.Label+": "+awaitsMain(p.Account.Label))
+		unasked = append(unasked, "quota and valid certificates of account "+p.Account.Label+": nobody knows yet of which main account it is")
 	}
 	slices.Sort(unasked)
 	return askable, slices.Compact(unasked)
