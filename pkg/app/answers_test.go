@@ -113,7 +113,7 @@ func tellsWrongSecret(t *testing.T, s *shift, console *Console, code, write stri
 		t.Errorf("plan: %d would fail, %v: %+v", plan.Failing(), err, plan.Findings)
 	}
 	says(t, "plan", plan, code, write, "not: nobody has made this ring")
-	looked, _, err := console.lookUp(t.Context(), batch)
+	looked, err := console.lookUp(t.Context(), batch)
 	if err != nil || len(looked.Findings) != 1 || looked.Findings[0].Level != preflight.Warning {
 		t.Errorf("order: %+v, %v", looked.Findings, err)
 	}
@@ -199,7 +199,7 @@ func TestAMadeUpMainAccountIsTold(t *testing.T) {
 		t.Errorf("first-use: %v", err)
 	}
 	batch := Batch{Requests: []order.Request{{ID: "next", Account: "aliyun-1", Names: []string{"next.example.com"}}}, places: make([]place, 1)}
-	looked, _, err := console.lookUp(t.Context(), batch)
+	looked, err := console.lookUp(t.Context(), batch)
 	if err != nil {
 		t.Fatal(err)
 	}
