@@ -9,7 +9,7 @@ import (
 	"github.com/certmill/certmill/pkg/order"
 )
 
-// DESIGN 12.2: an order that is held for names in service has taken nothing, also
+// By DESIGN 12.2 an order that is held for names in service has taken nothing, also
 // where it had taken them once, ended, and was retried: the renewal of the
 // certificate in service goes past it.
 func TestRetriedAndHeldOwnsNoNames(t *testing.T) {
@@ -64,7 +64,7 @@ func (w *world) neverSent(p *worker, id string) {
 	p.driveTo(id, "behind its attempt", func(o order.Order) bool { return o.Attempt >= 1 })
 }
 
-// DESIGN 12.2: what an order took for an attempt that came to nothing it gives back
+// By DESIGN 12.2, what an order took for an attempt that came to nothing it gives back
 // before it is held for another's certificate.
 func TestHeldGivesItsNamesBack(t *testing.T) {
 	t.Parallel()

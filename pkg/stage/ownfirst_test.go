@@ -6,7 +6,7 @@ import (
 	"github.com/certmill/certmill/pkg/order"
 )
 
-// DESIGN 12.5: after a lost JetStream an order whose own number in the key store
+// By DESIGN 12.5, after a lost JetStream an order whose own number in the key store
 // names something that it has started takes that up, whatever else the cloud shows
 // for its names: its successor's certificate is nobody's question.
 func TestOwnResourceComesBeforeItsSuccessors(t *testing.T) {

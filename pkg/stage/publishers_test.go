@@ -152,7 +152,7 @@ func TestAccountOfAMessage(t *testing.T) {
 // TestAgainIsOfItsPublisher: who may publish may buy again what it ordered itself,
 // also after the archive, and nothing of somebody else's; an operator may all. Whoever
 // looks before handing in is told the same.
-// DESIGN 12.1: a successor is made for that very predecessor.
+// By DESIGN 12.1 a successor is made for that very predecessor.
 func TestAgainIsOfItsPublisher(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
