@@ -225,7 +225,7 @@ func (t *twins) add(r order.Request, at place) error {
 	set := order.NamesHash(r.Names)
 	if first, twice := t.names[set]; twice {
 		return &order.Invalid{Field: "names", Reason: fmt.Sprintf("the same names are in %s already: leave one of the two out, "+
-			"or, if two certificates are wanted, write true into \"again\" of this one", first.from(at))}
+			"or, if two certificates are wanted, %s", first.from(at), t.besides(r))}
 	}
 	if first, twice := t.ids[r.ID]; twice {
 		return &order.Invalid{Field: "id", Reason: fmt.Sprintf("%q is in %s already: give each order an id of its own, or leave it out",
@@ -233,6 +233,15 @@ func (t *twins) add(r order.Request, at place) error {
 	}
 	t.ids[r.ID], t.names[set] = at, at
 	return nil
+}
+
+// besides is what an order needs to be bought besides its twin: "again", and, where
+// it would be the very same order, another id.
+func (t *twins) besides(r order.Request) string {
+	if _, same := t.ids[r.ID]; same {
+		return "give this one an id of its own and write true into \"again\""
+	}
+	return "write true into \"again\" of this one"
 }
 
 const maxSlug = 55 // of a batch's name

@@ -42,7 +42,7 @@ func (p Preflight) HandIns(ctx context.Context, requests []order.Request) ([]Han
 	for i, h := range all {
 		if h.New() && first[h.ID] { // only what says "again" has passed the reading
 			all[i].Refused = &order.Invalid{Field: "again", Reason: fmt.Sprintf(
-				"another line of this batch orders %s: hand this one in when that order has ended", h.ID)}
+				"another line of this batch orders %s: leave one of the two out, or give this one an id of its own", h.ID)}
 		}
 		first[h.ID] = first[h.ID] || h.New()
 	}

@@ -128,7 +128,7 @@ func (p *Operator) Approve(ctx context.Context, id, fact string) error {
 		return err
 	}
 	if it.State != order.Held || it.Hold == nil || it.Hold.Fact == "" {
-		return refuse("order %s is not held for an approval (state %s)", id, it.State)
+		return refuse("order %s is not held for an approval (state %s)%s", id, it.State, helps(it.Order))
 	}
 	if it.Hold.Fact != fact {
 		return refuse("order %s is held for another fact than the one that was approved, which was %q, and is %q now: certmill show %s",
@@ -194,8 +194,8 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 	if lost && raised.Main != o.Main {
 		there := slices.ContainsFunc(p.Accounts.Mains(), func(a *Account) bool { return a.Main == raised.Main })
 		if there || o.Hold == nil || o.Hold.Fact != order.FactElsewhere(raised.Main, o.ID(), raised.Attempt) {
-			return refuse("the key store knows attempt %d of order %s at main account %s, and nobody knows what came of it: retry it, so that it is reconciled there",
-				raised.Attempt, o.ID(), raised.Main)
+			return refuse("the key store knows attempt %d of order %s at main account %s, and nobody knows what came of it: it is to be reconciled there%s",
+				raised.Attempt, o.ID(), raised.Main, retries(*o))
 		}
 		lost = false // nobody can reconcile it; its entry there stays open, for whoever wants the names next
 	}
@@ -204,7 +204,7 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 	}
 	last, _ := e.Last(o.ID())
 	if last.Ending == ledger.Open {
-		return refuse("it is unknown whether order %s was bought: wait for the reconciliation, or end it with adopt or not-bought", o.ID())
+		return refuse("it is unknown whether order %s was bought: %s", o.ID(), endsOpen(*o, last))
 	}
 	if err := p.surelyUnpaid(ctx, f, *o, e, raised, lost); err != nil {
 		return err
@@ -223,7 +223,7 @@ func (p *Operator) surelyUnpaid(ctx context.Context, f issuer.Flow, o order.Orde
 	last, _ := e.Last(o.ID())
 	switch {
 	case lost:
-		return refuse("the key store knows attempt %d of order %s, the ledger does not: retry it, so that it is reconciled", raised.Attempt, o.ID())
+		return refuse("the key store knows attempt %d of order %s, the ledger does not: it is to be reconciled%s", raised.Attempt, o.ID(), retries(o))
 	case !p.States.State(o.Main).Marked(p.Line.Incarnation()):
 		return refuse("account %s was not swept yet, so nobody knows what was bought there", o.Main)
 	case raised.Attempt == 0 && last.Attempt == 0:
@@ -237,11 +237,12 @@ func (p *Operator) surelyUnpaid(ctx context.Context, f issuer.Flow, o order.Orde
 	if err != nil {
 		return err
 	}
-	if len(others) == len(rows) {
-		return nil // all have another key
+	for _, row := range rows {
+		if !slices.Contains(others, row.CloudID) {
+			return refuse("%s; it may be this order's purchase: %s", row.facts(), settles(o, row.CloudID))
+		}
 	}
-	return refuse("%s; it may be this order's purchase: adopt it (certmill adopt %s %s), or, once you know that it is not, certmill approve %s",
-		rows[0].facts(), o.ID(), rows[0].CloudID, o.ID())
+	return nil // all have another key
 }
 
 // Adopt says that a cloud order is this order's purchase. The cloud is asked for
@@ -382,8 +383,11 @@ func (p *Operator) NotBought(ctx context.Context, id string) error {
 		return err
 	}
 	last, _ := e.Last(id)
-	if last.Ending != ledger.Open {
-		return refuse("order %s has no open attempt: certmill retry %s", id, id)
+	switch {
+	case last.Ending != ledger.Open:
+		return refuse("order %s has no open attempt, and is held for something else%s", id, helps(it.Order))
+	case last.Provisional != "":
+		return refuse("cloud order %s was found for order %s, and nothing shows that it is another's: %s", last.Provisional, id, endsOpen(it.Order, last))
 	}
 	if err := p.surelyNot(ctx, a, it.Order, last); err != nil {
 		return err

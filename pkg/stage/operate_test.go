@@ -136,7 +136,7 @@ func TestNotBoughtByHand(t *testing.T) {
 	w.stranger("early.example.com")
 	p.drive("early", order.Held)
 	w.wantNotNow("early", p.by.NotBought(ctx, "early"), "may still land")
-	w.wantNotNow("early", p.buyAgain("early"), "adopt or not-bought first")
+	w.wantNotNow("early", p.buyAgain("early"), "certmill adopt early <cloud id>, or certmill not-bought early")
 	w.wantNotNow("early", p.by.Cancel(ctx, "early"), "unknown whether")
 	w.wantNotNow("early", p.by.Approve(ctx, "early"), "not held for an approval")
 

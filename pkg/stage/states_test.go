@@ -70,6 +70,7 @@ type node struct {
 	faults int
 	to     []edge
 	taken  []string // verbs that are not refused
+	said   []string // with what others are
 	end    bool
 	out    bool // leads to an end without a further fault
 	unseen bool // it was not gone on with
@@ -172,6 +173,9 @@ func (e *exploration) expand(n *node, faults bool) (fresh []*node) {
 		}
 		if m.verb != "" && err == nil {
 			n.taken = append(n.taken, m.name)
+		}
+		if m.verb != "" && errors.Is(err, stage.ErrNotNow) {
+			n.said = append(n.said, m.name+": "+err.Error())
 		}
 		after := y.now()
 		print := after.fingerprint()
@@ -474,7 +478,10 @@ func (e *exploration) stuck() {
 	}
 }
 
-// commands tells of commands that a hold names and that do nothing: neither now,
+// anyCommand is a verb in a sentence.
+var anyCommand = regexp.MustCompile(`certmill (retry|approve|cancel|not-bought|buy-again) [a-z0-9-]+|certmill adopt [a-z0-9-]+ (<cloud id>|[a-z0-9-]*[a-z0-9])`)
+
+// commands tells of commands that a hold or a refusal names and that do nothing: neither now,
 // nor when time has passed, nor when the lists were read again.
 func (e *exploration) commands() {
 	useless := map[string]*node{}
@@ -497,6 +504,15 @@ func (e *exploration) commands() {
 			}
 		}
 	}
+	for _, n := range e.nodes {
+		for _, said := range n.said {
+			for _, c := range anyCommand.FindAllString(said, -1) {
+				if k := c + " in " + said; !n.unseen && !n.does(c) && useless[k] == nil {
+					useless[k] = n
+				}
+			}
+		}
+	}
 	for k, n := range useless {
 		e.t.Errorf("a command does nothing: %s\n\t%s\n%s", anyKey.ReplaceAllString(k, "K"), n.path(), n.fingerprint())
 	}
@@ -515,6 +531,9 @@ func (n *node) does(command string) bool {
 		}
 	}
 	return slices.ContainsFunc(at, func(n *node) bool {
+		if n.end && len(n.taken) == 0 {
+			return true // what can be done from there was not tried (expand)
+		}
 		return slices.ContainsFunc(n.taken, func(name string) bool { return name == verb || open && strings.HasPrefix(name, verb+" ") })
 	})
 }

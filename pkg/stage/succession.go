@@ -137,7 +137,7 @@ func (p *Operator) mayBuyAgain(ctx context.Context, o order.Order) error {
 		return err
 	}
 	if last, ok := e.Last(o.ID()); ok && last.Ending == ledger.Open {
-		return refuse("an attempt of order %s is open: end it with adopt or not-bought first", o.ID())
+		return refuse("an attempt of order %s is open: %s", o.ID(), endsOpen(o, last))
 	}
 	paid, err := p.paid(ctx, o, e)
 	switch {
@@ -145,6 +145,8 @@ func (p *Operator) mayBuyAgain(ctx context.Context, o order.Order) error {
 		return err
 	case o.Hold != nil && o.Hold.Fact != "":
 		return refuse("nothing was bought for order %s: certmill approve %s lets it go on", o.ID(), o.ID())
+	case !resting(o.State):
+		return refuse("nothing was bought for order %s, which is cleaning up: once it has failed, certmill retry %s buys it", o.ID(), o.ID())
 	}
 	return refuse("nothing was bought for order %s: certmill retry %s buys it", o.ID(), o.ID())
 }

@@ -130,7 +130,7 @@ func TestWhatWasNotBoughtIsNotBoughtAgain(t *testing.T) {
 	p.drive("failed", order.Failed)
 	w.wantNotNow("failed", p.buyAgain("failed"), "certmill retry failed")
 	heldOpen(w, "open", "open.example.com")
-	w.wantNotNow("open", p.buyAgain("open"), "adopt or not-bought")
+	w.wantNotNow("open", p.buyAgain("open"), "certmill adopt open <cloud id>, or certmill not-bought open")
 	w.order("living", "living.example.com")
 	w.wantNotNow("living", p.buyAgain("living"), "only orders that ended, and held ones")
 	if n := w.orders(); n != 4 {
