@@ -72,7 +72,11 @@ func (c *Console) Adopt(ctx context.Context, who, id, cloudID string) error {
 
 // BuyAgain buys once more what an order bought. See stage.Operator.BuyAgain.
 func (c *Console) BuyAgain(ctx context.Context, who, id string) (next pipeline.Item, made bool, err error) {
-	return c.operator(who).BuyAgain(ctx, id)
+	p := c.operator(who)
+	if keys, err := c.keyStore(ctx); err == nil { // where it is at hand, it knows more ids than the streams
+		p.Keys = keys
+	}
+	return p.BuyAgain(ctx, id)
 }
 
 // Cancel gives an order up. It may ask the cloud, and needs the key store.

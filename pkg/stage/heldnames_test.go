@@ -58,7 +58,8 @@ func (w *world) neverSent(p *worker, id string) {
 	o := w.last(id)
 	e, err := w.ledger.Read(w.t.Context(), o.Main, o.Request.Names)
 	w.must(err)
-	_, open, err := w.ledger.Begin(w.t.Context(), e, ledger.Attempt{Order: id, Purchase: o.Purchase, Attempt: 1, Action: o.Operation, Product: o.Product})
+	_, open, err := w.ledger.Begin(w.t.Context(), e, ledger.Attempt{Order: id, Purchase: o.Purchase, Attempt: 1,
+		Action: o.Operation, Product: o.Product})
 	w.must(err)
 	w.must(w.ledger.End(w.t.Context(), o.Main, o.Request.Names, open, ledger.NeverSent, "throttled"))
 	p.driveTo(id, "behind its attempt", func(o order.Order) bool { return o.Attempt >= 1 })

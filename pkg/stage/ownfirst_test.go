@@ -56,3 +56,31 @@ func TestOwnResourceThatWasNotStartedIsAsked(t *testing.T) {
 	n.wantHeld("a", "no ledger entry claims it", "certmill approve a")
 	n.wantPaid(1, "a.example.com") // the stranger's
 }
+
+// After a lost JetStream no successor is made where another order's pair lies: that
+// order, handed in, has its own again, and the successor goes past it.
+func TestSuccessorLeavesAnEarlierOrderItsID(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	first, second := request("sq", "one.example.com"), request("sq-2", "two.example.com")
+	w.publish(first)
+	w.publish(second)
+	w.worker().drive("sq", order.Issued)
+	w.worker().drive("sq-2", order.Issued)
+	key := w.last("sq-2").Key.Fingerprint
+	n := w.afterWipe()
+	n.sweepFirst()
+	n.publish(first)
+	p := n.worker()
+	p.drive("sq", order.Issued)
+	n.wantNotNow("sq", p.buyAgain("sq"), "the id sq-2 was another order's, for two.example.com")
+	n.publish(second)
+	p.drive("sq-2", order.Issued)
+	if o := n.last("sq-2"); o.Key.Fingerprint != key || o.Predecessor != "" {
+		t.Errorf("sq-2 has another key, or follows %q", o.Predecessor)
+	}
+	n.must(p.buyAgain("sq"))
+	p.drive("sq-3", order.Issued)
+	n.wantPaid(2, "one.example.com")
+	n.wantPaid(1, "two.example.com")
+}

@@ -33,10 +33,11 @@ func endsOpen(o order.Order, last ledger.Attempt) string {
 	adopt := "certmill adopt " + o.ID() + " "
 	switch found := last.Provisional; {
 	case found != "" && (resting(o.State) || o.State == order.Unsure):
-		return fmt.Sprintf("cloud order %s was found in the list and is taken for it, without proof: if it is this order's, %s%s", found, adopt, found)
+		return fmt.Sprintf("cloud order %s was found in the list and is taken for it, without proof: "+
+			"if it is this order's, %s%s", found, adopt, found)
 	case found != "":
-		return fmt.Sprintf("cloud order %s was found in the list and is taken for it; its key proves that, or the contrary, once it is issued. "+
-			"Until then it goes on (certmill show %s)", found, o.ID())
+		return fmt.Sprintf("cloud order %s was found in the list and is taken for it; its key proves that, or the contrary, "+
+			"once it is issued. Until then it goes on (certmill show %s)", found, o.ID())
 	case o.State == order.Held:
 		return adopt + "<cloud id>, or certmill not-bought " + o.ID()
 	case o.State == order.Unsure:

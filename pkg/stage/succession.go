@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
@@ -105,9 +107,12 @@ func (p *Operator) BuyAgain(ctx context.Context, id string) (next pipeline.Item,
 		return next, false, err
 	}
 	line := Succession{p.Line}
-	_, next, known, err := line.Find(ctx, it.Order)
+	place, next, known, err := line.Find(ctx, it.Order)
 	if err == nil && (!known || it.State == order.Held) {
 		err = p.mayBuyAgain(ctx, it.Order)
+	}
+	if err == nil && !known {
+		err = p.vacant(place, it.Order)
 	}
 	if err != nil || known && it.State != order.Held {
 		return next, false, err
@@ -149,6 +154,24 @@ func (p *Operator) mayBuyAgain(ctx context.Context, o order.Order) error {
 		return refuse("nothing was bought for order %s, which is cleaning up: once it has failed, certmill retry %s buys it", o.ID(), o.ID())
 	}
 	return refuse("nothing was bought for order %s: certmill retry %s buys it", o.ID(), o.ID())
+}
+
+// vacant refuses to make a successor where another order had its place in an earlier
+// life of the streams: its pair and its numbers lie under that id, and nobody would
+// reach them any more. Handed in first, it is passed over (Succession). Where a
+// successor lies is a matter of the line alone, for whoever looks for it: the key
+// store moves none.
+func (p *Operator) vacant(place string, of order.Order) error {
+	if p.Keys == nil {
+		return nil
+	}
+	was, err := p.Keys.Number(certstore.Ref{ID: place, Hash: of.Hash, Main: of.Main, Names: of.Request.Names})
+	if err != nil || was.Attempt == 0 || len(was.Names) == 0 || order.NamesHash(was.Names) == order.NamesHash(of.Request.Names) {
+		return err
+	}
+	return refuse("by the key store the id %s was another order's, for %s, before the streams were lost: hand that one in again first, "+
+		"so that it keeps what it has; if nobody wants it any more, hand in the request of %s with again: %s",
+		place, strings.Join(was.Names, " "), of.ID(), of.ID())
 }
 
 // paid asks the books whether something was bought, or something bought was
