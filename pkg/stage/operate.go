@@ -194,7 +194,8 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 	if lost && raised.Main != o.Main {
 		there := slices.ContainsFunc(p.Accounts.Mains(), func(a *Account) bool { return a.Main == raised.Main })
 		if there || o.Hold == nil || o.Hold.Fact != order.FactElsewhere(raised.Main, o.ID(), raised.Attempt) {
-			return refuse("the key store knows attempt %d of order %s at main account %s, and nobody knows what came of it: it is to be reconciled there%s",
+			return refuse("the key store knows attempt %d of order %s at main account %s, and nobody knows what came of it: "+
+				"it is to be reconciled there%s",
 				raised.Attempt, o.ID(), raised.Main, retries(*o))
 		}
 		lost = false // nobody can reconcile it; its entry there stays open, for whoever wants the names next
@@ -223,7 +224,8 @@ func (p *Operator) surelyUnpaid(ctx context.Context, f issuer.Flow, o order.Orde
 	last, _ := e.Last(o.ID())
 	switch {
 	case lost:
-		return refuse("the key store knows attempt %d of order %s, the ledger does not: it is to be reconciled%s", raised.Attempt, o.ID(), retries(o))
+		return refuse("the key store knows attempt %d of order %s, the ledger does not: it is to be reconciled%s",
+			raised.Attempt, o.ID(), retries(o))
 	case !p.States.State(o.Main).Marked(p.Line.Incarnation()):
 		return refuse("account %s was not swept yet, so nobody knows what was bought there", o.Main)
 	case raised.Attempt == 0 && last.Attempt == 0:
@@ -387,7 +389,8 @@ func (p *Operator) NotBought(ctx context.Context, id string) error {
 	case last.Ending != ledger.Open:
 		return refuse("order %s has no open attempt, and is held for something else%s", id, helps(it.Order))
 	case last.Provisional != "":
-		return refuse("cloud order %s was found for order %s, and nothing shows that it is another's: %s", last.Provisional, id, endsOpen(it.Order, last))
+		return refuse("cloud order %s was found for order %s, and nothing shows that it is another's: %s",
+			last.Provisional, id, endsOpen(it.Order, last))
 	}
 	if err := p.surelyNot(ctx, a, it.Order, last); err != nil {
 		return err

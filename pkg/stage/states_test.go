@@ -479,7 +479,8 @@ func (e *exploration) stuck() {
 }
 
 // anyCommand is a verb in a sentence.
-var anyCommand = regexp.MustCompile(`certmill (retry|approve|cancel|not-bought|buy-again) [a-z0-9-]+|certmill adopt [a-z0-9-]+ (<cloud id>|[a-z0-9-]*[a-z0-9])`)
+var anyCommand = regexp.MustCompile(`certmill (retry|approve|cancel|not-bought|buy-again) [a-z0-9-]+|` +
+	`certmill adopt [a-z0-9-]+ (<cloud id>|[a-z0-9-]*[a-z0-9])`)
 
 // commands tells of commands that a hold or a refusal names and that do nothing: neither now,
 // nor when time has passed, nor when the lists were read again.

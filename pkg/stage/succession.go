@@ -151,7 +151,8 @@ func (p *Operator) mayBuyAgain(ctx context.Context, o order.Order) error {
 	case o.Hold != nil && o.Hold.Fact != "":
 		return refuse("nothing was bought for order %s: certmill approve %s lets it go on", o.ID(), o.ID())
 	case !resting(o.State):
-		return refuse("nothing was bought for order %s, which is cleaning up: once it has failed, certmill retry %s buys it", o.ID(), o.ID())
+		return refuse("nothing was bought for order %s, which is cleaning up: once it has failed, certmill retry %s buys it",
+			o.ID(), o.ID())
 	}
 	return refuse("nothing was bought for order %s: certmill retry %s buys it", o.ID(), o.ID())
 }
@@ -166,10 +167,14 @@ func (p *Operator) vacant(place string, of order.Order) error {
 		return nil
 	}
 	was, err := p.Keys.Number(certstore.Ref{ID: place, Hash: of.Hash, Main: of.Main, Names: of.Request.Names})
-	if err != nil || was.Attempt == 0 || len(was.Names) == 0 || order.NamesHash(was.Names) == order.NamesHash(of.Request.Names) {
+	if err != nil || was.Attempt == 0 || len(was.Names) == 0 {
 		return err
 	}
-	return refuse("by the key store the id %s was another order's, for %s, before the streams were lost: hand that one in again first, "+
+	if order.NamesHash(was.Names) == order.NamesHash(of.Request.Names) {
+		return nil
+	}
+	return refuse("by the key store the id %s was another order's, for %s, before the streams were lost: "+
+		"hand that one in again first, "+
 		"so that it keeps what it has; if nobody wants it any more, hand in the request of %s with again: %s",
 		place, strings.Join(was.Names, " "), of.ID(), of.ID())
 }
