@@ -103,7 +103,12 @@ func (s *session) listed(ctx context.Context, a *stage.Account, err error) {
 	case err == nil:
 		s.well(ctx, a, account.AskedList)
 	case issuer.KindOf(err) == issuer.Credentials:
-		s.answered(ctx, a, account.AskedList, refusedBy(a.Label, err), err)
+		t := refusedBy(a.Label, err)
+		if s.states.State(a.Main).Marked(s.line.Incarnation()) { // it buys all the same: a right may be missing
+			t.What = fmt.Sprintf("account %s: its cloud does not show its list: %s", a.Label, t.Code)
+			t.Code = ""
+		}
+		s.answered(ctx, a, account.AskedList, t, err)
 	}
 }
 

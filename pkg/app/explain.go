@@ -625,7 +625,7 @@ func (c *Console) stoppedAccounts(ctx context.Context, groups map[string]*StuckG
 			case t.Code != "":
 				e = e.because("credentials of "+a.label, t.What)
 			default:
-				e = e.because("the cloud of account "+a.label+" is silent", t.What)
+				e = e.because("what the cloud of account "+a.label+" answers", t.What)
 			}
 			group(groups, e)
 		}

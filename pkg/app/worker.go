@@ -323,7 +323,7 @@ func (s *session) firstSweep(ctx context.Context, g *errgroup.Group, w *stage.Wa
 			if marked, tried = err == nil && left == 0, true; err != nil || marked {
 				s.listed(ctx, a, err)
 			}
-			if left > 0 && !told {
+			if left > 0 && !told && len(s.answers.of(a.Label)) == 0 { // else nobody is led to that word
 				told = true
 				s.log.InfoContext(ctx, "nothing is bought on this account until its list was swept, which waits for calls of an earlier life of the streams; "+
 					"only where nothing was ever bought there before, not after a loss, it need not: certmill first-use "+a.Label,
