@@ -147,4 +147,9 @@ func TestApproveOfAFact(t *testing.T) {
 	if err != nil || h.state("y") != "submit" || !strings.Contains(out, "approved: deadline; it may spend one of the-product") {
 		t.Errorf("%v: %s", err, out)
 	}
+	for _, args := range [][]string{{"approve", "--batch", "nosuch"}, {"retry", "--cause", "nosuch"}, {"buy-again", "--batch", "nosuch"}} {
+		if out, err := execute(t, append([]string{"--nats", h.at}, args...)...); err == nil || !strings.Contains(err.Error(), `"nosuch"`) {
+			t.Errorf("%v: %v: %s", args, err, out)
+		}
+	}
 }

@@ -328,7 +328,8 @@ func (c *Console) resting(ctx context.Context, f func(order.Order)) error {
 }
 
 // Select resolves what a verb for many orders was given. Messages that never
-// became orders are left out: nothing can be retried there.
+// became orders are left out: nothing can be retried there. It is an error if
+// there is none.
 func (c *Console) Select(ctx context.Context, ids []string, why, batch string) ([]string, error) {
 	if why == "" && batch == "" {
 		return ids, nil
@@ -338,8 +339,24 @@ func (c *Console) Select(ctx context.Context, ids []string, why, batch string) (
 			ids = append(ids, o.ID())
 		}
 	})
+	if err == nil && len(ids) == 0 {
+		return nil, nobody(why, batch)
+	}
 	slices.Sort(ids)
 	return slices.Compact(ids), err
+}
+
+// nobody says that no order is of a cause or a batch.
+func nobody(why, batch string) error {
+	var of []string
+	if why != "" {
+		of = append(of, fmt.Sprintf("cause %q", why))
+	}
+	if batch != "" {
+		of = append(of, fmt.Sprintf("batch %q", batch))
+	}
+	return fmt.Errorf("no failed or held order is of %s: certmill failed shows the causes, certmill list the orders",
+		strings.Join(of, " and "))
 }
 
 // Cost is what orders spend if they go on.
