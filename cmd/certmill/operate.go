@@ -97,7 +97,11 @@ type limitCmd struct {
 
 // Run is certmill limit.
 func (a *limitCmd) Run(ctx context.Context, c *cli) error {
-	return c.verb(ctx, fmt.Sprintf("%s: %s at %d a second", a.Account, a.Action, a.Calls), func(k *app.Console) error {
+	done := fmt.Sprintf("%s: %s at %d a second", a.Account, a.Action, a.Calls)
+	if a.Calls == 0 {
+		done = fmt.Sprintf("%s: %s as the config says", a.Account, a.Action)
+	}
+	return c.verb(ctx, done, func(k *app.Console) error {
 		return k.Limit(ctx, a.Account, a.Action, a.Calls)
 	})
 }

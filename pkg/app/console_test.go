@@ -140,7 +140,7 @@ func TestVerbsWithoutConfig(t *testing.T) {
 		}
 	}
 	err := errors.Join(console.Pause(t.Context(), "aliyun-1", "for the test"),
-		console.FirstUse(t.Context(), "aliyun-1"), console.Limit(t.Context(), "aliyun-1", "A", 3))
+		console.FirstUse(t.Context(), "aliyun-1"), console.Limit(t.Context(), "aliyun-1", "DescribePackageState", 3))
 	if err != nil {
 		t.Error(err)
 	}
@@ -149,11 +149,19 @@ func TestVerbsWithoutConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := states.State(main)
-	if s.Paused["aliyun-1"].Why != "for the test" || s.FirstUse != console.line.Incarnation() || s.Limits["A"] != 3 {
+	if s.Paused["aliyun-1"].Why != "for the test" || s.FirstUse != console.line.Incarnation() || s.Limits["DescribePackageState"] != 3 {
 		t.Errorf("state %+v", s)
 	}
 	if err := console.Pause(t.Context(), "nobody", ""); err == nil || !strings.Contains(err.Error(), "there are: aliyun-1") {
 		t.Errorf("an account that nobody knows: %v", err)
+	}
+	for says, err := range map[string]error{
+		`certmill makes no call "nosuch"; write one as the cloud spells it: `:      console.Limit(t.Context(), "aliyun-1", "nosuch", 5),
+		`product "nosuch" does not rest at account aliyun-1; those without quota `: console.Resume(t.Context(), "aliyun-1", "nosuch"),
+	} {
+		if err == nil || !strings.HasPrefix(err.Error(), says) || states.State(main).Limits["nosuch"] != 0 {
+			t.Errorf("%v, want %q", err, says)
+		}
 	}
 	if _, err := js.Stream(t.Context(), "PERMITS"); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		t.Errorf("PERMITS: %v", err)

@@ -463,7 +463,7 @@ func decides(t *testing.T, k *Console, label string) {
 	main, _ := k.main(ctx, label)
 	var archive strings.Builder
 	for what, err := range map[string]error{
-		"pause": k.Pause(ctx, label, "a test"), "resume": k.Resume(ctx, label, ""), "limit": k.Limit(ctx, label, "Any", 3),
+		"pause": k.Pause(ctx, label, "a test"), "resume": k.Resume(ctx, label, ""), "limit": k.Limit(ctx, label, "DescribePackageState", 3),
 		"first use": k.FirstUse(ctx, label), "decide": k.MayDecide(),
 		"archive": func() error { _, err := k.Archive(ctx, 0, &archive, func() error { return nil }); return err }(),
 		"permit": func() error {

@@ -1,11 +1,14 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
@@ -164,10 +167,31 @@ func (c *Console) Resume(ctx context.Context, label, product string) error {
 	if err != nil {
 		return err
 	}
-	if product != "" {
-		return c.states.Replenish(ctx, main, product)
+	if product == "" {
+		return c.states.Resume(ctx, main, label)
 	}
-	return c.states.Resume(ctx, main, label)
+	without := c.states.State(main).Exhausted
+	if _, is := without[product]; !is {
+		return fmt.Errorf("product %q does not rest at account %s; those without quota there: %s", product, label,
+			cmp.Or(strings.Join(sorted(without), ", "), "none"))
+	}
+	return c.states.Replenish(ctx, main, product)
+}
+
+// calls tells whether certmill makes an API action at an account; all are those of
+// its cloud, or of all clouds where nobody here knows which that is.
+func (c *Console) calls(label, action string) (all []string, makes bool) {
+	clouds := vendors()
+	if p, known := clouds[c.cfg.Accounts[label].Cloud]; known {
+		clouds = map[string]Provider{"": p}
+	}
+	for _, p := range clouds {
+		for _, call := range p.calls() {
+			all, makes = append(all, call.Action), makes || call.Action == action
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all), makes
 }
 
 // Limit changes how many calls a second a main account may make to an API
@@ -180,6 +204,9 @@ func (c *Console) Limit(ctx context.Context, label, action string, calls int) er
 	}
 	if calls < 0 {
 		return fmt.Errorf("%d calls a second cannot be; certmill pause %s stops the account", calls, label)
+	}
+	if all, makes := c.calls(label, action); !makes {
+		return fmt.Errorf("certmill makes no call %q; write one as the cloud spells it: %s", action, strings.Join(all, ", "))
 	}
 	return c.states.Change(ctx, main, func(s *account.State) {
 		if s.Limits == nil {
