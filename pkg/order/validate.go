@@ -117,7 +117,7 @@ func checkNames(r Request) *Invalid {
 		return &Invalid{"names", `is missing: write the domain names of the certificate, "names": ["example.com", "www.example.com"]`}
 	}
 	if n := len(r.Names); n > MaxNames {
-		return &Invalid{"names", fmt.Sprintf("%d names are too many for one certificate: split them into %d orders of at most %d names, each with an id of its own",
+		return &Invalid{"names", fmt.Sprintf("%d names are too many for one certificate: split them into %d orders of at most %d names, which need no ids",
 			n, (n+MaxNames-1)/MaxNames, MaxNames)}
 	}
 	wildcards := 0
