@@ -50,5 +50,5 @@ func example(f preflight.Finding) string {
 	if f.Example == "" {
 		return "order " + f.Orders[0]
 	}
-	return f.Example + " (order " + f.Orders[0] + ")"
+	return f.Example + " (for order " + f.Orders[0] + ")"
 }

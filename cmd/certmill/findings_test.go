@@ -25,7 +25,7 @@ func TestWriteFindings(t *testing.T) {
 	}
 	want := `error    312 orders: CAA of example.cn forbids digicert.com
          add 0 issue "digicert.com" to it, or order another brand; it allows letsencrypt.org
-         for example www.example.cn (order shop-1)
+         for example www.example.cn (for order shop-1)
 error    1 order: product symantec-dv-1-starter has 0 left on account a
          buy more of it
          for example order x-1

@@ -198,6 +198,9 @@ type Taken struct {
 	Until time.Time // in service until then; zero: on its way
 }
 
+// unknownOrder stands for one that only a newer certmill can read.
+const unknownOrder = "of a newer certmill"
+
 // NamesTaken tells which other order has a set of names, in service or on its
 // way, on whatever main account, or was paid for them and failed. What the order's
 // predecessor has does not count. Everybody who says before the intake how names
@@ -205,7 +208,7 @@ type Taken struct {
 func NamesTaken(ctx context.Context, l *ledger.Ledger, r order.Request, now time.Time) (Taken, error) {
 	e, err := l.Read(ctx, "", r.Names)
 	if errors.Is(err, order.ErrNewer) {
-		return Taken{Order: "unknown", How: newerEntry}, nil
+		return Taken{Order: unknownOrder, How: newerEntry}, nil
 	}
 	if err != nil {
 		return Taken{}, err
@@ -232,7 +235,7 @@ func Findings(all []HandIn) (found []preflight.Finding) {
 				What: "the ids are of orders that this certmill cannot read",
 				Do:   "look at them with the certmill that wrote them, or give these ids of their own"})
 		case h.New() && h.Taken.Order != "":
-			found = append(found, duplicate(h.Request, h.Taken.How))
+			found = append(found, duplicate(h.ID, h.Request.Names, h.Taken.How, "order "+h.Taken.Order))
 		}
 	}
 	return found

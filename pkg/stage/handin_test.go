@@ -129,3 +129,26 @@ func TestOverlaps(t *testing.T) {
 		t.Errorf("got\n%s", strings.Join(got, "\n"))
 	}
 }
+
+// TestAFindingNamesWhoHasTheNames: the order that has them, and the one that is to be
+// made, which has another id than the line's first.
+func TestAFindingNamesWhoHasTheNames(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.worker()
+	w.publish(request("gone", "same.example.com"))
+	w.must(p.by.Cancel(t.Context(), "gone"))
+	p.drive("gone", order.Failed)
+	w.publish(request("has", "same.example.com"))
+	p.drive("has", order.Issued)
+	again := request("gone", "same.example.com")
+	again.Again = order.AgainLast
+	ins, err := stage.Preflight{Ledger: w.ledger, Line: w.line, Now: time.Now}.HandIns(t.Context(), []order.Request{again, request("new", "same.example.com")})
+	w.must(err)
+	for i, id := range []string{"gone-2", "new"} {
+		found := stage.Findings(ins[i : i+1])
+		if len(found) != 1 || found[0].Example != "same.example.com, which order has has" || found[0].Orders[0] != id {
+			t.Errorf("%s: %+v", id, found)
+		}
+	}
+}

@@ -198,9 +198,12 @@ func (p Preflight) duplicates(ctx context.Context, all []Planned) []preflight.Fi
 	return out
 }
 
-func duplicate(r order.Request, what string) preflight.Finding {
-	return preflight.Finding{Level: preflight.Warning, Kind: preflight.Duplicate, Orders: []string{r.ID}, Example: strings.Join(r.Names, " "), What: what,
-		Do: "leave these orders out, unless another certificate is wanted: handed in, they wait for the first, or are held before anything is bought, until certmill approve"}
+// duplicate is the finding of an order whose names something else has. by names that:
+// the order of the finding is the new one.
+func duplicate(id string, names []string, what, by string) preflight.Finding {
+	return preflight.Finding{Level: preflight.Warning, Kind: preflight.Duplicate, Orders: []string{id}, What: what,
+		Example: strings.Join(names, " ") + ", which " + by + " has",
+		Do:      "leave these orders out, unless another certificate is wanted: handed in, they wait for the first, or are held before anything is bought, until certmill approve"}
 }
 
 const (
@@ -230,7 +233,7 @@ func (p Preflight) listed(ctx context.Context, all []Planned, found []preflight.
 		}
 		for _, i := range wanted[order.NamesHash(row.Names)] {
 			if found[i].What == "" {
-				found[i] = duplicate(all[i].Request, what)
+				found[i] = duplicate(all[i].Request.ID, row.Names, what, "cloud order "+row.CloudID)
 			}
 		}
 		return nil
