@@ -145,7 +145,14 @@ func (s *showCmd) Run(ctx context.Context, c *cli) error {
 	if c.Output == "json" {
 		return printJSON(e)
 	}
-	fmt.Printf("%s  %s  account %s (%s)  %s\nnames     %s\n", o.ID(), o.State, o.Account, o.Main, o.Operation, app.Names(o))
+	where := ""
+	if o.Account != "" { // of an archived order it is not kept
+		where = fmt.Sprintf("  account %s (%s)  %s", o.Account, o.Main, o.Operation)
+	}
+	if e.Since.IsZero() {
+		e.Since = it.Stored
+	}
+	fmt.Printf("%s  %s%s\nnames     %s\n", o.ID(), o.State, where, app.Names(o))
 	if o.CloudID != "" {
 		fmt.Printf("cloud id  %s\n", o.CloudID)
 	}

@@ -264,6 +264,10 @@ func said(t *testing.T, url string) {
 	if err != nil || !strings.Contains(out, "77") || !strings.Contains(out, numbers) {
 		t.Errorf("surplus: %v\n%s", err, out)
 	}
+	out, err = execute(t, "--nats", url, "show", "archived-1")
+	if err != nil || strings.Contains(out, "0001-01-01") || strings.Contains(out, "()") || !strings.Contains(out, "since     20") {
+		t.Errorf("show: %v\n%s", err, out)
+	}
 	out, err = execute(t, "--nats", url, "show", "unsure-1")
 	if err != nil || !strings.Contains(out, "for as long as the config of account ali says") {
 		t.Errorf("show: %v\n%s", err, out)
