@@ -323,7 +323,7 @@ func TestFirstSweepReportsOnlyWhatStops(t *testing.T) {
 func TestUnclaimedRowThatCameToNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{unmarked: true, cloud: func(c *cloudsim.Config) {
-		c.ValidationDeadline = cloudsim.Duration(100 * time.Millisecond)
+		c.ValidationDeadline = cloudsim.Duration(1500 * time.Millisecond)
 	}})
 	w.stranger("a.example.com")
 	w.sweepFirst()
