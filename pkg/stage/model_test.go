@@ -636,8 +636,9 @@ func (a *authority) sign(r modelRow) string {
 	if err != nil {
 		panic(err)
 	}
+	began := time.Now().Truncate(time.Hour) // whoever downloads it again gets the same term
 	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: r.names[0]}, DNSNames: r.names,
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour)}
+		NotBefore: began, NotAfter: began.Add(2 * time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, req.PublicKey, a.key)
 	if err != nil {
 		panic(err)

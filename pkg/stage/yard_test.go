@@ -574,8 +574,9 @@ func (a *authority) signFor(csr string, wrong bool) string {
 	if wrong {
 		key = a.key.Public()
 	}
+	began := time.Now().Truncate(time.Hour) // whoever downloads it again gets the same term
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: yardName}, DNSNames: []string{yardName},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(yardLife)}
+		NotBefore: began, NotAfter: began.Add(yardLife)}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key, a.key)
 	if err != nil {
 		panic(err)
