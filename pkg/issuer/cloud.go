@@ -39,6 +39,7 @@ type About struct {
 	Codes         *Table        // its error codes
 	Calls         Calls         // the API actions that certmill uses
 	SignatureLife time.Duration // how old a signature the cloud still takes
+	FilesOnly     bool          // control of names is proved by files, whatever an order asks for
 }
 
 // UsualLimit is how many calls a second are made of an action for which nothing

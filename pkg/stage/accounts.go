@@ -57,6 +57,13 @@ func (a *Account) String() string {
 	return fmt.Sprintf("account %q (%s)", a.Label, a.Cloud.About().Name)
 }
 
+// records tells whether the challenges of an order are records of the DNS, as far as
+// one knows before the cloud has named them. With a nil account nobody knows which
+// cloud it is.
+func (a *Account) records(r order.Request) bool {
+	return r.Validation != order.FILE && (a == nil || a.Cloud == nil || !a.Cloud.About().FilesOnly)
+}
+
 // Flow is the way of ordering that an API action begins, nil if the account has
 // none such.
 func (a *Account) Flow(action string) issuer.Flow {

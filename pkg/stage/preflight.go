@@ -47,7 +47,7 @@ func (p Planned) product() issuer.Product {
 // Subject is the order as the look at the DNS needs it. solver is that of the
 // account; nil: its zones are not looked at.
 func (p Planned) Subject(solver dcv.Solver) preflight.Subject {
-	s := preflight.Subject{Order: p.Request.ID, Names: p.Request.Names, Product: p.product(), Records: p.Request.Validation != order.FILE}
+	s := preflight.Subject{Order: p.Request.ID, Names: p.Request.Names, Product: p.product(), Records: p.Account.records(p.Request)}
 	if p.Account == nil {
 		return s
 	}
@@ -83,7 +83,7 @@ func (f *Flight) before(ctx context.Context, a *Account, o order.Order) (order.O
 	if ctx.Err() != nil {
 		return o, ctx.Err()
 	}
-	if f.Rights != nil && p.Request.Validation != order.FILE && !(f.Hold && slices.ContainsFunc(found, func(x preflight.Finding) bool { return sure(x, o) })) {
+	if f.Rights != nil && a.records(p.Request) && !(f.Hold && slices.ContainsFunc(found, func(x preflight.Finding) bool { return sure(x, o) })) {
 		rights, verb := f.Rights.before(ctx, a, o, f.Hold)
 		if verb != nil {
 			return o, verb

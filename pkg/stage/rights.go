@@ -55,7 +55,7 @@ func (r *Rights) places(ctx context.Context, a *Account, names []string) []accou
 // Known are the findings of what is known of the zones of an order; nobody is
 // asked for more.
 func (r *Rights) Known(ctx context.Context, p Planned) (all []preflight.Finding) {
-	if p.Account == nil || p.Request.Validation == order.FILE {
+	if p.Account == nil || !p.Account.records(p.Request) {
 		return nil
 	}
 	for _, k := range r.places(ctx, p.Account, p.Request.Names) {

@@ -64,7 +64,7 @@ var calls = issuer.Calls{
 
 // About is what the invented vendor documents for every account.
 func About() issuer.About {
-	return issuer.About{Name: codes.Cloud, Codes: codes, Calls: slices.Clone(calls), SignatureLife: time.Minute}
+	return issuer.About{Name: codes.Cloud, Codes: codes, Calls: slices.Clone(calls), SignatureLife: time.Minute, FilesOnly: true}
 }
 
 // Client is one account. It is safe for concurrent use.
