@@ -84,7 +84,7 @@ func webHost(host string) error {
 	switch {
 	case !HostName(name):
 		return refuse("a name has labels of letters, digits and '-', and no port")
-	case strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x"): // no such top-level domain (RFC 3696, 2)
+	case last[0] >= '0' && last[0] <= '9': // no top-level domain begins so, and some library may read a number
 		return refuse("it is an address")
 	case last == "localhost" || len(labels) < 2 || notPublic != nil:
 		return refuse("nobody can register it")

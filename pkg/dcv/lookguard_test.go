@@ -114,7 +114,7 @@ func TestGuardRefusesWhatItCannotRead(t *testing.T) {
 // FuzzWebHost: what is taken for the name of a web server is nothing that any
 // library could take for an address, a port, a user or a path.
 func FuzzWebHost(f *testing.F) {
-	for _, s := range []string{"www.example.com", "127.1", "0x7f.1", "[::1]", "a@b.com", "a.b.com:80", "xn--fiqs8s.cn", "a..com", "www.example.0x7f"} {
+	for _, s := range []string{"www.example.com", "127.1", "0x7f.1", "[::1]", "a@b.com", "a.b.com:80", "xn--fiqs8s.cn", "a..com", "www.example.0x7f", "www.example.0b1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, host string) {
