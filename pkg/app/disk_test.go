@@ -110,7 +110,11 @@ func TestFullDiskElsewhere(t *testing.T) {
 	w := startLogged(t, c, &log, func(*Process) {})
 	w.work(t)
 	console := openConsole(t, c)
-	wanted := []order.Request{{ID: "full", Names: []string{"www.full.example"}, Account: "aliyun-1"}}
+	var wanted []order.Request // more than fits into what the last pages have left
+	for n := range 12 {
+		id := fmt.Sprint("full-", n)
+		wanted = append(wanted, order.Request{ID: id, Names: []string{"www." + id + ".example"}, Account: "aliyun-1"})
+	}
 	in, err := console.handIn(t.Context(), wanted, false)
 	if err != nil {
 		t.Fatal(err)
@@ -137,8 +141,11 @@ func TestFullDiskElsewhere(t *testing.T) {
 	await(t, "/readyz is well", func() bool { return w.ready.why() == "" })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if all, err := console.follow(ctx, in.wanted, func(Progress) {}); err != nil || all["full"].State != order.Issued {
-		t.Errorf("%+v, %v", all["full"], err)
+	all, err := console.follow(ctx, in.wanted, func(Progress) {})
+	for _, r := range wanted {
+		if err != nil || all[r.ID].State != order.Issued {
+			t.Errorf("%s: %+v, %v", r.ID, all[r.ID], err)
+		}
 	}
 	awaitTold(t, func() *Console { return console }, "")
 	if n := strings.Count(log.String(), `"msg":"`+words); n != 1 {
