@@ -251,6 +251,11 @@ func (s *KeyStore) make(folder string) error {
 
 // IDs lists the orders that have a folder here, sorted.
 func (s *KeyStore) IDs() ([]string, error) {
+	return s.ids(func(os.DirEntry) bool { return true })
+}
+
+// ids lists the orders whose folder here is wanted, sorted.
+func (s *KeyStore) ids(wanted func(os.DirEntry) bool) ([]string, error) {
 	shards, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, fmt.Errorf("list key store: %w", err)
@@ -265,7 +270,7 @@ func (s *KeyStore) IDs() ([]string, error) {
 			return nil, fmt.Errorf("list key store: %w", err)
 		}
 		for _, e := range entries {
-			if e.IsDir() && order.ValidID(e.Name()) {
+			if e.IsDir() && order.ValidID(e.Name()) && wanted(e) {
 				ids = append(ids, e.Name())
 			}
 		}
