@@ -14,8 +14,6 @@ const (
 	stream = "pkg/stream"
 )
 
-func init() { bugs = append(bugs, whose...) }
-
 // whose are bugs of section 12.7 of the design, and of what is known as secret.
 var whose = []bug{
 	{"another main account's list says what was not bought", whoseGo,

@@ -7,8 +7,6 @@ const (
 	tend      = "pkg/pipeline/tend.go"
 )
 
-func init() { bugs = append(bugs, rules...) }
-
 // rules are bugs of sentences of section 12 of the design that no other bug breaks.
 var rules = []bug{
 	// 12.1

@@ -9,8 +9,6 @@ const (
 	account = "pkg/account"
 )
 
-func init() { bugs = append(bugs, inZones...) }
-
 // inZones are bugs of what is known of DNS rights before a purchase.
 var inZones = []bug{
 	{"DNS rights: a zone in which a challenge was refused is bought in again", rightsGo,
