@@ -53,7 +53,7 @@ var whose = []bug{
 		"if err := c.Gate(ctx); err != nil {", "if err := c.Gate(ctx); err != nil && false {",
 		issuer, "TestGate"},
 	{"a missing main account is the label", identityOf,
-		"a.Main, why[label] = c.fits(label, asked.accounts[label].Known(), failed[label])", "a.Main = label",
+		"a.Main, why[label] = c.fits(label, asked.accounts[label].Known(), failed[label])", "a.Main, _ = label, failed",
 		app, "TestMainIsFilledIn"},
 	{"a main account that the cloud said stops whoever names another one, and everybody with it", "pkg/app/config.go",
 		"if a.Main == \"\" || a.found || key(label) == \"\" {", "if a.Main == \"\" || key(label) == \"\" {",
