@@ -21,7 +21,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 )
 
@@ -82,31 +81,29 @@ func sound(tried []bug) error {
 }
 
 // run tries the bugs, as many at a time as there are processors, and prints
-// what became of each.
+// what became of each as soon as it is known: all of them take most of an hour.
 func run(dir string, tried []bug) (missed int) {
 	var wg sync.WaitGroup
-	rows, failed := make([]string, len(tried)), make([]error, len(tried))
+	var mu sync.Mutex // guards missed, and a line of the output
 	hands := make(chan struct{}, runtime.GOMAXPROCS(0))
 	for i, b := range tried {
 		wg.Go(func() {
 			hands <- struct{}{}
 			defer func() { <-hands }()
 			began, verdict := time.Now(), "caught"
-			if failed[i] = b.caught(filepath.Join(dir, fmt.Sprint(i))); failed[i] != nil {
-				verdict = "NOT CAUGHT: " + failed[i].Error()
+			at := filepath.Join(dir, fmt.Sprint(i))
+			failed := b.caught(at)
+			_ = os.RemoveAll(at) // a test's program has 40 MB
+			mu.Lock()
+			defer mu.Unlock()
+			if failed != nil {
+				missed++
+				verdict = "NOT CAUGHT: " + failed.Error()
 			}
-			rows[i] = fmt.Sprintf("%s\t%s %s\t%.1fs\t%s\n", b.what, b.pkg, b.test, time.Since(began).Seconds(), verdict)
+			fmt.Printf("%5.1fs %s: %s %s: %s\n", time.Since(began).Seconds(), verdict, b.pkg, b.test, b.what)
 		})
 	}
 	wg.Wait()
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	for i, row := range rows {
-		fmt.Fprint(table, row)
-		if failed[i] != nil {
-			missed++
-		}
-	}
-	_ = table.Flush()
 	return missed
 }
 
