@@ -17,6 +17,7 @@ import (
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/stage"
 	"github.com/certmill/certmill/pkg/stream"
 )
 
@@ -210,6 +211,10 @@ func waiting(e Explanation, o order.Order, f facts) Explanation {
 		}
 		return e.because("another order for the same names", "it waits for order "+w.What+", which has the same names and "+stands).
 			with("certmill show " + w.What)
+	case order.WaitForResource:
+		return e.because("another order has the resource", "it waits for order "+w.What+", which came first to the resource "+o.Resource+
+			": until that one gives it back, or has it for good").
+			with("certmill show "+w.What, "certmill cancel "+o.ID()+"   (to hand it in with another resource, or with any)")
 	case order.WaitForRights:
 		return rightsAwaited(e, o)
 	case order.WaitForChallenge:
@@ -327,7 +332,10 @@ func resting(e Explanation, o order.Order) Explanation {
 			e.Evidence = append(e.Evidence, fmt.Sprintf("the cloud answered %s (RequestId %s)", o.Failure.Code, o.Failure.RequestID))
 		}
 		e.Advice = o.Failure.Advice
-		if o.Account != "" {
+		switch {
+		case o.OnlyMended():
+			e = e.with(stage.HandInMended)
+		case o.Account != "":
 			e = e.with("certmill retry " + o.ID())
 		}
 		if o.CloudID != "" { // it was paid

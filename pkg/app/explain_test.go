@@ -97,6 +97,16 @@ var situations = map[string]struct {
 		return withChallenge(orderIn(order.Verify), "ns1.example.com.cn (192.0.2.1) has no TXT")
 	},
 		cause: "a challenge does not show: example.com.cn", blocker: "ns1.example.com.cn", command: "certmill show --now shop-1", evidence: "    ns1.example.com.cn (192.0.2.1) has no TXT"},
+	"refused for what stands in it": {order: func() order.Order {
+		o := orderIn(order.Failed)
+		o.CloudID, o.Failure = "", &order.Failure{Class: "rejected", Code: "InvalidParameter", Reason: "the cloud says no", Mend: true}
+		return o
+	}, cause: "rejected/InvalidParameter", blocker: "the cloud says no", command: "certmill order <file>"},
+	"refused after it was paid": {order: func() order.Order {
+		o := orderIn(order.Failed)
+		o.Failure = &order.Failure{Class: "rejected", Code: "InvalidParameter", Reason: "the cloud says no", Mend: true}
+		return o
+	}, cause: "rejected/InvalidParameter", blocker: "the cloud says no", command: "certmill retry shop-1"},
 	"does not show, resting": {order: func() order.Order {
 		o := withChallenge(orderIn(order.Waiting), "ns1.example.com.cn (192.0.2.1) has no TXT")
 		o.Wait = order.Wait{For: order.WaitForChallenge, What: "ns1.example.com.cn (192.0.2.1) has no TXT", Till: after(70), Then: order.Verify}

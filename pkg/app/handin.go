@@ -126,7 +126,11 @@ func knownLine(at place, o order.Order) KnownLine {
 func LookUp(ctx context.Context, c Config, log *slog.Logger, b Batch) (Batch, error) {
 	console, err := OpenConsole(ctx, c, log)
 	if err != nil {
-		b.Findings, b.Blind = preflight.Group(stage.Overlaps(b.Requests)), err.Error()
+		b.Blind = err.Error()
+		if accounts, err := c.routes(); err == nil { // of one that is wrong, config --check tells
+			b, _, _ = b.placed(ctx, accounts)
+		}
+		b.Findings = preflight.Group(stage.Overlaps(b.Requests))
 		return b, ctx.Err()
 	}
 	defer console.Close()

@@ -168,11 +168,13 @@ func TestWhatCannotBeOrderedIsNotHandedIn(t *testing.T) {
 	t.Parallel()
 	js, c := initialised(t)
 	b := batchFile(t, `{"id":"typo","names":["www.typo.example"],"account":"aliyun1"}`, `{"id":"good","names":["www.good.example"],"account":"aliyun-1"}`,
-		`{"id":"whose","names":["www.whose.example"],"resource":"one-of-two"}`)
+		`{"id":"whose","names":["www.whose.example"],"resource":"one-of-two"}`,
+		`{"id":"wild","names":["*.wild.example"],"account":"aliyun-1"}`)
 	want := func(who string, bad []BadLine, err error) {
 		t.Helper()
-		if err != nil || len(bad) != 2 || bad[0].Line != 1 || bad[0].ID != "typo" || !strings.Contains(bad[0].Why, `no account "aliyun1" in the config`) ||
-			bad[1].Line != 3 || !strings.Contains(bad[1].Why, "account") {
+		if err != nil || len(bad) != 3 || bad[0].Line != 1 || bad[0].ID != "typo" || !strings.Contains(bad[0].Why, `no account "aliyun1" in the config`) ||
+			bad[1].Line != 3 || !strings.Contains(bad[1].Why, "account") ||
+			bad[2].ID != "wild" || !strings.Contains(bad[2].Why, "product symantec-dv-1-starter certifies single names only") {
 			t.Errorf("%s: %+v, %v", who, bad, err)
 		}
 	}
@@ -184,6 +186,8 @@ func TestWhatCannotBeOrderedIsNotHandedIn(t *testing.T) {
 	offline.NATS.URL = ""
 	plan, err = MakePlan(t.Context(), offline, quiet, b, PlanOptions{NoDNS: true, Within: time.Minute})
 	want("plan without a server", plan.BadLines, err)
+	got, err = LookUp(t.Context(), offline, quiet, b)
+	want("check without a server", got.Bad, err)
 	inbox := func() uint64 {
 		s, err := js.Stream(t.Context(), "INTAKE")
 		if err != nil {
@@ -202,7 +206,7 @@ func TestWhatCannotBeOrderedIsNotHandedIn(t *testing.T) {
 		t.Errorf("%+v, %v", plan, err)
 	}
 	sum, err = openConsole(t, at(c.NATS.URL, 1)).Order(t.Context(), b, &seen{}, false, false)
-	if err != nil || len(sum.Bad) > 0 || inbox() != 4 {
+	if err != nil || len(sum.Bad) > 0 || inbox() != 5 {
 		t.Errorf("%+v, %d in the inbox, %v", sum, inbox(), err)
 	}
 }

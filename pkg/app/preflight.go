@@ -209,19 +209,8 @@ func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan,
 	if err != nil {
 		return Plan{}, err
 	}
-	p := Plan{BadLines: slices.Clone(b.Bad)}
-	for i, r := range b.Requests {
-		way, step := stage.Planned{Request: r}, Step{}
-		if len(accounts) > 0 {
-			way, step, _ = ready{accounts: accounts}.place(ctx, r)
-		}
-		if step.problem != "" {
-			p.BadLines = append(p.BadLines, b.at(i).bad(r, step.problem))
-			continue
-		}
-		p.orders, p.Steps = append(p.orders, way), append(p.Steps, step)
-	}
-	p.Steps = count(p.Steps)
+	b, ways, steps := b.placed(ctx, accounts)
+	p := Plan{BadLines: b.Bad, orders: ways, Steps: count(steps)}
 	if len(accounts) == 0 {
 		p.Steps, p.NotLookedAt = nil, []string{noAccounts}
 	}
@@ -235,6 +224,26 @@ func offlinePlan(ctx context.Context, c Config, b Batch, opt PlanOptions) (Plan,
 	}
 	p.Findings = preflight.Group(p.Findings)
 	return p, ctx.Err()
+}
+
+// placed says where each order of a batch would go, by the config alone; lines that
+// no account takes are bad ones, if there are accounts.
+func (b Batch) placed(ctx context.Context, accounts stage.Accounts) (left Batch, ways []stage.Planned, steps []Step) {
+	left = b
+	left.Bad, left.Requests, left.places = slices.Clone(b.Bad), nil, nil
+	for i, r := range b.Requests {
+		way, step := stage.Planned{Request: r}, Step{}
+		if len(accounts) > 0 {
+			way, step, _ = ready{accounts: accounts}.place(ctx, r)
+		}
+		if step.problem != "" {
+			left.Bad = append(left.Bad, b.at(i).bad(r, step.problem))
+			continue
+		}
+		left.Requests, left.places = append(left.Requests, r), append(left.places, b.at(i))
+		ways, steps = append(ways, way), append(steps, step)
+	}
+	return left, ways, steps
 }
 
 // place goes by the config alone: which account an order without one takes, the

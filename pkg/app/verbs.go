@@ -58,7 +58,11 @@ func (c *Console) operator(who string) *stage.Operator {
 // Retry sends a held or failed order where its record says. See
 // stage.Operator.Retry.
 func (c *Console) Retry(ctx context.Context, who, id string) error {
-	return c.operator(who).Retry(ctx, id)
+	p := c.operator(who)
+	if ways, err := c.routes(); err == nil {
+		p.Accounts = ways
+	}
+	return p.Retry(ctx, id)
 }
 
 // Approve lets an order that was held before it was bought go on, past the fact

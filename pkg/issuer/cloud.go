@@ -2,7 +2,9 @@ package issuer
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/certmill/certmill/pkg/order"
@@ -113,6 +115,41 @@ type Product struct {
 	CA           CA   // who issues it; no name: not known
 	Organisation bool // the CA validates an organisation, by hand
 	Several      bool // it takes several names at the price of one
+	Names        Names
+	One          bool   // it certifies one name alone
+	Instead      string // a product that certifies what this one does not, to be written in its place
+}
+
+// Names are which names a product certifies.
+type Names string
+
+const (
+	AnyNames    Names = "" // or it is not known
+	SingleNames Names = "single names"
+	Wildcards   Names = "wildcards"
+)
+
+// Certifies returns nil if the product certifies these names, as far as is
+// documented. Else the error is a sentence that says why not and what to write.
+func (p Product) Certifies(names []string) error {
+	wild := slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "*.") })
+	only, has := "", ""
+	switch {
+	case p.Names == SingleNames && wild:
+		only, has = string(SingleNames), "wildcards"
+	case p.Names == Wildcards && !wild:
+		only, has = string(Wildcards), "none"
+	case p.One && len(names) > 1:
+		only, has = "one name", fmt.Sprint(len(names))
+	default:
+		return nil
+	}
+	such := ""
+	if p.Instead != "" {
+		such = " (such as " + p.Instead + ")"
+	}
+	return fmt.Errorf("product %s certifies %s only, and the order has %s: write another product%s that the account has "+
+		"into the order or into the account's config, or name another account", p.Code, only, has, such)
 }
 
 // CA is who issues a product, and the names in CAA records (RFC 8659) that mean

@@ -33,8 +33,10 @@ type Code struct {
 	// gateway or a check before the effect refuses with it. When in doubt it is
 	// false, and the outcome of a spending call is unknown.
 	NoEffect bool
-	Advice   Text
-	Source   string // of the code: service and document
+	// OfOrder: what it refuses stands in the order itself. Only a mended one helps.
+	OfOrder bool
+	Advice  Text
+	Source  string // of the code: service and document
 }
 
 // On is the kind of the code. WrongState and NotFound stay what they are on a
@@ -68,6 +70,7 @@ type Group struct {
 	Source   string
 	Kind     Kind
 	NoEffect bool
+	OfOrder  bool
 	Rows     [][3]string
 }
 
@@ -86,7 +89,7 @@ func NewTable(cloud string, groups ...Group) *Table {
 	t := &Table{Cloud: cloud, exact: map[string]Code{}}
 	for _, g := range groups {
 		for _, r := range g.Rows {
-			t.add(Code{Code: r[0], Kind: g.Kind, NoEffect: g.NoEffect, Advice: Text{EN: r[1], ZH: r[2]}, Source: g.Source})
+			t.add(Code{Code: r[0], Kind: g.Kind, NoEffect: g.NoEffect, OfOrder: g.OfOrder, Advice: Text{EN: r[1], ZH: r[2]}, Source: g.Source})
 		}
 	}
 	slices.SortStableFunc(t.families, func(a, b Code) int { return cmp.Compare(len(b.Code), len(a.Code)) })
@@ -133,9 +136,9 @@ func (t *Table) Refusal(ctx context.Context, code, message, requestID string) *E
 		return e
 	}
 	_, spending := fenceOf(ctx)
-	e.Kind, e.Help = c.On(spending), c.Advice
+	e.Kind, e.Help, e.OfOrder = c.On(spending), c.Advice, c.OfOrder
 	if e.Kind != c.Kind {
-		e.Help = kinds[e.Kind].advice // the row's advice is for a clear answer
+		e.OfOrder, e.Help = false, kinds[e.Kind].advice // the row's advice is for a clear answer
 	}
 	return e
 }

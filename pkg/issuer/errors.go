@@ -44,6 +44,7 @@ type Error struct {
 	Message    string
 	RequestID  string
 	RetryAfter time.Duration // what the cloud asked for, if it did
+	OfOrder    bool          // what is refused stands in the order itself: asked again, it is refused again
 	Help       Text          // what the user should do, where the code says more than the kind
 	Err        error         // the cause, where it is not the cloud's answer
 }

@@ -216,6 +216,7 @@ const (
 	WaitForNames     = "names"       // another order that has them
 	WaitForSweep     = "first sweep" // the mark of the first complete sweep
 	WaitForChallenge = "challenge"   // a challenge that does not come or does not show
+	WaitForResource  = "resource"    // another order that has the one that this names
 	WaitForRights    = "DNS rights"  // a zone's check, or the order that goes first there
 )
 
@@ -226,7 +227,12 @@ type Failure struct {
 	RequestID string `json:"request_id,omitempty"`
 	Reason    string `json:"reason"`
 	Advice    string `json:"advice,omitempty"` // what to do next
+	Mend      bool   `json:"mend,omitempty"`   // the cause stands in the order itself: a mended one helps, and no retry
 }
+
+// OnlyMended tells whether nothing was bought for an order that failed for what
+// stands in it. What was handed in is never changed, so only another order helps.
+func (o Order) OnlyMended() bool { return o.Failure != nil && o.Failure.Mend && o.CloudID == "" }
 
 func (f *Failure) Error() string { return f.Reason }
 

@@ -82,6 +82,9 @@ func (a *Account) Route(r order.Request) (issuer.Route, error) {
 	if err == nil {
 		err = a.needs(way, r)
 	}
+	if err == nil {
+		err = a.certifies(way.Flow, way.Product, r.Names)
+	}
 	if err != nil {
 		return issuer.Route{}, fmt.Errorf("%v: %w", a, err)
 	}
@@ -106,6 +109,16 @@ func (a *Account) needs(way issuer.Route, r order.Request) error {
 		return nil
 	}
 	return fmt.Errorf("%s needs %s: write it in the order or in the config of the account", way.Flow.Action(), strings.Join(missing, ", "))
+}
+
+// certifies asks the product that is to be bought whether it certifies the names.
+// For what was bought already the product is a word of the config's or the order's,
+// which tells who the CA is: what it certifies, the cloud knows.
+func (a *Account) certifies(f issuer.Flow, product string, names []string) error {
+	if !f.Spends() {
+		return nil
+	}
+	return a.Cloud.Product(product).Certifies(names)
 }
 
 // Accounts are all labels of the config.

@@ -23,7 +23,7 @@ const (
 // failureOf describes a clear no of the cloud. The advice is that of its code,
 // in English; its Code finds the Chinese one in the table of the cloud.
 func failureOf(e *issuer.Error) order.Failure {
-	f := order.Failure{Class: ClassRejected, Code: e.Code, RequestID: e.RequestID, Reason: e.Error(), Advice: e.Advice("en")}
+	f := order.Failure{Class: ClassRejected, Code: e.Code, RequestID: e.RequestID, Reason: e.Error(), Advice: e.Advice("en"), Mend: e.OfOrder}
 	if e.Kind == issuer.QuotaExhausted {
 		f.Class = ClassQuota
 	}

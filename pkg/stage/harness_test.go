@@ -51,6 +51,10 @@ const (
 	plenty = "symantec-dv-1-starter"    // a thousand of it
 	scarce = "globalsign-dv-1-personal" // one of it
 
+	// A thousand of it. What it certifies nobody documents; this cloud refuses
+	// wildcards.
+	refuses = "cfca-ev-w-advanced"
+
 	// API actions that start an order.
 	forPackage  = "CreateCertificateForPackageRequest" // at "ali"
 	csrRequest  = "CreateCertificateWithCsrRequest"    // at "ali"
@@ -146,7 +150,7 @@ func newWorld(t *testing.T, s setup) *world {
 // startClouds starts both clouds, which are quick and do not lag.
 func startClouds(t *testing.T, s setup, filePort int) *cloudsim.Sim {
 	t.Helper()
-	ali := cloudsim.Account{Cloud: "aliyun", UID: aliUID, AccessKeyID: aliKey, AccessKeySecret: secret, Products: map[string]int{plenty: 1000, scarce: 1}}
+	ali := cloudsim.Account{Cloud: "aliyun", UID: aliUID, AccessKeyID: aliKey, AccessKeySecret: secret, Products: map[string]int{plenty: 1000, scarce: 1, refuses: 1000}}
 	ten := cloudsim.Account{Cloud: "tencent", UID: tenUID, AccessKeyID: tenKey, AccessKeySecret: secret}
 	for n := range 3 {
 		ali.Instances = append(ali.Instances, cloudsim.Instance{ID: fmt.Sprint("cas-cn-stage", n)})
@@ -491,9 +495,14 @@ func (w *world) tell(id string) string {
 	return s
 }
 
-// request is an order message for "ali".
+// request is an order message for "ali". The cloud refuses those for wildcards
+// (refuses), and nobody knows before.
 func request(id string, names ...string) order.Request {
-	return order.Request{ID: id, Account: "ali", Names: names}
+	r := order.Request{ID: id, Account: "ali", Names: names}
+	if strings.HasPrefix(names[0], "*.") {
+		r.Product = refuses
+	}
+	return r
 }
 
 // publish hands a message to the intake.

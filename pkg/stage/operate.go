@@ -27,7 +27,8 @@ type Operator struct {
 	Who    string // stands in the record
 
 	// Cancel and NotBought need these two besides: they may ask a cloud, and go by
-	// the attempts' numbers.
+	// the attempts' numbers. Retry asks the accounts what their products certify, if
+	// it has them, and calls none.
 	Accounts Accounts
 	Keys     KeyStore
 	Guard    Guard // whether a list may say that something was not bought
@@ -80,6 +81,9 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 	if err := p.succeeded(ctx, o); err != nil {
 		return err
 	}
+	if err := p.certified(o, e); err != nil {
+		return err
+	}
 	if err := p.resume(ctx, o, e); err != nil {
 		return err
 	}
@@ -116,6 +120,24 @@ func (p *Operator) succeeded(ctx context.Context, o order.Order) error {
 		help = "certmill retry " + next.ID()
 	}
 	return refuse("order %s was bought again as %s (state %s): %s", o.ID(), next.ID(), next.State, help)
+}
+
+// certified refuses to go on with an order of which nothing was bought, and nothing
+// can be: its product, which stands in the record, does not certify its names. Where
+// the config's accounts are not at hand, the cloud says so.
+func (p *Operator) certified(o order.Order, e ledger.Entry) error {
+	a := p.Accounts[o.Account]
+	if a == nil || mayHave(o, e) {
+		return nil
+	}
+	f := a.Flow(o.Operation)
+	if f == nil {
+		return nil
+	}
+	if why := a.certifies(f, o.Product, o.Request.Names); why != nil {
+		return refuse("order %s would be refused again: %v: %s", o.ID(), why, HandInMended)
+	}
+	return nil
 }
 
 // Approve lets an order go on that is held for a fact which a person may let

@@ -11,6 +11,9 @@ import (
 // What a refusal says of other verbs is what the order's state allows: a verb that it
 // names MUST NOT be refused for the state in its turn.
 
+// HandInMended is what helps an order that failed for what stands in it (Order.OnlyMended).
+const HandInMended = "certmill order <file>   (with the order mended, and without an id or with another one: what was handed in is never changed)"
+
 // helps are the commands of an order's hold, in a sentence; empty if it is not held.
 func helps(o order.Order) string {
 	if o.State != order.Held || o.Hold == nil || len(o.Hold.Commands) == 0 {

@@ -154,6 +154,9 @@ func (p *Operator) mayBuyAgain(ctx context.Context, o order.Order) error {
 		return refuse("nothing was bought for order %s, which is cleaning up: once it has failed, certmill retry %s buys it",
 			o.ID(), o.ID())
 	}
+	if o.OnlyMended() {
+		return refuse("nothing was bought for order %s, and no other purchase would be: %s", o.ID(), HandInMended)
+	}
 	return refuse("nothing was bought for order %s: certmill retry %s buys it", o.ID(), o.ID())
 }
 

@@ -79,15 +79,25 @@ var brands = map[string]issuer.CA{
 }
 
 // Product implements issuer.Cloud. Codes are brand, kind (dv, ov, ev, free),
-// number of names and level, such as geotrust-ov-w-personal. Free ones take one
-// name (help.aliyun.com 212989), all others several.
+// names (1: single ones, w: wildcards) and level, such as geotrust-ov-w-personal.
+// Free ones take one name (help.aliyun.com 212989), all others several. What
+// EV products certify is left open: their codes say -w-, and no CA may issue such.
 func (c *Client) Product(code string) issuer.Product {
 	lower := strings.ToLower(code)
 	brand, _, _ := strings.Cut(lower, "-")
-	return issuer.Product{
+	p := issuer.Product{
 		Code:         code,
 		CA:           brands[brand],
 		Organisation: strings.Contains(lower, "-ov-") || strings.Contains(lower, "-ev-"),
 		Several:      code != "" && !strings.HasSuffix(lower, "-free"),
+		One:          strings.HasSuffix(lower, "-free"),
 	}
+	switch {
+	case strings.Contains(lower, "-ev-"):
+	case strings.Contains(lower, "-1-"):
+		p.Names, p.Instead = issuer.SingleNames, "geotrust-dv-w-starter"
+	case strings.Contains(lower, "-w-"):
+		p.Names, p.Instead = issuer.Wildcards, "geotrust-dv-1-starter"
+	}
+	return p
 }

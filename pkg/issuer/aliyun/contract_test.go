@@ -246,10 +246,10 @@ var routed = []issuertest.Routed{
 
 var products = []issuer.Product{
 	{Code: ""},
-	{Code: usual, CA: issuer.DigiCert},
-	{Code: "symantec-free-1-free", CA: issuer.DigiCert},
-	{Code: "Geotrust-DV-w-starter", CA: issuer.DigiCert, Several: true},
-	{Code: "globalsign-ov-w-advanced", CA: issuer.GlobalSign, Organisation: true, Several: true},
+	{Code: usual, CA: issuer.DigiCert, One: true, Names: issuer.SingleNames, Instead: "geotrust-dv-w-starter"},
+	{Code: "symantec-free-1-free", CA: issuer.DigiCert, One: true, Names: issuer.SingleNames, Instead: "geotrust-dv-w-starter"},
+	{Code: "Geotrust-DV-w-starter", CA: issuer.DigiCert, Several: true, Names: issuer.Wildcards, Instead: "geotrust-dv-1-starter"},
+	{Code: "globalsign-ov-w-advanced", CA: issuer.GlobalSign, Organisation: true, Several: true, Names: issuer.Wildcards, Instead: "geotrust-dv-1-starter"},
 	{Code: "cfca-ev-w-advanced", CA: issuer.CA{Name: "CFCA", Identities: []string{"cfca.com.cn"}, Unread: true}, Organisation: true, Several: true},
-	{Code: "wosign-dv-1-starter", Several: true}, // not documented: no CA is known
+	{Code: "wosign-dv-1-starter", Several: true, Names: issuer.SingleNames, Instead: "geotrust-dv-w-starter"}, // not documented: no CA is known
 }
