@@ -80,6 +80,12 @@ func HoldFor(fact, reason string, commands ...string) error {
 	return &verb{kind: hold, hold: order.Hold{Reason: reason, Fact: fact, Commands: commands}}
 }
 
+// Holds tells whether the answer of a handler holds the order.
+func Holds(err error) bool {
+	v, is := errors.AsType[*verb](err)
+	return is && v.kind == hold
+}
+
 // HoldOpen holds an order whose ledger entry is open: only adopt and not-bought
 // can end it.
 func HoldOpen(id, reason string) error {

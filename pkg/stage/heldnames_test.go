@@ -86,6 +86,85 @@ func TestHeldGivesItsNamesBack(t *testing.T) {
 	w.wantPaid(1, "same.example.com")
 }
 
+// By DESIGN 12.2 an order that claims a resource gives it back with its names before
+// it is held, as long as it called nothing: for another's certificate, or behind
+// another order that is held. What may have been called for it keeps both.
+func TestHeldGivesItsResourceBack(t *testing.T) {
+	t.Parallel()
+	const name, resource = "same.example.com", "stage0"
+	begin := func(t *testing.T, gap string) (*world, order.Order) {
+		w := newWorld(t, setup{})
+		w.publish(order.Request{ID: "a", Account: "ten", Resource: resource, Names: []string{name}})
+		p, died := w.dying(gap)
+		p.drive("a", order.Verify)
+		if !died() {
+			t.Fatalf("it did not come to %q", gap)
+		}
+		o := w.last("a")
+		if st := w.entry(tenUID, name).Standing("z", "", time.Now()); st.Order != "a" || w.holder(tenUID, resource) != "a" {
+			t.Fatalf("the names are %+v, the certificate is held by %q", st, w.holder(tenUID, resource))
+		}
+		return w, o
+	}
+	free := func(t *testing.T, w *world) {
+		t.Helper()
+		st := w.entry(tenUID, name).Standing("z-2", "z", time.Now())
+		if h := w.holder(tenUID, resource); st.Is != ledger.Free || h != "" {
+			t.Errorf("the names are %+v, the certificate is held by %q", st, h)
+		}
+	}
+	t.Run("for another's certificate", func(t *testing.T) {
+		t.Parallel()
+		w, o := begin(t, "start: resource claimed")
+		p := w.worker()
+		w.must(w.ledger.Issued(t.Context(), aliUID, o.Request.Names, "z", time.Now(), time.Now().Add(1000*time.Hour))) // adopted beside it
+		p.drive("a", order.Held)
+		w.wantHeld("a", "order z (main account "+aliUID+")", "certmill approve a")
+		free(t, w)
+		w.must(p.by.Approve(t.Context(), "a"))
+		p.drive("a", order.Issued)
+		if o := w.wantIssued("a"); o.Resource != resource {
+			t.Errorf("it has %s", o.Resource)
+		}
+		w.wantPaid(1, name)
+	})
+	t.Run("behind a held order", func(t *testing.T) {
+		t.Parallel()
+		w, o := begin(t, "start: resource claimed")
+		p := w.worker()
+		w.publish(request("z", name))
+		w.must(w.ledger.Assign(t.Context(), aliUID, o.Request.Names, ledger.Claim{CloudID: "7", Order: "z", Purchase: 1, How: "adopted beside it"}))
+		z, err := w.line.Last(t.Context(), "z")
+		w.must(err)
+		held := z.Order
+		held.State, held.Hold = order.Held, &order.Hold{Reason: "for the test", From: order.Submit, Commands: []string{"certmill retry z"}}
+		_, err = w.line.Move(t.Context(), z, held)
+		w.must(err)
+		p.drive("a", order.Waiting)
+		p.drive("a", order.Held)
+		w.wantHeld("a", "it waits for order z", "certmill retry a")
+		if h := w.holder(tenUID, resource); h != "" {
+			t.Errorf("the certificate is held by %q", h)
+		}
+		if take, _ := w.entry(tenUID, name).Take("a"); take.End != ledger.TakeOver {
+			t.Errorf("it keeps its names: %+v", take)
+		}
+	})
+	t.Run("while a call may start it", func(t *testing.T) {
+		t.Parallel()
+		w, o := begin(t, "start: call noted")
+		p := w.worker()
+		w.must(w.ledger.Issued(t.Context(), aliUID, o.Request.Names, "z", time.Now(), time.Now().Add(1000*time.Hour)))
+		p.drive("a", order.Held)
+		if h := w.holder(tenUID, resource); h != "a" {
+			t.Errorf("the certificate is held by %q", h)
+		}
+		if take, _ := w.entry(tenUID, name).Take("a"); take.End != "" {
+			t.Errorf("its names are given back: %+v", take)
+		}
+	})
+}
+
 // An order that waits for a held one offers what helps that one: nothing of its own
 // does.
 func TestBehindAHeldOrderItsCommandsHelp(t *testing.T) {

@@ -2,6 +2,7 @@ package stage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -43,18 +44,8 @@ func fact(st ledger.Standing) string {
 
 // names lets an order go on that may have its names, whatever its way of ordering:
 // before it takes a number, a resource or a budget. Else the error parks it.
-//
-// Names that stop it may be its own besides, which it took for an attempt that came
-// to nothing, or in an earlier life. It gives them back before it is held: while a
-// person thinks, nobody waits for an order that has nothing.
-func (s *Submitter) names(ctx context.Context, flow issuer.Flow, o order.Order, e ledger.Entry) (ledger.Entry, error) {
+func (s *Submitter) names(flow issuer.Flow, o order.Order, e ledger.Entry) (ledger.Entry, error) {
 	e, st := passes(o, e, s.Duplicates, time.Now())
-	if fact(st) != "" && o.Resource == "" {
-		if err := s.Ledger.Leave(ctx, o.Main, o.Request.Names, o.ID(), o.Taken); err != nil {
-			return e, err
-		}
-		// A crash here leaves an order without names, which the next visit holds.
-	}
 	switch st.Is {
 	case ledger.Taken:
 		return e, waitForNames(st)
@@ -66,6 +57,39 @@ func (s *Submitter) names(ctx context.Context, flow issuer.Flow, o order.Order, 
 			st.Order, at(o, st), st.Order), cost(flow, o))
 	}
 	return e, nil
+}
+
+// heldWithNothing gives back what an order has for nothing, before it is held: names
+// that it took for an attempt which came to nothing, or in an earlier life, and a
+// resource for which it called nothing. While a person thinks, nobody waits for it
+// (DESIGN 12.2). What was bought for it, or may have been, it keeps, and the names
+// with it.
+func heldWithNothing(ctx context.Context, l *ledger.Ledger, o order.Order, verb error) (order.Order, error) {
+	if !pipeline.Holds(verb) || o.Resource != "" && o.Attempt > 0 {
+		return o, verb
+	}
+	if o.Resource != "" {
+		// First of all, so that a worker that slept claims nothing behind this.
+		if err := l.Ending(ctx, o.Main, o.Request.Names, o.ID(), o.Taken); err != nil {
+			return o, err
+		}
+		// A crash here leaves names that nobody else may take: the next visit goes on
+		// here, or decides on them anew.
+		err := l.Release(ctx, o.Main, o.Resource, o.ID(), time.Time{}, 0)
+		if errors.Is(err, ledger.ErrTooEarly) {
+			return o, verb // a call may still start it: only a look gives it back
+		}
+		if err != nil {
+			return o, err
+		}
+		o.Resource = "" // by the time it goes on it may be somebody else's
+	}
+	// A crash here leaves names that nobody uses, as above.
+	if err := l.Leave(ctx, o.Main, o.Request.Names, o.ID(), o.Taken); err != nil {
+		return o, err
+	}
+	// A crash here leaves an order without names, which the next visit holds.
+	return o, verb
 }
 
 // waitForNames parks an order until another one has ended, or is issued; or, where

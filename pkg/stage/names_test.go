@@ -346,12 +346,13 @@ func TestClaimIsKeptUntilALateCallCannotLand(t *testing.T) {
 		w, late, ended, resource := begin(t)
 		w.publish(order.Request{ID: "b", Account: "ali", Resource: resource, Names: []string{"b.example.com"}})
 		p := w.worker()
-		p.drive("b", order.Failed)
-		w.wantFailed("b", stage.ClassInUse)
+		p.drive("b", order.Waiting)
 		late.thaw()
 		<-ended
 		w.later()
 		p.drive("a", order.Failed)
+		p.drive("b", order.Failed)
+		w.wantFailed("b", stage.ClassInUse)
 		w.wantPaid(1, "a.example.com")
 		w.wantPaid(0, "b.example.com")
 		if h := w.holder(aliUID, resource); h != "a" {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"strings"
 	"time"
 
 	"github.com/certmill/certmill/pkg/certstore"
@@ -93,7 +94,7 @@ func (s *Submitter) asksBefore(ctx context.Context, a *Account, flow issuer.Flow
 		}
 		o = next
 	}
-	at, verb = s.names(ctx, flow, o, e)
+	at, verb = s.names(flow, o, e)
 	return at, o, verb, verb != nil
 }
 
@@ -138,7 +139,7 @@ func (s *Submitter) look(ctx context.Context, a *Account, flow issuer.Flow, o or
 	switch {
 	case issuer.KindOf(err) == issuer.NotFound:
 		return o, pipeline.Fail(order.Failure{Class: ClassRejected, Code: "NotFound",
-			Reason: fmt.Sprintf("the cloud does not know %s", o.Resource), Advice: "name an id that the account has bought"})
+			Reason: fmt.Sprintf("the cloud does not know %s", o.Resource), Advice: "name an id that the account has bought", Mend: named(o.Request)})
 	case err != nil:
 		return o, s.Trouble.Verb(ctx, a, err)
 	case st.Phase == issuer.Unstarted && o.Attempt == 0:
@@ -469,8 +470,59 @@ func (s *Submitter) notOurs(ctx context.Context, o order.Order, err error) (orde
 		o.Resource = ""
 		return o, nil
 	}
-	return o, pipeline.Fail(order.Failure{Class: ClassInUse, Reason: err.Error(),
-		Advice: "name another id, or 'any' for an unused one"})
+	return o, s.anothers(ctx, o, err)
+}
+
+// anothers is what becomes of an order whose named resource another order has. While
+// that one is under way it may give it back: nobody fails because of who came first.
+// Once it has it for good, an order that was there before it is held: it was ordered
+// when it could be had.
+func (s *Submitter) anothers(ctx context.Context, o order.Order, why error) error {
+	is, other, err := resourceOf(ctx, s.Ledger, s.Line, o)
+	switch {
+	case err != nil:
+		return err
+	case errors.Is(why, ledger.ErrTaken) && is.Order == "":
+		return pipeline.Snooze(100 * time.Millisecond) // it was given back meanwhile
+	case errors.Is(why, ledger.ErrTaken) && other == order.Held:
+		return pipeline.Hold(fmt.Sprintf("it waits for order %s, which has the resource %s and is held: decide about that one (certmill show %[1]s), "+
+			"and when it has ended retry this one; or hand this one in with another resource, or with any", is.Order, o.Resource),
+			"certmill retry "+o.ID(), "certmill cancel "+o.ID())
+	case errors.Is(why, ledger.ErrTaken) && goesOn(other):
+		return pipeline.Wait(order.Wait{For: order.WaitForResource, What: is.Order, Till: time.Now().UTC().Add(time.Second)})
+	case is.At.After(o.Received):
+		return pipeline.Hold(fmt.Sprintf("order %s came first to the resource %s, which serves %s now%s: hand this one in with another resource, or with any; "+
+			"once that is over, retry goes on with this one", is.Order, o.Resource, strings.Join(is.Names, " "), until(is.Till)),
+			"certmill cancel "+o.ID(), "certmill retry "+o.ID())
+	}
+	return pipeline.Fail(order.Failure{Class: ClassInUse, Reason: why.Error(),
+		Advice: "name another id, or 'any' for an unused one", Mend: true})
+}
+
+// resourceOf is who has an order's resource, and in which state that one is.
+func resourceOf(ctx context.Context, l *ledger.Ledger, line *pipeline.Line, o order.Order) (is ledger.Owner, state order.State, err error) {
+	if is, err = l.Owner(ctx, o.Main, o.Resource); err != nil || is.Order == "" {
+		return is, "", err
+	}
+	other, err := line.Last(ctx, is.Order)
+	switch {
+	case errors.Is(err, pipeline.ErrUnreadable):
+		return is, order.Submit, nil // it is there, for others to move
+	case errors.Is(err, pipeline.ErrNoOrder):
+		return is, "", nil
+	}
+	return is, other.State, err
+}
+
+// goesOn tells of an order's state that workers move it.
+func goesOn(s order.State) bool { return s != "" && s != order.Held && !s.Final() }
+
+// until is the end of a term, in a sentence; empty if it is not known.
+func until(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return " until " + t.UTC().Format(time.DateTime+" UTC")
 }
 
 // inUse: the look shows that somebody else started it, before our first call. One
@@ -503,5 +555,5 @@ func (s *Submitter) inUse(ctx context.Context, a *Account, flow issuer.Flow, o o
 	}
 	return o, pipeline.Fail(order.Failure{Class: ClassInUse,
 		Reason: fmt.Sprintf("%s is in use already: the cloud says %q", o.Resource, st.Raw),
-		Advice: "name another id, or 'any' for an unused one"})
+		Advice: "name another id, or 'any' for an unused one", Mend: true})
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/issuer/issuertest"
+	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/stage"
 )
@@ -74,8 +75,9 @@ func TestNamedResourceThatCannotBeUsed(t *testing.T) {
 	w.publish(order.Request{ID: "first", Account: "ali", Resource: "cas-cn-stage0", Names: []string{"first.example.com"}})
 	p.drive("first", order.Verify)
 	w.startElsewhere("ali", dvAudit, "cas-cn-stage1", "elsewhere.example.com")
+	p.drive("first", order.Issued)
 	for id, c := range map[string]struct{ instance, class, says string }{
-		"taken":   {"cas-cn-stage0", stage.ClassInUse, `claimed by another order "first"`},
+		"taken":   {"cas-cn-stage0", stage.ClassInUse, "stays with other names, first.example.com"},
 		"in-use":  {"cas-cn-stage1", stage.ClassInUse, "in use already"},
 		"unknown": {"cas-cn-nobody", stage.ClassRejected, "does not know cas-cn-nobody"},
 	} {
@@ -91,6 +93,69 @@ func TestNamedResourceThatCannotBeUsed(t *testing.T) {
 	if h := w.holder(aliUID, "cas-cn-stage1"); h != "" {
 		t.Errorf("cas-cn-stage1 was not given back: %q", h)
 	}
+}
+
+// Of two orders for one resource the one that comes later to it waits, whichever was
+// handed in first, and has it where the other gives it back. Where that one has it for
+// good it is held with what helps: it was ordered when the resource could be had.
+func TestTwoOrdersForOneResource(t *testing.T) {
+	t.Parallel()
+	for label, resource := range map[string]string{"ali": "cas-cn-stage0", "ten": "stage0"} {
+		t.Run(label, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, setup{})
+			p := w.worker()
+			for _, id := range []string{"first", "second"} {
+				w.publish(order.Request{ID: id, Account: label, Resource: resource, Names: []string{id + ".example.com"}})
+			}
+			p.driveTo("second", "about to start", func(o order.Order) bool { return o.Attempt == 1 })
+			if o := p.drive("first", order.Waiting); o.Wait.For != order.WaitForResource || o.Wait.What != "second" {
+				t.Fatalf("it waits for %+v", o.Wait)
+			}
+			p.visit("first")
+			if o := w.last("first"); o.State != order.Waiting {
+				t.Errorf("while the other goes on it is %s", w.tell("first"))
+			}
+			w.must(p.by.Cancel(t.Context(), "second"))
+			p.drive("second", order.Failed)
+			p.drive("first", order.Issued)
+			if o := w.wantIssued("first"); o.Resource != resource {
+				t.Errorf("it has %s", o.Resource)
+			}
+			w.wantPaid(0, "second.example.com")
+		})
+	}
+	t.Run("it is gone", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, setup{})
+		p := w.worker()
+		for _, id := range []string{"first", "second"} {
+			w.publish(order.Request{ID: id, Account: "ten", Resource: "stage0", Names: []string{id + ".example.com"}})
+		}
+		p.drive("second", order.Verify)
+		p.drive("first", order.Waiting)
+		p.drive("second", order.Issued)
+		p.drive("first", order.Held)
+		o := w.wantHeld("first", "order second came first to the resource stage0, which serves second.example.com now until", "certmill cancel first")
+		if st := w.entry(tenUID, "first.example.com").Standing("other", "", time.Now()); o.Resource != "" || st.Is != ledger.Free {
+			t.Errorf("it has %q, and its names are %+v", o.Resource, st)
+		}
+		w.publish(order.Request{ID: "other", Account: "ten", Names: []string{"first.example.com"}})
+		p.drive("other", order.Issued)
+	})
+	t.Run("the other is held", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, setup{})
+		p := w.worker()
+		for _, id := range []string{"first", "second"} {
+			w.publish(order.Request{ID: id, Account: "ten", Resource: "stage0", Names: []string{id + ".example.com"}})
+		}
+		p.driveTo("second", "about to start", func(o order.Order) bool { return o.Attempt == 1 })
+		w.startElsewhere("ten", orderSubmit, "stage0", "elsewhere.example.com")
+		p.drive("second", order.Held)
+		p.drive("first", order.Held)
+		w.wantHeld("first", "it waits for order second, which has the resource stage0 and is held", "certmill retry first")
+	})
 }
 
 // An empty pool is exhausted quota: the order waits, and takes what is bought.

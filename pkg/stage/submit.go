@@ -72,10 +72,12 @@ func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, err
 			return o, err
 		}
 	}
+	way := s.start
 	if flow.Spends() {
-		return s.purchase(ctx, a, flow, o)
+		way = s.purchase
 	}
-	return s.start(ctx, a, flow, o)
+	next, verb := way(ctx, a, flow, o)
+	return heldWithNothing(ctx, s.Ledger, next, verb)
 }
 
 // past tells whether the order's deadline is over.
@@ -101,7 +103,7 @@ func makeKey(flow issuer.Flow, seal Sealer, o order.Order) (order.Order, error) 
 	if kind == issuer.GivenCSR {
 		fp, err := certstore.FingerprintOfCSR(o.Request.CSR)
 		if err != nil {
-			return o, pipeline.Fail(order.Failure{Class: ClassInvalid, Reason: err.Error(), Advice: "make a new CSR and order under a new id"})
+			return o, pipeline.Fail(order.Failure{Class: ClassInvalid, Reason: err.Error(), Advice: "make a new CSR and order under a new id", Mend: true})
 		}
 		o.Key = &order.Key{Fingerprint: fp, CSR: o.Request.CSR}
 		return o, nil
@@ -157,7 +159,7 @@ func (s *Submitter) purchase(ctx context.Context, a *Account, flow issuer.Flow, 
 	if done {
 		return next, verb
 	}
-	if e, err = s.names(ctx, flow, o, e); err != nil {
+	if e, err = s.names(flow, o, e); err != nil {
 		return o, err // no number is taken while it waits for its names
 	}
 	if o, verb, done = s.inTheWay(ctx, a, flow, o, e); done {

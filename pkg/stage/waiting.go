@@ -63,6 +63,10 @@ func (w *Waiter) Handle(ctx context.Context, o order.Order) (order.Order, error)
 		}
 	case order.WaitForNames:
 		if err := w.names(ctx, o); err != nil {
+			return heldWithNothing(ctx, w.Ledger, o, err)
+		}
+	case order.WaitForResource:
+		if err := w.resource(ctx, o); err != nil {
 			return o, err
 		}
 	case order.WaitForRights:
@@ -100,6 +104,23 @@ func (w *Waiter) swept(o order.Order) bool {
 		}
 	}
 	return main != o.Main // the config has it no more
+}
+
+// resource: an order waits for another that has the resource which it names, as long
+// as that one goes on by itself. What is then, the submitter says.
+func (w *Waiter) resource(ctx context.Context, o order.Order) error {
+	e, err := w.Ledger.Read(ctx, o.Main, o.Request.Names)
+	if err != nil {
+		return err
+	}
+	if err := w.Ledger.MayClaim(ctx, e, o.Resource, o.ID()); !errors.Is(err, ledger.ErrTaken) {
+		return nil
+	}
+	_, other, err := resourceOf(ctx, w.Ledger, w.Line, o)
+	if err == nil && goesOn(other) {
+		return pipeline.Snooze(time.Second)
+	}
+	return err
 }
 
 // names: orders for the same names wait for each other, until the one that has

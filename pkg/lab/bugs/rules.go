@@ -26,6 +26,10 @@ var rules = []bug{
 		"return o.State.Final() || o.Failure != nil &&", "return o.State.Final() || o.Failure != nil && o.State.Final() &&",
 		stage, "TestHandedInAgainWhileItCleansUp"},
 
+	{"again in a message takes the id of another order's purchase", "pkg/stage/intake.go",
+		"Succession{in.Line, in.Keys}.Make(", "Succession{Line: in.Line}.Make(",
+		stage, "TestSuccessorLeavesAnEarlierOrderItsID"},
+
 	// 12.2
 	{"names that a claiming order has are free", standing,
 		`if t.End == "" && t.Order != id && !at.yields(t, own)`, `if t.End == "" && t.Resource == "" && t.Order != id && !at.yields(t, own)`,
@@ -34,8 +38,14 @@ var rules = []bug{
 		"t.End, t.At, t.Ending, t.Paid = TakeOver, time.Now().UTC(), false, paid", "t.End, t.At, t.Ending, t.Paid = TakeOver, time.Now().UTC(), false, false",
 		ledger, "TestOverAndResume"},
 	{"an order that is held for another's certificate keeps names that it has for nothing", names,
-		`if fact(st) != "" && o.Resource == "" {`, `if fact(st) != "" && o.Resource == "" && false {`,
+		"if !pipeline.Holds(verb) || o.Resource", "if true || o.Resource",
 		stage, "TestHeldGivesItsNamesBack"},
+	{"an order that is held keeps a resource for which it called nothing", names,
+		`|| o.Resource != "" && o.Attempt > 0 {`, `|| o.Resource != "" {`,
+		stage, "TestHeldGivesItsResourceBack"},
+	{"of two orders for one resource the one that comes later fails", resourceGo,
+		"case errors.Is(why, ledger.ErrTaken) && goesOn(other):", "case false:",
+		stage, "TestTwoOrdersForOneResource"},
 	{"names are left while an attempt is open", ledgerGo,
 		`if !ok || t.End != "" || last.Ending == Open || bought {`, `if !ok || t.End != "" || bought {`,
 		ledger, "TestLeave"},
