@@ -29,7 +29,7 @@ type looked struct {
 // what would be refused, also for want of an account, and which names others have.
 // No line that would be refused is left.
 func (c *Console) lookUp(ctx context.Context, b Batch) (looked, error) {
-	all, err := c.preflight().HandIns(ctx, b.Requests)
+	all, err := c.preflight(ctx).HandIns(ctx, b.Requests)
 	if err != nil {
 		return looked{}, fmt.Errorf("which orders are known: %w", err)
 	}
@@ -107,8 +107,11 @@ func (c *Console) rightsKnown(requests []order.Request) (all []preflight.Finding
 }
 
 // preflight looks at what the books have.
-func (c *Console) preflight() stage.Preflight {
+func (c *Console) preflight(ctx context.Context) stage.Preflight {
 	p := stage.Preflight{Ledger: c.ledger, Line: c.line, Now: time.Now}
+	if keys, err := c.keyStore(ctx); err == nil { // else the intake alone knows the ids of an earlier life
+		p.Keys = keys
+	}
 	if subject, err := c.inbox(false); err == nil {
 		p.Publisher = pipeline.PublisherOf(subject)
 	}

@@ -100,7 +100,7 @@ func (c *Console) Review(ctx context.Context, b Batch, opt PlanOptions) (Plan, e
 	if len(c.cfg.Accounts) == 0 {
 		unreached = append(unreached, noAccounts)
 	}
-	look, orders := c.preflight(), l.ways
+	look, orders := c.preflight(ctx), l.ways
 	for i := range orders { // to be called, where that can be
 		if a := orders[i].Account; a != nil && reached.accounts[a.Label] != nil {
 			orders[i].Account = reached.accounts[a.Label]

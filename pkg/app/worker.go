@@ -40,7 +40,7 @@ func (s *session) work(ctx context.Context, r order.Role) error {
 }
 
 func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
-	intake := stage.Intake{Accounts: s.accounts, Ledger: s.ledger, Line: s.line, Log: s.log, Sealer: s.recipients, Publishers: s.cfg.publishers()}
+	intake := stage.Intake{Accounts: s.accounts, Ledger: s.ledger, Line: s.line, Log: s.log, Sealer: s.recipients, Keys: s.keys, Publishers: s.cfg.publishers()}
 	for _, urgent := range []bool{false, true} {
 		g.Go(func() error {
 			return s.while(ctx, s.roomy, func(ctx context.Context) error { return s.line.Intake(ctx, urgent, intake) })

@@ -63,7 +63,12 @@ func (p Preflight) handIn(ctx context.Context, r order.Request) (h HandIn, err e
 		h.Known = known
 		return p.there(ctx, h, err)
 	case of != nil:
-		if h.ID, _, _, err = (Succession{p.Line}).Find(ctx, *of); err != nil {
+		h.ID, _, _, err = (Succession{p.Line, p.Keys}).Free(ctx, *of)
+		if bad, taken := errors.AsType[*order.Invalid](err); taken {
+			h.Refused = bad
+			return h, nil
+		}
+		if err != nil {
 			return p.there(ctx, h, err)
 		}
 	}
@@ -75,7 +80,7 @@ func (p Preflight) handIn(ctx context.Context, r order.Request) (h HandIn, err e
 func (p Preflight) there(ctx context.Context, h HandIn, err error) (HandIn, error) {
 	if err == nil {
 		var it pipeline.Item
-		it, err = Succession{p.Line}.after(ctx, pipeline.Item{Order: *h.Known})
+		it, err = Succession{Line: p.Line}.after(ctx, pipeline.Item{Order: *h.Known})
 		h.Known, h.ID = &it.Order, it.ID()
 	}
 	if errors.Is(err, pipeline.ErrUnreadable) {
@@ -91,7 +96,7 @@ func last(ctx context.Context, line *pipeline.Line, r order.Request) (order.Requ
 	if r.Again != order.AgainLast {
 		return r, nil, nil
 	}
-	it, err := Succession{line}.Last(ctx, r.ID)
+	it, err := Succession{Line: line}.Last(ctx, r.ID)
 	switch {
 	case errors.Is(err, pipeline.ErrNoOrder):
 		r.Again = ""
@@ -140,7 +145,7 @@ func predecessor(ctx context.Context, line *pipeline.Line, r order.Request, by s
 	if err != nil {
 		return nil, nil, err
 	}
-	_, next, made, err := Succession{line}.Find(ctx, it.Order)
+	_, next, made, err := Succession{Line: line}.Find(ctx, it.Order)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -300,7 +300,7 @@ func (w *world) worker() *worker {
 	var asked atomic.Int64
 	guard := w.guard()
 	return &worker{world: w, ctx: w.t.Context(),
-		intake: stage.Intake{Accounts: w.accounts, Ledger: w.ledger, Line: w.line, Log: log},
+		intake: stage.Intake{Accounts: w.accounts, Ledger: w.ledger, Line: w.line, Log: log, Keys: w.keys},
 		submit: &stage.Submitter{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Keys: w.keys, Sealer: w.recipients,
 			Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: trouble, Line: w.line},
 		verify: &stage.Verifier{Accounts: w.accounts, Solvers: w.solvers, Placed: w.placed, Looker: w.looker, Since: w.line.Since(), Trouble: trouble},

@@ -25,6 +25,8 @@ type Intake struct {
 	// transition less, and of thousands of orders that come at once the first is
 	// bought the sooner. nil: the submitter's first visit makes it.
 	Sealer Sealer
+	// Keys know which ids orders had in an earlier life of the streams: see Succession.
+	Keys KeyStore
 	// Publishers may be bound to accounts.
 	Publishers Publishers
 
@@ -66,14 +68,17 @@ func (in Intake) create(ctx context.Context, m pipeline.Message, o order.Order, 
 	made, err := false, error(nil)
 	if of != nil {
 		o.Publisher = of.Publisher // a line stays its publisher's, also where an operator goes on with it
-		_, made, err = Succession{in.Line}.Make(ctx, *of, func() order.Order { return o })
+		_, made, err = Succession{in.Line, in.Keys}.Make(ctx, *of, func() order.Order { return o })
 	} else if _, err = in.Line.Create(ctx, o); errors.Is(err, pipeline.ErrMoved) {
 		err = nil
 	} else {
 		made = true
 	}
-	if err != nil || made {
-		return err
+	if made {
+		return nil
+	}
+	if err != nil {
+		return in.settled(ctx, m, o.Request, nil, err)
 	}
 	_, known, err := standing(ctx, in.Line, o.Request, m.Publisher)
 	return in.settled(ctx, m, o.Request, known, err)

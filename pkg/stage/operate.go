@@ -108,7 +108,7 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 // succeeded refuses to go on with an order that was bought again: its line goes on
 // with the successor.
 func (p *Operator) succeeded(ctx context.Context, o order.Order) error {
-	_, next, made, err := Succession{p.Line}.Find(ctx, o)
+	_, next, made, err := Succession{Line: p.Line}.Find(ctx, o)
 	if err != nil || !made {
 		return err
 	}

@@ -1,9 +1,12 @@
 package stage_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stage"
 )
 
 // By DESIGN 12.5, after a lost JetStream an order whose own number in the key store
@@ -58,7 +61,9 @@ func TestOwnResourceThatWasNotStartedIsAsked(t *testing.T) {
 }
 
 // After a lost JetStream no successor is made where another order's pair lies: that
-// order, handed in, has its own again, and the successor goes past it.
+// order, handed in, has its own again, and the successor goes past it. Whoever makes
+// one asks: the verb, the intake for what says again, and who says before what the
+// intake will do.
 func TestSuccessorLeavesAnEarlierOrderItsID(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
@@ -74,13 +79,25 @@ func TestSuccessorLeavesAnEarlierOrderItsID(t *testing.T) {
 	p := n.worker()
 	p.drive("sq", order.Issued)
 	n.wantNotNow("sq", p.buyAgain("sq"), "the id sq-2 was another order's, for two.example.com")
+	again := order.Request{Again: "sq", Account: "ali", Names: []string{"one.example.com"}}.Normal()
+	look := stage.Preflight{Ledger: n.ledger, Line: n.line, Keys: n.keys, Now: time.Now, Publisher: stage.CommandLine}
+	ins, err := look.HandIns(t.Context(), []order.Request{again})
+	n.must(err)
+	if bad := ins[0].Refused; bad == nil || !strings.Contains(bad.Reason, "the id sq-2 was another order's, for two.example.com") {
+		t.Errorf("it is thought to be %+v", ins[0])
+	}
+	n.accept(`{"again":"sq","account":"ali","names":["one.example.com"]}`)
+	if orders := n.orders(); orders != 1 {
+		t.Errorf("again makes %d orders", orders)
+	}
 	n.publish(second)
 	p.drive("sq-2", order.Issued)
 	if o := n.last("sq-2"); o.Key.Fingerprint != key || o.Predecessor != "" {
 		t.Errorf("sq-2 has another key, or follows %q", o.Predecessor)
 	}
-	n.must(p.buyAgain("sq"))
+	n.accept(`{"again":"sq","account":"ali","names":["one.example.com"]}`)
 	p.drive("sq-3", order.Issued)
+	n.must(p.buyAgain("sq"))
 	n.wantPaid(2, "one.example.com")
 	n.wantPaid(1, "two.example.com")
 }

@@ -130,6 +130,7 @@ func (f *Flight) subject(p Planned) preflight.Subject {
 type Preflight struct {
 	Ledger *ledger.Ledger
 	Line   *pipeline.Line
+	Keys   KeyStore // nil: not at hand, see Succession
 	Now    func() time.Time
 	// Publisher is who hands in, as the intake will see it: see mayFollow.
 	Publisher string

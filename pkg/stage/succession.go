@@ -25,6 +25,10 @@ import (
 // lies there lets one of them make it, whoever they are and however often.
 type Succession struct {
 	Line *pipeline.Line
+	// Keys know which orders had an id in an earlier life of the streams. Whoever
+	// makes a successor, or says which id it will get, SHOULD have them; nil: they
+	// are not at hand.
+	Keys KeyStore
 }
 
 // Find returns the successor of an order, or, with made false, the id that it
@@ -46,17 +50,40 @@ func (s Succession) Find(ctx context.Context, of order.Order) (id string, next p
 	}
 }
 
+// Free is Find for those who make the successor, or say what making it will do:
+// where there is none, its id is free in the key store, too. Else the error is an
+// *order.Invalid. An order of an earlier life of the streams had that id for other
+// names: its pair and its numbers lie there, and nobody would reach them any more.
+// Handed in first, it is passed over. Where a successor lies is a matter of the line
+// alone, for whoever looks for it: the key store moves none.
+func (s Succession) Free(ctx context.Context, of order.Order) (id string, next pipeline.Item, made bool, err error) {
+	if id, next, made, err = s.Find(ctx, of); err != nil || made || s.Keys == nil {
+		return id, next, made, err
+	}
+	was, err := s.Keys.Number(certstore.Ref{ID: id, Hash: of.Hash, Main: of.Main, Names: of.Request.Names})
+	if err != nil {
+		return "", next, false, fmt.Errorf("successor of %q: %w", of.ID(), err)
+	}
+	if was.Attempt == 0 || len(was.Names) == 0 || order.NamesHash(was.Names) == order.NamesHash(of.Request.Names) {
+		return id, next, false, nil
+	}
+	return "", next, false, &order.Invalid{Field: "again", Reason: fmt.Sprintf(
+		"by the key store the id %s was another order's, for %s, before the streams were lost: hand that one in again first, "+
+			"so that it keeps what it has, and then this; if nobody wants that one any more, cancel it once it is handed in",
+		id, strings.Join(was.Names, " "))}
+}
+
 // makeTries bounds how often somebody else takes the place that was free a moment
 // ago.
 const makeTries = 100
 
 // Make makes the successor of an order, if there is none: as first returns it, but
 // for its id, its predecessor and its generation. made tells whether this call did.
-// Safe to repeat.
+// For the errors see Free. Safe to repeat.
 func (s Succession) Make(ctx context.Context, of order.Order,
 	first func() order.Order) (next pipeline.Item, made bool, err error) {
 	for range makeTries {
-		id, next, exists, err := s.Find(ctx, of)
+		id, next, exists, err := s.Free(ctx, of)
 		if err != nil || exists {
 			return next, false, err
 		}
@@ -106,18 +133,18 @@ func (p *Operator) BuyAgain(ctx context.Context, id string) (next pipeline.Item,
 	if err != nil {
 		return next, false, err
 	}
-	line := Succession{p.Line}
-	place, next, known, err := line.Find(ctx, it.Order)
+	line := Succession{p.Line, p.Keys}
+	_, next, known, err := line.Find(ctx, it.Order)
 	if err == nil && (!known || it.State == order.Held) {
 		err = p.mayBuyAgain(ctx, it.Order)
-	}
-	if err == nil && !known {
-		err = p.vacant(place, it.Order)
 	}
 	if err != nil || known && it.State != order.Held {
 		return next, false, err
 	}
 	next, made, err = line.Make(ctx, it.Order, func() order.Order { return p.successor(it.Order) })
+	if bad, is := errors.AsType[*order.Invalid](err); is {
+		err = refuse("%s", bad.Reason)
+	}
 	if err != nil || it.State != order.Held {
 		return next, made, err
 	}
@@ -158,28 +185,6 @@ func (p *Operator) mayBuyAgain(ctx context.Context, o order.Order) error {
 		return refuse("nothing was bought for order %s, and no other purchase would be: %s", o.ID(), HandInMended)
 	}
 	return refuse("nothing was bought for order %s: certmill retry %s buys it", o.ID(), o.ID())
-}
-
-// vacant refuses to make a successor where another order had its place in an earlier
-// life of the streams: its pair and its numbers lie under that id, and nobody would
-// reach them any more. Handed in first, it is passed over (Succession). Where a
-// successor lies is a matter of the line alone, for whoever looks for it: the key
-// store moves none.
-func (p *Operator) vacant(place string, of order.Order) error {
-	if p.Keys == nil {
-		return nil
-	}
-	was, err := p.Keys.Number(certstore.Ref{ID: place, Hash: of.Hash, Main: of.Main, Names: of.Request.Names})
-	if err != nil || was.Attempt == 0 || len(was.Names) == 0 {
-		return err
-	}
-	if order.NamesHash(was.Names) == order.NamesHash(of.Request.Names) {
-		return nil
-	}
-	return refuse("by the key store the id %s was another order's, for %s, before the streams were lost: "+
-		"hand that one in again first, "+
-		"so that it keeps what it has; if nobody wants it any more, hand in the request of %s with again: %s",
-		place, strings.Join(was.Names, " "), of.ID(), of.ID())
 }
 
 // paid asks the books whether something was bought, or something bought was
