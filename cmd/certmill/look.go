@@ -96,7 +96,7 @@ func (l *listCmd) Run(ctx context.Context, c *cli) error {
 	}
 	t := newTable(table.Row{"id", "state", "account", "names", "cloud id", "why"})
 	for _, o := range found.Orders {
-		t.AppendRow(table.Row{o.ID(), o.State, o.Account, app.Names(o), o.CloudID, console.Why(o)})
+		t.AppendRow(table.Row{o.ID(), o.State, o.Account, app.Names(o), o.CloudID, console.Why(ctx, o)})
 	}
 	for _, u := range found.Unreadable {
 		t.AppendRow(table.Row{u.ID, u.State, u.Lane, "", "", "cannot be read by this certmill: " + u.Why})

@@ -29,6 +29,9 @@ const (
 	Growth    = "quota used by somebody else"
 )
 
+// Gone is the kind of trouble of a main account that no config has any more.
+const Gone = "gone from the config"
+
 // DNSRights is the kind of trouble of a label's rights in a zone, and moreZones
 // stands for all zones for which there is no more room.
 func DNSRights(label, zone string) string { return "DNS rights of " + label + " in " + zone }

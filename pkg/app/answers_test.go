@@ -106,7 +106,7 @@ func tellsWrongSecret(t *testing.T, s *shift, console *Console, code, write stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	says(t, "list", console.Why(lost.Order), code)
+	says(t, "list", console.Why(t.Context(), lost.Order), code)
 	batch := Batch{Requests: []order.Request{{ID: "next", Account: "aliyun-1", Names: []string{"next.example.com"}}}, places: make([]place, 1)}
 	plan, err := console.Review(t.Context(), batch, PlanOptions{NoDNS: true, Within: 10 * time.Second})
 	if err != nil || plan.Failing() != 1 {
@@ -188,7 +188,7 @@ func TestAMadeUpMainAccountIsTold(t *testing.T) {
 	s.hand(order.Request{ID: "lost", Account: "aliyun-1", Names: []string{"lost.example.com"}})
 	lost := s.await("lost", order.Submit)
 	const write = "write main: "
-	eventually(t, "told", func() bool { return strings.Contains(s.another().Why(lost.Order), write) })
+	eventually(t, "told", func() bool { return strings.Contains(s.another().Why(t.Context(), lost.Order), write) })
 	console := s.another()
 	stuck, err := console.Stuck(t.Context(), time.Hour)
 	if err != nil || len(stuck.Groups) != 1 {

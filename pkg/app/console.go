@@ -32,9 +32,10 @@ type Console struct {
 	rights rights
 	barrier
 
-	mu    sync.Mutex     // guards what follows
-	ways  stage.Accounts // as routes returns them; nil until somebody asks
-	hands *hands         // nil until a verb calls a cloud
+	mu        sync.Mutex     // guards what follows
+	ways      stage.Accounts // as routes returns them; nil until somebody asks
+	hands     *hands         // nil until a verb calls a cloud
+	attention attention      // of the workers, when somebody asked last
 }
 
 // errNoServer: nobody said where the installation is.

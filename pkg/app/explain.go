@@ -40,6 +40,7 @@ type facts struct {
 	state  account.State     // of its main account
 	wrong  []account.Trouble // with its account: what stops it first
 	marked bool              // its list was swept once
+	gone   bool              // workers are connected, and its account is in the config of none
 	open   ledger.Attempt    // of an unsure order
 	waits  time.Duration     // how long nobody may say that nothing was bought; 0: not known here
 	now    time.Time
@@ -52,6 +53,11 @@ func explain(o order.Order, f facts) Explanation {
 	if t := f.stops(); t.What != "" && !o.State.Final() && o.State != order.Held {
 		e.Advice = t.Helps
 		return e.because(stoppedCause(o.Account), t.What)
+	}
+	if f.gone && !o.State.Final() && o.State != order.Held {
+		e.Advice = stage.WriteAccount(o.Account, o.Main)
+		return e.because("account "+o.Account+" is in no worker's config",
+			"account "+o.Account+" is in the config of no connected worker, so nothing moves it: "+e.Advice)
 	}
 	switch o.State {
 	case order.Submit, order.Verify, order.Issuing, order.Collect:
@@ -419,11 +425,13 @@ func Why(o order.Order) string {
 
 // Why says in a sentence why an order is where it is, by its record and by how its
 // account stands.
-func (c *Console) Why(o order.Order) string { return explain(o, c.facts(o)).Blocker }
+func (c *Console) Why(ctx context.Context, o order.Order) string {
+	return explain(o, c.facts(ctx, o)).Blocker
+}
 
 // facts are those that are at hand without a look into the books.
-func (c *Console) facts(o order.Order) facts {
-	f := facts{now: time.Now(), marked: true, wrong: c.wrong(o.Account, o.Main)}
+func (c *Console) facts(ctx context.Context, o order.Order) facts {
+	f := facts{now: time.Now(), marked: true, wrong: c.wrong(o.Account, o.Main), gone: c.gone(ctx, o.Account)}
 	if o.Main != "" {
 		f.state = c.states.State(o.Main)
 		f.marked = f.state.Marked(c.line.Incarnation())
@@ -433,7 +441,7 @@ func (c *Console) facts(o order.Order) facts {
 
 // Explain says why an order is where it is, and what helps.
 func (c *Console) Explain(ctx context.Context, it pipeline.Item) (Explanation, error) {
-	f := c.facts(it.Order)
+	f := c.facts(ctx, it.Order)
 	if it.State == order.Unsure {
 		all, err := c.routes()
 		if err != nil {
@@ -553,7 +561,7 @@ func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error)
 	groups := map[string]*StuckGroup{}
 	for _, s := range stuckStates {
 		err := c.line.List(ctx, s, func(it pipeline.Item) error {
-			rests := s == order.Waiting || s == order.Held || it.Main == "" || c.stopped(it.Account, it.Main)
+			rests := s == order.Waiting || s == order.Held || it.Main == "" || c.stopped(it.Account, it.Main) || c.gone(ctx, it.Account)
 			if !rests && time.Since(since(it.Order)) < older {
 				return nil
 			}
@@ -645,6 +653,9 @@ func (c *Console) stoppedAccounts(ctx context.Context, groups map[string]*StuckG
 func (c *Console) troubledAccounts(groups map[string]*StuckGroup) {
 	for _, main := range c.states.Mains() {
 		for _, t := range c.states.State(main).Troubled(time.Now()) {
+			if t.Kind == account.Gone {
+				continue // told among the troubles: no account has it
+			}
 			e := Explanation{ID: "account " + main, Since: t.Since, Advice: t.Helps}
 			group(groups, e.because(t.Kind+" on "+main, t.What))
 		}

@@ -48,6 +48,13 @@ var situations = map[string]struct {
 	}, blocker: "(3 a second)"},
 	"not swept": {order: func() order.Order { return orderIn(order.Submit) }, facts: func(f *facts) { f.marked = false },
 		cause: "first sweep of 100", blocker: "until its list was swept once", command: "certmill first-use ali"},
+	"its account is gone": {order: func() order.Order { return orderIn(order.Submit) }, facts: func(f *facts) { f.gone = true },
+		cause: "account ali is in no worker's config", blocker: `write accounts.ali, with its cloud, its key and main: "100", into the workers' config`},
+	"held, its account is gone": {order: func() order.Order {
+		o := orderIn(order.Held)
+		o.Hold = &order.Hold{Reason: "cannot place the challenge", Commands: []string{"certmill retry shop-1"}, From: order.Verify}
+		return o
+	}, facts: func(f *facts) { f.gone = true }, cause: "held in verify: cannot place the challenge", command: "certmill retry shop-1"},
 	"paused": {order: func() order.Order { return orderIn(order.Verify) }, facts: func(f *facts) {
 		f.state.Paused = map[string]account.Pause{"ali": {Why: "credentials refused: InvalidAccessKeyId.NotFound"}}
 	}, cause: "account ali is paused", blocker: "InvalidAccessKeyId", command: "certmill resume ali"},

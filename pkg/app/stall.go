@@ -137,7 +137,7 @@ func (o observed) unattended(rests func(string) bool) (all []Trouble) {
 	}
 	for _, who := range sorted(lanes) {
 		all = append(all, Trouble{What: "no " + who + " takes orders", Since: o.last,
-			Why: "nobody takes " + strings.Join(lanes[who], ", "), Helps: []string{"start a " + who}})
+			Why: "nobody takes " + strings.Join(lanes[who], ", "), Helps: []string{"start a " + who + ", whose config has the accounts"}})
 	}
 	return all
 }
@@ -176,7 +176,20 @@ func (c *Console) troubles(ctx context.Context) ([]Trouble, error) {
 		all = append([]Trouble{t}, all...)
 	}
 	removed, err := c.removed(ctx)
-	return append(all, removed...), err
+	return slices.Concat(all, removed, c.goneMains()), err
+}
+
+// goneMains are the main accounts that the workers' config has no more, although
+// something is open there.
+func (c *Console) goneMains() (all []Trouble) {
+	for _, main := range c.states.Mains() {
+		for _, t := range c.states.State(main).Troubled(time.Now()) {
+			if t.Kind == account.Gone {
+				all = append(all, Trouble{What: "main account " + main + " is " + account.Gone, Why: t.What, Since: t.Since, Helps: []string{t.Helps}})
+			}
+		}
+	}
+	return all
 }
 
 // refusing tells that the server stores no orders any more, if it says so, while

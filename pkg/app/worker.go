@@ -53,6 +53,7 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 	neighbours := s.neighbours(true)
 	g.Go(func() error { return s.watchThrottles(ctx, neighbours) })
 	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Guard: s.guard(), Log: s.log, Now: time.Now}
+	s.sweepGone(ctx, g)
 	for i, a := range s.accounts.Mains() {
 		removed := &stage.Removed{Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
 		if i == 0 { // a key's main account stands elsewhere
@@ -290,6 +291,19 @@ func (s *session) sweepMain(ctx context.Context, g *errgroup.Group, what, main s
 		return s.line.Ticket(ctx, what+"-"+main, every, func(ctx context.Context) {
 			if err := s.byAnyLabel(ctx, main, f); ctx.Err() == nil && s.fails.news(what+" of "+main, err) {
 				s.log.WarnContext(ctx, "sweep failed; the next one comes by itself", "sweep", what, "main", main, "err", err)
+			}
+		})
+	})
+}
+
+// sweepGone looks for main accounts that the config has no more, in one replica at a
+// time.
+func (s *session) sweepGone(ctx context.Context, g *errgroup.Group) {
+	gone := &stage.Gone{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Log: s.log, Now: time.Now}
+	g.Go(func() error {
+		return s.line.Ticket(ctx, "gone", func() time.Duration { return s.removedEvery }, func(ctx context.Context) {
+			if err := gone.Sweep(ctx); ctx.Err() == nil && s.fails.news("gone", err) {
+				s.log.WarnContext(ctx, "sweep failed; the next one comes by itself", "sweep", "gone", "err", err)
 			}
 		})
 	})

@@ -606,7 +606,10 @@ type Unread struct {
 	Claims []string // cloud ids that it claims, as far as this program can tell
 }
 
-// Each reads the entries of a main account and calls f for each, until f
+// AnyMain stands for all main accounts.
+const AnyMain = "*"
+
+// Each reads the entries of a main account, or of AnyMain, and calls f for each, until f
 // returns an error. Entries that are written meanwhile may come twice, or as
 // they were: act on one only through the methods that read again. Those that
 // cannot be read are returned: MUST NOT be taken for entries that are not there.

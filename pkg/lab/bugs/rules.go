@@ -30,6 +30,10 @@ var rules = []bug{
 		"Succession{in.Line, in.Keys}.Make(", "Succession{Line: in.Line}.Make(",
 		stage, "TestSuccessorLeavesAnEarlierOrderItsID"},
 
+	{"what no product of the account certifies is ordered", accounts,
+		"if err == nil {\n\t\terr = a.certifies(", "if false {\n\t\terr = a.certifies(",
+		stage, "TestNamesThatNoProductCertifies"},
+
 	// 12.2
 	{"names that a claiming order has are free", standing,
 		`if t.End == "" && t.Order != id && !at.yields(t, own)`, `if t.End == "" && t.Resource == "" && t.Order != id && !at.yields(t, own)`,
@@ -109,6 +113,9 @@ var rules = []bug{
 		ledger, "TestReport"},
 
 	// 12.6
+	{"a main account that the config has no more is passed over in silence", "pkg/stage/gone.go",
+		"if !is || ours[e.Main] {", "if true || !is || ours[e.Main] {",
+		stage, "TestGoneAccountIsTold"},
 	{"the first sweep reads one list", surplusGo,
 		"if !ok || read[all.List()] {", "if !ok || len(read) > 0 {",
 		stage, "TestFirstSweepReadsEveryList"},

@@ -1,0 +1,57 @@
+package stage_test
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/stage"
+)
+
+// DESIGN 12.6: a main account that no account of the config is of any more, where
+// attempts are open, is not passed over in silence: it is told, with what to write,
+// logged once, and told no more once an account of it is there again.
+func TestGoneAccountIsTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	ctx := t.Context()
+	opens := func(main, id, name string) {
+		e, err := w.ledger.Read(ctx, main, []string{name})
+		w.must(err)
+		_, _, err = w.ledger.Begin(ctx, e, ledger.Attempt{Order: id, Purchase: 1, Attempt: 1, Action: forPackage, Product: plenty})
+		w.must(err)
+	}
+	opens("300300", "old", "old.example.com")
+	opens("300300", "old-2", "older.example.com")
+	opens(aliUID, "ours", "ours.example.com")
+	var log bytes.Buffer
+	gone := stage.Gone{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Log: slog.New(slog.NewTextHandler(&log, nil)), Now: time.Now}
+	told := func(main string) string {
+		return w.states.State(main).Troubles[account.Gone].What + "; " + w.states.State(main).Troubles[account.Gone].Helps
+	}
+	for range 2 {
+		w.must(gone.Sweep(ctx))
+	}
+	for _, says := range []string{"main account 300300", "(open attempts: 2)", "that of order old,", `main: "300300"`} {
+		if !strings.Contains(told("300300"), says) {
+			t.Errorf("%q is not told, but %q", says, told("300300"))
+		}
+	}
+	if told(aliUID) != "; " {
+		t.Errorf("of an account of the config: %q", told(aliUID))
+	}
+	if n := strings.Count(log.String(), "level=ERROR"); n != 1 {
+		t.Errorf("it is logged %d times:\n%s", n, log.String())
+	}
+	gone.Accounts = stage.Accounts{"ali": w.accounts["ali"], "unknown": {Label: "unknown", Cloud: w.accounts["ali"].Cloud}}
+	w.must(gone.Sweep(ctx)) // whose that one is nobody knows yet
+	gone.Accounts = stage.Accounts{"ali": w.accounts["ali"], "old": {Label: "old", Main: "300300", Cloud: w.accounts["ali"].Cloud}}
+	w.must(gone.Sweep(ctx))
+	if told("300300") != "; " {
+		t.Errorf("it is there again, and told is %q", told("300300"))
+	}
+}
