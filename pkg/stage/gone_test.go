@@ -12,7 +12,7 @@ import (
 	"github.com/certmill/certmill/pkg/stage"
 )
 
-// DESIGN 12.6: a main account that no account of the config is of any more, where
+// By DESIGN 12.6, a main account that no account of the config is of any more, where
 // attempts are open, is not passed over in silence: it is told, with what to write,
 // logged once, and told no more once an account of it is there again.
 func TestGoneAccountIsTold(t *testing.T) {

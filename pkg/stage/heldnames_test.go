@@ -128,6 +128,19 @@ func TestHeldGivesItsResourceBack(t *testing.T) {
 		}
 		w.wantPaid(1, name)
 	})
+	t.Run("for its deadline", func(t *testing.T) {
+		t.Parallel()
+		w, _ := begin(t, "start: resource claimed")
+		it, err := w.line.Last(t.Context(), "a")
+		w.must(err)
+		late, over := it.Order, time.Now().Add(-hour)
+		late.Request.Deadline = &over
+		_, err = w.line.Move(t.Context(), it, late)
+		w.must(err)
+		w.worker().drive("a", order.Held)
+		w.wantHeld("a", "its deadline has passed", "certmill approve a")
+		free(t, w)
+	})
 	t.Run("behind a held order", func(t *testing.T) {
 		t.Parallel()
 		w, o := begin(t, "start: resource claimed")

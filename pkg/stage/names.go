@@ -65,7 +65,7 @@ func (s *Submitter) names(flow issuer.Flow, o order.Order, e ledger.Entry) (ledg
 // (DESIGN 12.2). What was bought for it, or may have been, it keeps, and the names
 // with it.
 func heldWithNothing(ctx context.Context, l *ledger.Ledger, o order.Order, verb error) (order.Order, error) {
-	if !pipeline.Holds(verb) || o.Resource != "" && o.Attempt > 0 {
+	if !pipeline.Holds(verb) || o.Resource != "" && o.Attempt > 0 || o.Main == "" {
 		return o, verb
 	}
 	if o.Resource != "" {

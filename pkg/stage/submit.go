@@ -56,7 +56,7 @@ func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, err
 		return s.mended(o, a)
 	}
 	if o.Attempt == 0 && past(o) {
-		return o, tooLate(o)
+		return heldWithNothing(ctx, s.Ledger, o, tooLate(o))
 	}
 	if needsKey(flow, o) {
 		// A visit of its own, if the intake did not do it: the sealed pair is in

@@ -45,7 +45,7 @@ var rules = []bug{
 		"if !pipeline.Holds(verb) || o.Resource", "if true || o.Resource",
 		stage, "TestHeldGivesItsNamesBack"},
 	{"an order that is held keeps a resource for which it called nothing", names,
-		`|| o.Resource != "" && o.Attempt > 0 {`, `|| o.Resource != "" {`,
+		`|| o.Resource != "" && o.Attempt > 0 ||`, `|| o.Resource != "" ||`,
 		stage, "TestHeldGivesItsResourceBack"},
 	{"of two orders for one resource the one that comes later fails", resourceGo,
 		"case errors.Is(why, ledger.ErrTaken) && goesOn(other):", "case false:",
