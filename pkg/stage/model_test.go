@@ -34,7 +34,7 @@ import (
 	"github.com/certmill/certmill/pkg/stage"
 )
 
-var modelChecks = flag.Int("model-checks", 2000/slow, "runs of the purchase's model; more are a matter of patience")
+var modelChecks = flag.Int("model-checks", 333, "runs of the purchase's model; .ci/long model has many more")
 
 // TestPurchaseModel lets the real submitter, reconciler, verifier and collector,
 // on a real ledger and line, go through any interleaving of deliveries, of
