@@ -42,9 +42,11 @@ type Options struct {
 	// RedisHelper is the program built from pkg/lab/limit/redisgcra; empty
 	// leaves Redis out, and the rows say so.
 	RedisHelper string
-	// Disturbances are run after the table, one at a time; nil means none. See
-	// Disturbances.
+	// Disturbances are run after the table; nil means none. See Disturbances.
 	Disturbances []string
+	// Disturbing is how many disturbances there are at a time, each of a ring of its
+	// own; 1. More of them spoil the utilisation, but no count of violations.
+	Disturbing int
 	// Events is how often a disturbance strikes, or what that is reckoned from;
 	// 5. See Disturbances.
 	Events int
@@ -55,7 +57,7 @@ type Options struct {
 // Short is what fits in a CI run of three minutes.
 func Short() Options {
 	return Options{Replicas: []int{1, 16}, Jitters: []string{"none", "uniform"}, Duration: 8 * time.Second, Parallel: 5,
-		Disturbances: []string{"kill half", "stress", "stress, rule off"}, Events: 2}
+		Disturbances: []string{"kill half", "stress", "stress, rule off"}, Disturbing: 3, Events: 2}
 }
 
 // Full is what reaches the figures of the README; it takes about 40 minutes.
@@ -103,15 +105,31 @@ func Run(ctx context.Context, opt Options) ([]Row, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bench limit: %w", err)
 	}
-	for _, name := range opt.Disturbances {
-		r, err := disturb(ctx, opt, dir, name)
-		if err != nil {
-			return rows, fmt.Errorf("bench limit: %s: %w", name, err)
-		}
-		opt.Progress(r)
-		rows = append(rows, r)
+	disturbed, err := disturbAll(ctx, opt, dir)
+	if err != nil {
+		return rows, fmt.Errorf("bench limit: %w", err)
 	}
-	return rows, nil
+	return append(rows, disturbed...), nil
+}
+
+// disturbAll runs the disturbances. Its rows are in their order.
+func disturbAll(ctx context.Context, opt Options, dir string) ([]Row, error) {
+	rows := make([]Row, len(opt.Disturbances))
+	var mu sync.Mutex // of opt.Progress
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(opt.Disturbing)
+	for i, name := range opt.Disturbances {
+		g.Go(func() (err error) {
+			if rows[i], err = disturb(ctx, opt, dir, name); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			opt.Progress(rows[i])
+			return nil
+		})
+	}
+	return rows, g.Wait()
 }
 
 func (o Options) withDefaults() Options {
@@ -126,6 +144,7 @@ func (o Options) withDefaults() Options {
 	}
 	o.Duration = cmp.Or(o.Duration, time.Minute)
 	o.Parallel = cmp.Or(o.Parallel, 4)
+	o.Disturbing = cmp.Or(o.Disturbing, 1)
 	o.Events = cmp.Or(o.Events, 5)
 	if o.Progress == nil {
 		o.Progress = func(Row) {}
