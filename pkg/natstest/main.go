@@ -7,14 +7,21 @@ import (
 	"runtime/debug"
 	"strconv"
 	"testing"
+	"time"
 )
 
-// Of tests that wait for servers more than they reckon: how many run at once, for
-// each core, and how much garbage may gather.
-const (
-	atOnce  = 2
-	garbage = 400 // percent of what is in use
-)
+// garbage is how much of it may gather, in percent of what is in use. How many tests
+// run at once for each core is atOnce: they wait for servers more than they reckon,
+// but under the race detector.
+const garbage = 400
+
+// Patience is how long tests wait for what must come. With a seeded bug much never
+// comes: pkg/lab/bugs gives them less of it, after it saw them pass with as little.
+var Patience time.Duration
+
+func init() {
+	flag.DurationVar(&Patience, "patience", 2*time.Minute, "how long a test waits for what must come")
+}
 
 // Main is a TestMain for tests with servers: more of them run at once than there
 // are cores, because they wait most of the time. A -parallel or GOGC of the caller's

@@ -83,7 +83,7 @@ func flood(t testing.TB, l *Line, subject, account string, n int) {
 		}
 		select {
 		case <-l.js.PublishAsyncComplete():
-		case <-time.After(patience):
+		case <-time.After(natstest.Patience):
 			t.Fatal("timed out: the flood is stored")
 		}
 	}
@@ -98,7 +98,7 @@ func takes(t testing.TB, l *Line, urgent bool, tk Taker) {
 func emptied(t testing.TB, l *Line) {
 	t.Helper()
 	for range 4 {
-		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(natstest.Patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 			if n, err := l.Pending(t.Context()); err == nil && n == 0 {
 				return
 			}

@@ -190,7 +190,7 @@ func run(t testing.TB, o *server.Options) *server.Server {
 	}
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(patience) {
+	if !s.ReadyForConnections(natstest.Patience) {
 		t.Fatal("the test server does not become ready")
 	}
 	return s
@@ -325,7 +325,7 @@ func rawClient(t testing.TB, s *server.Server) raw {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(natstest.Patience))
 	c := raw{t, conn, bufio.NewReader(conn)}
 	c.write("CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true,\"lang\":\"hand\",\"version\":\"1\"}\r\n")
 	return c

@@ -21,9 +21,6 @@ import (
 	"github.com/certmill/certmill/pkg/stream"
 )
 
-// patience is how long a test waits for an event that must come.
-const patience = time.Minute
-
 // openLine makes the streams of one server and opens a line on them.
 func openLine(t testing.TB) *Line {
 	t.Helper()
@@ -90,7 +87,7 @@ func stored(t testing.TB, l *Line, id string) []string {
 // await waits for an event by asking.
 func await(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if is() {
 			return
 		}
@@ -104,7 +101,7 @@ func receive[T any](t testing.TB, what string, c <-chan T) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(patience):
+	case <-time.After(natstest.Patience):
 		t.Fatalf("timed out: %s", what)
 		panic("unreachable")
 	}

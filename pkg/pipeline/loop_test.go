@@ -202,7 +202,7 @@ func begunAndKilled(t testing.TB, l *Line, n, often int) {
 	}
 	times := map[string]int{}
 	for left := n * often; left > 0; {
-		m, err := cons.Next(jetstream.FetchMaxWait(patience))
+		m, err := cons.Next(jetstream.FetchMaxWait(natstest.Patience))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -277,7 +277,7 @@ func TestUnreadRecordsHoldUpNobody(t *testing.T) {
 	<-l.js.PublishAsyncComplete()
 	create(t, l, anOrder("good"))
 	work(t, l, order.Submit, func(_ context.Context, o order.Order) (order.Order, error) { return to(o, order.Verify), nil })
-	for end := time.Now().Add(3 * patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) { // a pull each
+	for end := time.Now().Add(3 * natstest.Patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) { // a pull each
 		if it, err := l.Last(t.Context(), "good"); err == nil && it.State == order.Verify {
 			break
 		}
@@ -311,7 +311,7 @@ func deliver(t testing.TB, l *Line, n int) {
 	defer msgs.Stop()
 	info := consumerInfo(t, l, "submit-acme")
 	for left := n * int(info.NumPending); left > 0; left-- {
-		m, err := msgs.Next(jetstream.NextMaxWait(patience))
+		m, err := msgs.Next(jetstream.NextMaxWait(natstest.Patience))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/stage"
 )
@@ -64,7 +65,7 @@ func (d *dark) Look(ctx context.Context, c order.Challenge) (dcv.Sighting, error
 // soon waits until something is so. Only a test that fails waits to the end.
 func soon(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not %s", what)
 		}
@@ -169,7 +170,7 @@ func TestPlacedSweepBesideASilentZone(t *testing.T) {
 		select {
 		case err := <-ended:
 			w.must(err)
-		case <-time.After(patience):
+		case <-time.After(natstest.Patience):
 			t.Fatalf("sweep %d runs into more than one time-out", round)
 		}
 	}

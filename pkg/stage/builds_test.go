@@ -12,6 +12,7 @@ import (
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
@@ -84,7 +85,7 @@ func TestIssuingSweepPastARecordThatCannotBeRead(t *testing.T) {
 	}
 	w.must(p.issuing.Sweep(t.Context(), w.accounts["ali"])) // all are remembered
 	w.newerOrder("b")
-	for end := time.Now().Add(patience); w.last("a").State == order.Issuing || w.last("c").State == order.Issuing; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); w.last("a").State == order.Issuing || w.last("c").State == order.Issuing; time.Sleep(50 * time.Millisecond) {
 		w.must(p.issuing.Sweep(t.Context(), w.accounts["ali"]))
 		if time.Now().After(end) {
 			t.Fatal("the others stay in issuing")

@@ -387,14 +387,11 @@ func (f *frozen) freeze(id string) <-chan struct{} {
 	}()
 	select {
 	case <-f.reached:
-	case <-time.After(patience):
+	case <-time.After(natstest.Patience):
 		f.t.Fatalf("order %s does not come to the gap; it is %s", id, f.tell(id))
 	}
 	return ended
 }
-
-// patience is how long anything may take.
-const patience = time.Minute
 
 // visit does what the worker of the order's present state does, once. It
 // reports false if the worker died over it.
@@ -449,7 +446,7 @@ func (p *worker) stage(s order.State) pipeline.Handler {
 // drive visits an order until it is in one of the states, or the worker died.
 func (p *worker) drive(id string, until ...order.State) order.Order {
 	p.t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); ; time.Sleep(5 * time.Millisecond) {
 		o := p.last(id)
 		if slices.Contains(until, o.State) || !p.visit(id) {
 			return p.last(id)
@@ -463,7 +460,7 @@ func (p *worker) drive(id string, until ...order.State) order.Order {
 // driveTo visits an order until it is as wanted.
 func (p *worker) driveTo(id, what string, is func(order.Order) bool) order.Order {
 	p.t.Helper()
-	for end := time.Now().Add(patience); !is(p.last(id)); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); !is(p.last(id)); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			p.t.Fatalf("order %s: not %s; it is %s", id, what, p.tell(id))
 		}
@@ -663,7 +660,7 @@ func (w *world) buyWith(csr string, names ...string) string {
 func (w *world) proved(id string) {
 	w.t.Helper()
 	var put []order.Challenge
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		st, err := w.accounts["ali"].Flow(forPackage).Look(w.t.Context(), id)
 		w.must(err)
 		if st.Phase == issuer.IssuedPhase {

@@ -15,6 +15,7 @@ import (
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
@@ -118,7 +119,7 @@ func TestRecordThatIsNotListedYet(t *testing.T) {
 	w.worker().driveTo("t", "placed", placed)
 	w.solvers = w.openSolvers() // of another process
 	w.worker().drive("t", order.Issued)
-	for end := time.Now().Add(patience); len(w.booked()) > 0; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); len(w.booked()) > 0; time.Sleep(50 * time.Millisecond) {
 		pl := w.booked()[0]
 		if there, err := w.solvers["ten"].(dcv.Haser).Has(t.Context(), pl.Challenge); err != nil {
 			t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -330,7 +331,7 @@ func TestUnclaimedRowThatCameToNothing(t *testing.T) {
 	if e := w.entry(aliUID, "a.example.com"); len(e.Unclaimed) != 1 {
 		t.Fatalf("entry %+v", e)
 	}
-	for end := time.Now().Add(patience); w.sim.Report().Orders[0].State != "failed"; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); w.sim.Report().Orders[0].State != "failed"; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the stranger's order does not fail")
 		}
@@ -447,7 +448,7 @@ func TestHeldIsLookedAtAgain(t *testing.T) {
 	if o := w.last("a"); o.State != order.Held {
 		t.Fatalf("while nothing explains it: %s", w.tell("a"))
 	}
-	for end := time.Now().Add(patience); w.last("a").State == order.Held; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); w.last("a").State == order.Held; time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("although it explained itself: %s", w.tell("a"))
 		}

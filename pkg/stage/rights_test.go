@@ -18,6 +18,7 @@ import (
 	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/issuer"
+	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/stage"
 )
@@ -108,7 +109,7 @@ func (w *world) written(api string) (n int) {
 // wantNoCheckLeft waits until the check's record and entry are gone.
 func (w *world) wantNoCheckLeft() {
 	w.t.Helper()
-	for end := time.Now().Add(patience); len(w.ours()) > 0 || len(w.booked()) > 0; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); len(w.ours()) > 0 || len(w.booked()) > 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			w.t.Fatalf("left behind: %v, %+v", w.ours(), w.booked())
 		}

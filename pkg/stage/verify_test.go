@@ -8,6 +8,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
@@ -179,7 +180,7 @@ func TestIssuedOrdersAreLearnedFromTheList(t *testing.T) {
 	}
 	w.must(p.issuing.Sweep(t.Context(), w.accounts["ali"])) // all are listed as waiting
 	asked := w.calls("DescribeCertificateState")
-	for end := time.Now().Add(patience); !slices.ContainsFunc(ids, func(id string) bool { return w.last(id).State == order.Collect }) ||
+	for end := time.Now().Add(natstest.Patience); !slices.ContainsFunc(ids, func(id string) bool { return w.last(id).State == order.Collect }) ||
 		slices.ContainsFunc(ids, func(id string) bool { return w.last(id).State == order.Issuing }); time.Sleep(50 * time.Millisecond) {
 		w.must(p.issuing.Sweep(t.Context(), w.accounts["ali"]))
 		if time.Now().After(end) {
@@ -235,7 +236,7 @@ func TestSmallPipeline(t *testing.T) {
 		_, err := pipeline.Publish(t.Context(), w.js, pipeline.NewSubject, []byte(`{"id":"`+id+`","account":"`+label+`","names":["`+id+`.example.com"]}`))
 		w.must(err)
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); ; time.Sleep(50 * time.Millisecond) {
 		for _, a := range w.accounts {
 			w.must(p.issuing.Sweep(t.Context(), a))
 		}

@@ -64,15 +64,31 @@ func partOf(all []bug, part string) (turn []bug) {
 	return turn
 }
 
-// sound checks that the tests pass without a bug: one that fails anyway would
-// catch everything.
+// patience is what tests have that wait for servers: with a bug, what they wait for
+// mostly never comes.
+const patience = 20 * time.Second
+
+// impatient are those tests' packages: natstest reads the flag.
+var impatient = []string{stage, ledger, pipeline, permit, app}
+
+// flags are a test binary's, in a package.
+func flags(pkg string) []string {
+	if slices.Contains(impatient, pkg) {
+		return []string{"-patience=" + patience.String()}
+	}
+	return nil
+}
+
+// sound checks that the tests pass without a bug, and with as little patience: one
+// that fails anyway would catch everything.
 func sound(tried []bug) error {
 	tests := map[string][]string{}
 	for _, b := range tried {
 		tests[b.pkg] = append(tests[b.pkg], b.test)
 	}
 	for pkg, names := range tests {
-		out, err := exec.Command("go", "test", "-count=1", "-run", "^("+strings.Join(names, "|")+")$", "./"+pkg).CombinedOutput()
+		args := append([]string{"test", "-count=1", "-run", "^(" + strings.Join(names, "|") + ")$", "./" + pkg}, flags(pkg)...)
+		out, err := exec.Command("go", args...).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("without any bug: %w\n%s", err, out)
 		}
@@ -118,10 +134,10 @@ func (b bug) caught(dir string) error {
 		return err
 	}
 	program := filepath.Join(dir, "test")
-	if out, err := exec.Command("go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", program, "./"+b.pkg).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlay, "-o", program, "./"+b.pkg).CombinedOutput(); err != nil {
 		return fmt.Errorf("does not build: %s", firstLines(out))
 	}
-	test := exec.Command(program, "-test.run", "^"+b.test+"$", "-test.timeout", "2m", "-test.failfast")
+	test := exec.Command(program, append(flags(b.pkg), "-test.run", "^"+b.test+"$", "-test.timeout", "2m", "-test.failfast")...)
 	test.Dir = b.pkg
 	out, err := test.CombinedOutput()
 	failed, is := errors.AsType[*exec.ExitError](err)
