@@ -133,6 +133,7 @@ func TestACloudThatHangs(t *testing.T) {
 	const others, few = 30, 10
 	var cloud *hanging
 	w := openWorkshop(t, func(h *house) {
+		h.only("aliyun-1", "aliyun-2")
 		a := h.cfg.Accounts["aliyun-2"]
 		cloud, a.Endpoint = hangingBefore(t, a.Endpoint)
 		h.cfg.Accounts["aliyun-2"] = a
@@ -169,6 +170,7 @@ func requestsFor(account, id string, n int) (all []order.Request) {
 func TestAKeyThatIsRefused(t *testing.T) {
 	t.Parallel()
 	w := openWorkshop(t, func(h *house) {
+		h.only("aliyun-1")
 		a := h.cfg.Accounts["aliyun-1"]
 		nobody := filepath.Join(t.TempDir(), "nobody.id")
 		if err := os.WriteFile(nobody, []byte("LTAInobody\n"), 0o600); err != nil {

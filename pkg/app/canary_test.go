@@ -155,7 +155,7 @@ func talkative(t *testing.T, sim *cloudsim.Sim, more ...string) *httptest.Server
 // DESIGN 5, issue 18 point 12: what certmill knows as secret is in nothing that it
 // stores or logs, whatever the clouds, web services and programs answer.
 func TestNothingRepeatsASecret(t *testing.T) {
-	t.Setenv("CANARY_PROGRAM_TOKEN", canaryProg)
+	t.Parallel()
 	h := newHouse(t)
 	sim := h.world.sim
 	identity := func() string {

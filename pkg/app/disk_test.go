@@ -26,7 +26,7 @@ import (
 // disk gets full, how long it stays so, and how many of these runs there are at a
 // time.
 var (
-	moments = flag.Int("disk-moments", 4, "moments of a run at which the disk is full for a while")
+	moments = flag.Int("disk-moments", 2, "moments of a run at which the disk is full for a while")
 	fullFor = flag.Duration("disk-full", time.Second, "how long the disk is full")
 	atOnce  = flag.Int("disk-at-once", 4, "runs at a time")
 )
@@ -54,7 +54,7 @@ func smallDisk(t *testing.T) *smalldisk.Disk {
 // the simulator's books agree with those of its next life.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	const length = 6 * time.Second // a run's usual one
+	const length = 4 * time.Second // a run's usual one
 	file := manyOrders(t, 8)
 	var restarts atomic.Int32
 	g, _ := limited(t.Context(), *atOnce)

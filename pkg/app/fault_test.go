@@ -47,7 +47,7 @@ func TestHouseOnAFailingDisk(t *testing.T) {
 	}
 	steps := countSteps(t, start)
 	g, _ := limited(t.Context(), 3)
-	for _, n := range chosen(steps, 8) {
+	for _, n := range chosen(steps, 5) {
 		dir := t.TempDir()
 		g.Go(func() error {
 			failed, mend := durabletest.At(dir, n)
@@ -89,7 +89,7 @@ func TestWorkersOnAFailingDisk(t *testing.T) {
 	t.Parallel()
 	steps := countSteps(t, func(dir string) error { return issueIn(t, dir, func() {}) })
 	g, _ := limited(t.Context(), 4)
-	for _, n := range chosen(steps, 6) {
+	for _, n := range chosen(steps, 4) {
 		dir := t.TempDir()
 		g.Go(func() error {
 			failed, mend := func() durable.Step { return "" }, func() {}
@@ -116,6 +116,7 @@ func issueIn(t *testing.T, dir string, begin func()) error {
 		return err
 	}
 	defer func() { _ = w.close() }()
+	c.Accounts = fewer(c.Accounts)
 	if err := errors.Join(shortWaits(w, c), w.begin(c)); err != nil {
 		return err
 	}

@@ -181,14 +181,12 @@ func remembered(states *account.Accounts, a *stage.Account) (id account.Identity
 // now.
 var errSettled = errors.New("it is known now of which main account an account is; beginning anew with it")
 
-// How often a cloud is asked that has not answered. askEvery is a variable for the
-// tests only.
+// How often a cloud is asked that has not answered.
 const (
 	askedAtOnce = 2 // times
 	askSoon     = time.Second
+	askEvery    = time.Minute
 )
-
-var askEvery = time.Minute
 
 // identify finds out of each account whose it is, and looks after those of which
 // it is not known yet. It returns when ctx ends or nothing is left to be asked.
@@ -221,7 +219,7 @@ func (s *session) settleLater(ctx context.Context, a *stage.Account, why error) 
 			}
 			continue
 		}
-		if stream.Sleep(ctx, askEvery) != nil {
+		if stream.Sleep(ctx, s.askEvery) != nil {
 			return
 		}
 		w, err := a.Ask(ctx)
@@ -268,7 +266,7 @@ func (s *session) recall(a *stage.Account) {
 // until it is asked again. It tells whether ctx ended.
 func (s *session) unanswered(ctx context.Context, a *stage.Account, err error, asked int) bool {
 	id, same := remembered(s.states, a)
-	every, t := askEvery, silentTo(a.Label, err)
+	every, t := s.askEvery, silentTo(a.Label, err)
 	switch {
 	case a.Known().Caller != "":
 	case same:

@@ -10,8 +10,8 @@ import (
 )
 
 // neighboursEvery is how often the signs of somebody else on an account are looked
-// for: a call for each product in use. A variable for the tests only.
-var neighboursEvery = time.Minute
+// for: a call for each product in use.
+const neighboursEvery = time.Minute
 
 // neighbours notice whoever else uses the session's accounts.
 func (s *session) neighbours(counts bool) *stage.Neighbours {
@@ -20,7 +20,7 @@ func (s *session) neighbours(counts bool) *stage.Neighbours {
 
 // watchNeighbours looks at the rows that this process's own sweeps saw.
 func (s *session) watchNeighbours(ctx context.Context, n *stage.Neighbours) error {
-	for stream.Sleep(ctx, neighboursEvery/2) == nil {
+	for stream.Sleep(ctx, s.neighboursEvery/2) == nil {
 		for _, a := range s.accounts.Mains() {
 			if err := s.byAnyLabel(ctx, a.Main, n.Sweep); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "rows of nobody could not be looked at; again in a moment", "main", a.Main, "err", err)

@@ -39,9 +39,8 @@ func (h *house) beside(t *testing.T, label string) *house {
 // cannot be kept from buying the same names; each is told of the other, once, in
 // its log, in status and in stuck.
 func TestTwoInstallationsAreTold(t *testing.T) {
-	was := neighboursEvery
-	neighboursEvery = 2 * time.Second
-	t.Cleanup(func() { neighboursEvery = was })
+	t.Parallel()
+	often := func(p *Process) { p.neighboursEvery = 2 * time.Second }
 	h := newHouse(t)
 	h.only("aliyun-1")
 	if err := h.world.sim.SetConfig(func(c *cloudsim.Config) { c.IssueDelay = cloudsim.Between(4*time.Second, 8*time.Second) }); err != nil {
@@ -49,7 +48,7 @@ func TestTwoInstallationsAreTold(t *testing.T) {
 	}
 	main := h.cfg.Accounts["aliyun-1"].Main
 	logs := []*logLines{{}, {}}
-	both := []*shift{h.work(t, NewLogger(logs[0], "error")), h.beside(t, "aliyun-1").work(t, NewLogger(logs[1], "error"))}
+	both := []*shift{h.work(t, NewLogger(logs[0], "error"), often), h.beside(t, "aliyun-1").work(t, NewLogger(logs[1], "error"), often)}
 	for _, s := range both { // both have swept
 		eventually(t, "marked", func() bool {
 			c := s.another()

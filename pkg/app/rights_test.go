@@ -357,7 +357,7 @@ func TestLineWithRights(t *testing.T) {
 // marked waits until nothing changes any more in the accounts' states.
 func marked(t *testing.T, c Config, k *Console) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		states, err := account.Look(t.Context(), k.js, 0, quiet)
 		if err != nil {
 			t.Fatal(err)

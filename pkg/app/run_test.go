@@ -23,6 +23,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
@@ -325,7 +326,7 @@ func TestBadMessages(t *testing.T) {
 // ended waits until an order needs no worker any more.
 func ended(t *testing.T, c *Console, id string) pipeline.Item {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience)
 	defer cancel()
 	all, err := c.follow(ctx, []awaited{{id: id}}, func(Progress) {})
 	if err != nil {

@@ -38,7 +38,7 @@ type Process struct {
 	identities *certstore.Identities // nil: this process cannot open keys
 	looker     stage.Looker
 
-	removedEvery time.Duration // as the constant, but for tests
+	removedEvery, neighboursEvery, askEvery time.Duration // as the constants, but for tests
 
 	mu     sync.Mutex
 	ground ground                 // what this process began with; guarded by mu until then
@@ -74,7 +74,8 @@ type session struct {
 // NewProcess opens what needs no connection: keys, clients, permits. Whoever
 // buys or delivers needs the key store or the identity; roles tell which.
 func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles ...order.Role) (*Process, error) {
-	p := &Process{cfg: c, name: name, roles: roles, simulated: simulated, log: log, whose: map[string]stage.Whose{}, removedEvery: removedEvery}
+	p := &Process{cfg: c, name: name, roles: roles, simulated: simulated, log: log, whose: map[string]stage.Whose{},
+		removedEvery: removedEvery, neighboursEvery: neighboursEvery, askEvery: askEvery}
 	p.ready.troubles.log = log
 	// Once without permits, so that bad credentials are told before anything
 	// connects.

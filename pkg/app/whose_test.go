@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/certmill/certmill/pkg/cloudsim"
+	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
@@ -61,12 +62,15 @@ type shift struct {
 	end     func()
 }
 
-// work starts all three workers.
-func (h *house) work(t *testing.T, log *slog.Logger) *shift {
+// work starts all three workers, of a process that is edited.
+func (h *house) work(t *testing.T, log *slog.Logger, edits ...func(*Process)) *shift {
 	t.Helper()
 	p, err := NewProcess(h.workers(), "test", true, log, order.Roles...)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, edit := range edits {
+		edit(p)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	worked := make(chan error, 1)
@@ -124,7 +128,7 @@ func (s *shift) await(id string, state order.State) pipeline.Item {
 
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if is() {
 			return
 		}
@@ -297,9 +301,7 @@ func TestMainThatIsFilledInStopsNobodyElse(t *testing.T) {
 // An account whose main account nobody knows waits, with its orders; the others go
 // on, and it begins once its cloud has answered.
 func TestMainThatNobodyTells(t *testing.T) {
-	was := askEvery
-	askEvery = 200 * time.Millisecond
-	t.Cleanup(func() { askEvery = was })
+	t.Parallel()
 	h := newHouse(t)
 	h.only("aliyun-1", "tencent-1")
 	h.edit("aliyun-1", func(a *Account) { a.Main = "" })
@@ -308,7 +310,7 @@ func TestMainThatNobodyTells(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := &logLines{}
-	s := h.work(t, NewLogger(log, "warn"))
+	s := h.work(t, NewLogger(log, "warn"), func(p *Process) { p.askEvery = 200 * time.Millisecond })
 	s.hand(order.Request{ID: "waits", Account: "aliyun-1", Names: []string{"waits.example.com"}},
 		order.Request{ID: "goes", Account: "tencent-1", Names: []string{"goes.example.com"}, Resource: order.AnyResource, Contact: simContact})
 	s.await("goes", order.Issued)

@@ -60,7 +60,7 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 			removed.Keys = s.keys
 		}
 		s.sweepMain(ctx, g, "removed", a.Main, func() time.Duration { return s.removedEvery }, removed.Sweep)
-		s.sweepMain(ctx, g, "neighbours", a.Main, func() time.Duration { return neighboursEvery }, neighbours.Sweep)
+		s.sweepMain(ctx, g, "neighbours", a.Main, func() time.Duration { return s.neighboursEvery }, neighbours.Sweep)
 		s.firstSweep(ctx, g, waiter, a.Main)
 		s.sweepMain(ctx, g, "surplus", a.Main, func() time.Duration { return waiter.SurplusEvery(a.Main) }, s.lists(waiter.Surplus))
 	}

@@ -26,13 +26,19 @@ type world struct {
 	files *http.Server
 }
 
+// simPace is how long the simulated clouds take. The tests set it once, before the
+// first of them: what takes the clouds seconds is not what they are about.
+var simPace cloudsim.Config
+
 // openWorld starts the world and returns the config with its accounts in it.
 func openWorld(ctx context.Context, c Config, log *slog.Logger) (*world, Config, error) {
 	l, err := webPort(&c.DCV)
 	if err != nil {
 		return nil, c, fmt.Errorf("simulated web server: %w", err)
 	}
-	sim, err := cloudsim.Start(ctx, cloudsim.Config{Dir: filepath.Join(c.State, "cloudsim"), FilePort: c.DCV.FilePort, Logger: log})
+	cfg := simPace
+	cfg.Dir, cfg.FilePort, cfg.Logger = filepath.Join(c.State, "cloudsim"), c.DCV.FilePort, log
+	sim, err := cloudsim.Start(ctx, cfg)
 	if err != nil {
 		if l != nil {
 			_ = l.Close()
