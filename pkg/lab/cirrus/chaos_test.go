@@ -104,6 +104,7 @@ func (s *site) Books() (b chaos.Books) {
 // all calls. Nothing is paid twice, nothing is lost, no limit is passed, and no
 // file is left behind.
 func TestSpend(t *testing.T) {
+	t.Parallel()
 	const n = 16
 	for battery, lost := range map[string]float64{"kill": 0.3, "faults": 0} {
 		t.Run(battery, func(t *testing.T) {

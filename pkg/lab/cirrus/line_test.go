@@ -20,6 +20,7 @@ import (
 	"github.com/certmill/certmill/pkg/lab/chaos"
 	"github.com/certmill/certmill/pkg/lab/cirrus"
 	"github.com/certmill/certmill/pkg/lab/cirrus/sky"
+	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 	if chaos.Child() {
 		return
 	}
-	os.Exit(m.Run())
+	natstest.Main(m)
 }
 
 // watched is a run's View that keeps what it is shown last.
@@ -65,6 +66,7 @@ func write(t *testing.T, path, text string) string {
 // TestLine takes orders through the whole line, on an embedded server: the
 // config names the cloud as it would any other.
 func TestLine(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	web := httptest.NewServer(file.Handler(filepath.Join(dir, "files")))
 	t.Cleanup(web.Close)
