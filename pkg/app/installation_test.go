@@ -60,7 +60,7 @@ func TestPilotThenRealAccounts(t *testing.T) {
 	t.Parallel()
 	real := withClouds(t, "", 1) // of another process, as far as a run can tell
 	dir := t.TempDir()
-	if sum, err := runIn(t.Context(), dir, &seen{}, example); err != nil || sum.Issued == 0 {
+	if sum, err := runIn(t.Context(), dir, &seen{}, manyOrders(t, 1)); err != nil || sum.Issued == 0 {
 		t.Fatalf("%+v, %v", sum, err)
 	}
 	c := inDir(dir)
