@@ -224,11 +224,11 @@ func TestRemovedMessagesArePutBack(t *testing.T) {
 	}
 	close(removed)
 	got := inState(t, l, "handled", order.Held)
+	stop() // which says so after it is stored
 	if got.CloudID != "bought meanwhile" || got.Hold.From != order.Verify || len(got.Hold.Commands) == 0 || log.of("put back") != 1 {
 		t.Errorf("%+v %+v\n%s", got.Order, got.Hold, log.String())
 	}
 
-	stop()
 	// A sweep that had read it finds out, too, and an end stays one.
 	for id, s := range map[string]order.State{"swept": order.Issuing, "ended": order.Collect} {
 		it := create(t, l, anOrder(id))
