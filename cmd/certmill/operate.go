@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -92,18 +93,34 @@ func (a *resumeCmd) Run(ctx context.Context, c *cli) error {
 type limitCmd struct {
 	Account string `arg:"" help:"Account label; the limit holds for its main account."`
 	Action  string `arg:"" help:"API action, as the cloud spells it; certmill plan names those that start orders."`
-	Calls   int    `arg:"" help:"Calls a second; 0 for what the config says."`
+	Calls   calls  `arg:"" help:"Calls a second, up to what the cloud documents or the config says was granted; 0 for what holds without this command."`
+}
+
+// calls is a whole number of calls a second.
+type calls int
+
+// UnmarshalText reads it. Less than one a second is no limit that a permit ring has.
+func (n *calls) UnmarshalText(text []byte) error {
+	whole, err := strconv.Atoi(string(text))
+	if err != nil {
+		return fmt.Errorf("%q: write a whole number of calls a second, such as 5; certmill pause rests an account altogether", text)
+	}
+	*n = calls(whole)
+	return nil
 }
 
 // Run is certmill limit.
 func (a *limitCmd) Run(ctx context.Context, c *cli) error {
-	done := fmt.Sprintf("%s: %s at %d a second", a.Account, a.Action, a.Calls)
-	if a.Calls == 0 {
-		done = fmt.Sprintf("%s: %s as the config says", a.Account, a.Action)
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
 	}
-	return c.verb(ctx, done, func(k *app.Console) error {
-		return k.Limit(ctx, a.Account, a.Action, a.Calls)
-	})
+	defer console.Close()
+	if err := console.Limit(ctx, a.Account, a.Action, int(a.Calls)); err != nil {
+		return err
+	}
+	fmt.Printf("%s: %s at %s\n", a.Account, a.Action, console.Limited(a.Account, a.Action, int(a.Calls)))
+	return nil
 }
 
 type firstUseCmd struct {

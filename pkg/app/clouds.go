@@ -80,6 +80,11 @@ func vendors() map[string]Provider {
 // calls are the vendor's actions that certmill makes, those of its DNS too.
 func (p Provider) calls() issuer.Calls { return slices.Concat(p.About.Calls, p.DNSCalls) }
 
+// limited are those of them that take permits.
+func (p Provider) limited() issuer.Calls {
+	return slices.DeleteFunc(p.calls(), func(c issuer.Call) bool { return c.Free })
+}
+
 // CloudNames are the names of all clouds, for a sentence.
 func CloudNames() string {
 	all := vendors()
@@ -203,7 +208,7 @@ func (c Config) limits(states *account.Accounts) func(permit.Key) permit.Limit {
 	return func(k permit.Key) permit.Limit {
 		a := own[k.Account]
 		call, _ := all[a.Cloud].calls().Find(k.Action)
-		l := permit.Limit{Calls: cmp.Or(call.Limit, issuer.UsualLimit), Period: period, Deadline: a.Deadline}
+		l := permit.Limit{Calls: call.Most(), Period: period, Deadline: a.Deadline}
 		for _, n := range []int{a.Limits[k.Action], states.State(k.Account).Limits[k.Action]} {
 			if n > 0 {
 				l.Calls = n

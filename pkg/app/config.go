@@ -334,8 +334,8 @@ func (a Account) check(at, label string) (all []error) {
 		bad(".daily is %d: write how many purchases a day are allowed, or 0 for any", a.Daily)
 	}
 	for action, n := range a.Limits {
-		if n < 1 {
-			bad(".limits.%s is %d: write how many calls a second are allowed, at least 1", action, n)
+		if n < 1 || n > mostCalls {
+			bad(".limits.%s is %d: write how many calls a second are allowed, 1 to %d", action, n, mostCalls)
 		}
 	}
 	for name, d := range map[string]time.Duration{"deadline": a.Deadline, "spend_deadline": a.SpendDeadline, "signature_life": a.SignatureLife, "entry_life": a.EntryLife, "clocks": a.Clocks, "list_lag": a.ListLag} {
@@ -345,6 +345,9 @@ func (a Account) check(at, label string) (all []error) {
 	}
 	return all
 }
+
+// mostCalls is what no cloud grants: each of them is a message of a permit ring.
+const mostCalls = 1000
 
 // sharedMains refuses labels that share a main account and differ in what holds
 // for it as a whole.

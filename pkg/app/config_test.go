@@ -80,6 +80,7 @@ func TestBadConfig(t *testing.T) {
 		{"cloud", strings.Replace(account(""), "aliyun", "azure", 1), `accounts.a.cloud is "azure": write aliyun or tencent`},
 		{"label", strings.Replace(account(""), "  a:", "  a-urgent:", 1), "does not end in"},
 		{"limit", account("    limits: {CreateRecord: 0}\n"), "accounts.a.limits.CreateRecord is 0"},
+		{"absurd limit", account("    limits: {CreateRecord: 100000}\n"), "accounts.a.limits.CreateRecord is 100000: write how many calls a second are allowed, 1 to 1000"},
 		{"endpoint", account("    endpoint: cas.example\n"), "write http(s)://host[:port]"},
 		{"negative", account("    clocks: -1s\n"), "cannot be negative"},
 		{"publisher", account("") + "publishers: {shop.eu: {}}\n", "publishers.shop.eu: write the last token"},

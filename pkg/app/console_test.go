@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -156,8 +157,9 @@ func TestVerbsWithoutConfig(t *testing.T) {
 		t.Errorf("an account that nobody knows: %v", err)
 	}
 	for says, err := range map[string]error{
-		`certmill makes no call "nosuch"; write one as the cloud spells it: `:      console.Limit(t.Context(), "aliyun-1", "nosuch", 5),
-		`product "nosuch" does not rest at account aliyun-1; those without quota `: console.Resume(t.Context(), "aliyun-1", "nosuch"),
+		`certmill makes no call "nosuch" that has a limit; write one as the cloud `: console.Limit(t.Context(), "aliyun-1", "nosuch", 5),
+		`certmill makes no call "GetCallerIdentity" that has a limit`:               console.Limit(t.Context(), "aliyun-1", "GetCallerIdentity", 5),
+		`product "nosuch" does not rest at account aliyun-1; those without quota `:  console.Resume(t.Context(), "aliyun-1", "nosuch"),
 	} {
 		if err == nil || !strings.HasPrefix(err.Error(), says) || states.State(main).Limits["nosuch"] != 0 {
 			t.Errorf("%v, want %q", err, says)
@@ -165,6 +167,54 @@ func TestVerbsWithoutConfig(t *testing.T) {
 	}
 	if _, err := js.Stream(t.Context(), "PERMITS"); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		t.Errorf("PERMITS: %v", err)
+	}
+}
+
+// TestLimitStaysBelowTheCloudsCeiling: more calls than the cloud documents, or than the
+// config says was granted, are refused with the number that may be written; 0 says
+// what holds then.
+func TestLimitStaysBelowTheCloudsCeiling(t *testing.T) {
+	t.Parallel()
+	js, c := initialised(t)
+	if _, err := js.CreateConsumer(t.Context(), pipeline.OrdersStream, jetstream.ConsumerConfig{Durable: "submit-aliyun-1"}); err != nil {
+		t.Fatal(err)
+	}
+	lay(t, js, c, orderIn(order.Issued))
+	const listed, granted, dns = "DescribeCertificateState", "DescribePackageState", "AddDomainRecord"
+	c.Accounts = maps.Clone(c.Accounts)
+	a := c.Accounts["aliyun-1"]
+	a.Limits = map[string]int{granted: 25}
+	c.Accounts["aliyun-1"] = a
+	console, stranger := openConsole(t, c), openConsole(t, at(c.NATS.URL, 1))
+	for _, tt := range []struct {
+		by     *Console
+		action string
+		calls  int
+		says   string // of the refusal; empty: taken
+	}{
+		{console, listed, 100000, "write 1 to 10, or 0"}, {console, listed, 11, "10 is what its cloud documents"}, {console, listed, 10, ""}, {console, listed, 1, ""},
+		{console, granted, 26, "25 is what accounts.aliyun-1.limits of the config says was granted"}, {console, granted, 25, ""},
+		{console, dns, 61, "write 1 to 60"}, {console, dns, 60, ""}, {console, listed, -1, "certmill pause aliyun-1"}, {console, listed, 0, ""},
+		{stranger, listed, 11, "write 1 to 10"}, {stranger, dns, 60, ""},
+	} {
+		err := tt.by.Limit(t.Context(), "aliyun-1", tt.action, tt.calls)
+		if (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%s %d: %v, want %q", tt.action, tt.calls, err, tt.says)
+		}
+	}
+	states, err := account.Look(t.Context(), js, 1, quiet)
+	if now := states.State(c.Accounts["aliyun-1"].Main).Limits; err != nil || now[listed] != 0 || now[granted] != 25 || now[dns] != 60 {
+		t.Errorf("in force are %v, %v", now, err)
+	}
+	for says, is := range map[string]string{
+		"3 a second": console.Limited("aliyun-1", listed, 3),
+		"10 a second again: the config says noth": console.Limited("aliyun-1", listed, 0),
+		"25 a second again, as accounts.aliyun-1": console.Limited("aliyun-1", granted, 0),
+		"what accounts.aliyun-1.limits of the wo": stranger.Limited("aliyun-1", granted, 0),
+	} {
+		if !strings.HasPrefix(is, says) {
+			t.Errorf("%q, want %q", is, says)
+		}
 	}
 }
 

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
@@ -182,35 +182,31 @@ func (c *Console) Resume(ctx context.Context, label, product string) error {
 	return c.states.Replenish(ctx, main, product)
 }
 
-// calls tells whether certmill makes an API action at an account; all are those of
-// its cloud, or of all clouds where nobody here knows which that is.
-func (c *Console) calls(label, action string) (all []string, makes bool) {
+// calls are the actions that certmill makes at an account with permits; those of all
+// clouds where nobody here knows which its cloud is.
+func (c *Console) calls(label string) issuer.Calls {
 	clouds := vendors()
 	if p, known := clouds[c.cfg.Accounts[label].Cloud]; known {
 		clouds = map[string]Provider{"": p}
 	}
+	var all issuer.Calls
 	for _, p := range clouds {
-		for _, call := range p.calls() {
-			all, makes = append(all, call.Action), makes || call.Action == action
-		}
+		all = append(all, p.limited()...)
 	}
-	slices.Sort(all)
-	return slices.Compact(all), makes
+	return all
 }
 
 // Limit changes how many calls a second a main account may make to an API
-// action; 0 means what the config says. A lower one holds at once, a higher one
-// a few seconds later.
+// action; 0 means what the config says. More than the cloud documents, or than the
+// config says was granted, would only be throttled there. A lower one holds at once,
+// a higher one a few seconds later.
 func (c *Console) Limit(ctx context.Context, label, action string, calls int) error {
 	main, err := c.main(ctx, label)
+	if err == nil {
+		err = c.limitable(label, action, calls)
+	}
 	if err != nil {
 		return err
-	}
-	if calls < 0 {
-		return fmt.Errorf("%d calls a second cannot be; certmill pause %s stops the account", calls, label)
-	}
-	if all, makes := c.calls(label, action); !makes {
-		return fmt.Errorf("certmill makes no call %q; write one as the cloud spells it: %s", action, strings.Join(all, ", "))
 	}
 	return c.states.Change(ctx, main, func(s *account.State) {
 		if s.Limits == nil {
@@ -218,6 +214,44 @@ func (c *Console) Limit(ctx context.Context, label, action string, calls int) er
 		}
 		s.Limits[action] = calls
 	})
+}
+
+// limitable says why an account's calls of an action cannot have a limit.
+func (c *Console) limitable(label, action string, calls int) error {
+	all := c.calls(label)
+	call, makes := all.Find(action)
+	most, whose := call.Most(), "is what its cloud documents"
+	if n := c.cfg.Accounts[label].Limits[action]; n > most {
+		most, whose = n, fmt.Sprintf("is what accounts.%s.limits of the config says was granted", label)
+	}
+	switch {
+	case !makes:
+		return fmt.Errorf("certmill makes no call %q that has a limit; write one as the cloud spells it: %s", action, strings.Join(all.Actions(), ", "))
+	case calls < 0:
+		return fmt.Errorf("%d calls a second cannot be; certmill pause %s stops the account", calls, label)
+	case calls > most:
+		return fmt.Errorf("%d calls a second are more than account %s may make of %s: %d %s, and the cloud refuses what is above; "+
+			"write 1 to %d, or 0 for what the config says. What the cloud grants an account beyond that stands in accounts.%s.limits of the workers' config",
+			calls, label, action, most, whose, most, label)
+	}
+	return nil
+}
+
+// Limited says how many calls a second are made of an action once Limit was given
+// that number.
+func (c *Console) Limited(label, action string, calls int) string {
+	if calls > 0 {
+		return fmt.Sprintf("%d a second", calls)
+	}
+	a, here := c.cfg.Accounts[label]
+	call, _ := c.calls(label).Find(action)
+	switch n := a.Limits[action]; {
+	case n > 0:
+		return fmt.Sprintf("%d a second again, as accounts.%s.limits of the config says", n, label)
+	case here:
+		return fmt.Sprintf("%d a second again: the config says nothing of it, so what the cloud documents holds", call.Most())
+	}
+	return fmt.Sprintf("what accounts.%s.limits of the workers' config says again, or, where it says nothing of it, what the cloud documents: %d a second", label, call.Most())
 }
 
 // FirstUse says, for this incarnation of the streams, that nothing can have been

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -61,6 +62,10 @@ type Call struct {
 	Optional bool         // certmill goes on without the right to it
 }
 
+// Most is how many calls a second a main account may make of it, as far as anything
+// is documented.
+func (c Call) Most() int { return cmp.Or(c.Limit, UsualLimit) }
+
 // Calls are the actions of one vendor or of one of its services. An action that
 // one role needs and another can do without stands there twice; all else of the
 // two is the same.
@@ -73,6 +78,16 @@ func (c Calls) Find(action string) (Call, bool) {
 		return Call{}, false
 	}
 	return c[i], true
+}
+
+// Actions are their names, each once.
+func (c Calls) Actions() []string {
+	var all []string
+	for _, x := range c {
+		all = append(all, x.Action)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // Free are the actions that take no permit.
