@@ -239,6 +239,14 @@ func (n NATS) check() (all []error) {
 	if err := n.checkURL(); err != nil {
 		all = append(all, err)
 	}
+	if n.URL == "" {
+		if err := n.checkListen(); err != nil {
+			all = append(all, err)
+		}
+	}
+	if err := n.Password.check(); err != nil {
+		bad("nats.password: %w", err)
+	}
 	if n.Inbox != "" && !inboxForm.MatchString(n.Inbox) {
 		bad("nats.inbox is %q: write a subject without wildcards, such as _INBOX_certmill", n.Inbox)
 	}
@@ -254,6 +262,9 @@ func (n NATS) check() (all []error) {
 		}
 		if n.Users[name] == "" {
 			bad("nats.users.%s has no password: write env:NAME or file:PATH", name)
+		}
+		if err := n.Users[name].check(); err != nil {
+			bad("nats.users.%s: %w", name, err)
 		}
 	}
 	return all

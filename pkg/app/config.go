@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -17,7 +16,10 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/dcv"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/redact"
 )
 
@@ -139,7 +141,7 @@ func (r Ref) fetch() (order.Secret, error) {
 	case r == "":
 		return "", nil
 	case r == unread:
-		return "unread", nil
+		return "bm90IHJlYWQ=", nil // what takes base64 takes it, too
 	case kind == "env" && where != "":
 		if v := os.Getenv(where); v != "" {
 			return order.Secret(v), nil
@@ -155,7 +157,18 @@ func (r Ref) fetch() (order.Secret, error) {
 		}
 		return "", fmt.Errorf("%s is empty", where)
 	}
-	return "", errors.New("write env:NAME or file:PATH; a secret itself does not belong into the config") // never repeated
+	return "", errRef
+}
+
+// errRef never repeats what was written: it may be the secret.
+var errRef = errors.New("write env:NAME or file:PATH; a secret itself does not belong into the config")
+
+// check tells whether it is a reference, or nothing. What it leads to is not read.
+func (r Ref) check() error {
+	if r != "" && r != unread && !refForm.MatchString(string(r)) {
+		return errRef
+	}
+	return nil
 }
 
 // Defaults are the settings that a config starts from.
@@ -260,7 +273,8 @@ var (
 	mainForm  = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
 
-// check refuses what cannot work, all of it at once.
+// check refuses what cannot work, all of it at once: whatever the config alone tells,
+// so that certmill config --check refuses what certmill run would (ready).
 func (c Config) check() error {
 	var all []error
 	bad := func(format string, args ...any) { all = append(all, fmt.Errorf(format, args...)) }
@@ -270,6 +284,9 @@ func (c Config) check() error {
 	all = append(all, c.NATS.check()...)
 	if _, err := logLevel(c.Log); err != nil {
 		bad("log: %w", err)
+	}
+	if _, _, err := splitAddress(c.Listen); c.Listen != "" && err != nil {
+		bad("listen is %q: write host:port, such as 127.0.0.1:8080", c.Listen)
 	}
 	if c.Parallel < 1 || c.Parallel > 500 {
 		bad("parallel is %d: write 1 to 500", c.Parallel)
@@ -289,6 +306,9 @@ func (c Config) check() error {
 		bad("duplicates is %q: write %s or %s", c.Duplicates, duplicatesHold, duplicatesAllow)
 	}
 	all = append(all, c.DCV.checkFiles()...)
+	if err := (dcv.LookerConfig{Resolvers: c.DCV.Resolvers, Servers: c.DCV.Servers}).Check(); err != nil {
+		bad("dcv.resolvers, dcv.servers: %w", err)
+	}
 	if c.DCV.CleanUp < time.Second {
 		bad("dcv.clean_up is %v: write at least 1s; orders that are under way look after theirs", c.DCV.CleanUp)
 	}
@@ -300,7 +320,7 @@ func (c Config) check() error {
 			bad("keys.recipients: %w", err)
 		}
 	}
-	all = append(all, c.checkPublishers()...)
+	all = append(all, c.checkPublishers(c.labels())...)
 	for label, a := range c.Accounts {
 		all = append(all, a.check("accounts."+label, label)...)
 	}
@@ -309,6 +329,32 @@ func (c Config) check() error {
 	all = append(all, c.checkSolvers()...)
 	slices.SortFunc(all, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(all...)
+}
+
+// ready refuses what a run would come to refuse, before it begins anything: what check
+// does, which also sees what the command line changed, and what only this machine can
+// tell, secrets that are not there. Nothing is sent or written.
+func (c Config) ready() error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	simulated := len(c.Accounts) == 0
+	if simulated { // also where the config names a server
+		if err := errors.Join(c.checkPublishers(simulatedLabels())...); err != nil {
+			return err
+		}
+	} else if _, err := newLooker(c.DCV); err != nil {
+		return err
+	}
+	if _, err := openClouds(c, permit.NewSet(c.limits(nil)), simulated, nil); err != nil {
+		return err
+	}
+	for _, name := range sorted(c.NATS.Users) {
+		if _, err := c.NATS.Users[name].read(); err != nil {
+			return fmt.Errorf("nats.users.%s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func (a Account) check(at, label string) (all []error) {
@@ -325,9 +371,17 @@ func (a Account) check(at, label string) (all []error) {
 	if a.KeyID == "" || a.Secret == "" {
 		bad(": key_id and secret are required, as env:NAME or file:PATH")
 	}
+	for name, ref := range map[string]Ref{"key_id": a.KeyID, "secret": a.Secret, "token": a.Token} {
+		if err := ref.check(); err != nil {
+			bad(".%s: %w", name, err)
+		}
+	}
 	for name, e := range map[string]string{"endpoint": a.Endpoint, "dns_endpoint": a.DNSEndpoint, "identity_endpoint": a.IdentityEndpoint} {
-		if u, err := url.Parse(e); e != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
-			bad(".%s is %q: write http(s)://host[:port]", name, e)
+		if e == "" {
+			continue
+		}
+		if _, err := issuer.ParseEndpoint(e); err != nil { // it says what may be shown of it
+			bad(".%s: %w: write http(s)://host[:port]", name, err)
 		}
 	}
 	if a.Daily < 0 {

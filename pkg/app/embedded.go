@@ -39,14 +39,15 @@ type Embedded struct {
 // in files below dir, and those of n.Users. Whoever comes without credentials, to
 // the loopback only, may publish orders and nothing else.
 func StartEmbedded(dir string, n NATS) (*Embedded, error) {
+	if err := n.checkListen(); err != nil {
+		return nil, err
+	}
 	host, port, err := listenAt(n.Listen)
 	if err != nil {
 		return nil, err
 	}
-	if !loopback(host) && len(n.Users) == 0 {
-		return nil, fmt.Errorf("nats.listen is %q, which others reach: say who may use the server, by name and password, "+
-			"such as nats.users: {shop: file:/etc/certmill/shop-password} for a publisher, monitor for who looks; "+
-			"or write 127.0.0.1:%d", n.Listen, server.DEFAULT_PORT)
+	if err := vacant(host, port); err != nil { // the server itself would say nothing for half a minute
+		return nil, err
 	}
 	e := &Embedded{nats: n, open: loopback(host)}
 	if e.access, err = openAccess(dir); err != nil {
@@ -155,14 +156,36 @@ func addPublisher(o *server.Options, name, password, suffix string) error {
 	return nil
 }
 
+// checkListen refuses what the embedded server cannot listen at, and an address that
+// others reach where nobody is named who may.
+func (n NATS) checkListen() error {
+	if n.Listen == "" {
+		return nil
+	}
+	host, _, err := listenAt(n.Listen)
+	if err == nil && !loopback(host) && len(n.Users) == 0 {
+		err = fmt.Errorf("nats.listen is %q, which others reach: say who may use the server, by name and password, "+
+			"such as nats.users: {shop: file:/etc/certmill/shop-password} for a publisher, monitor for who looks; "+
+			"or write 127.0.0.1:%d", n.Listen, server.DEFAULT_PORT)
+	}
+	return err
+}
+
+// splitAddress reads host:port; the host may be empty, for all of the machine.
+func splitAddress(at string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(at)
+	if err != nil {
+		return "", 0, err
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	return host, int(n), err
+}
+
 func listenAt(listen string) (host string, port int, err error) {
 	if listen == "" {
 		return "127.0.0.1", usualPort(), nil
 	}
-	host, text, err := net.SplitHostPort(listen)
-	if err == nil {
-		port, err = strconv.Atoi(text)
-	}
+	host, port, err = splitAddress(listen)
 	if err != nil {
 		return "", 0, fmt.Errorf("nats.listen is %q: write host:port", listen)
 	}
@@ -170,6 +193,16 @@ func listenAt(listen string) (host string, port int, err error) {
 		port = server.RANDOM_PORT
 	}
 	return host, port, nil
+}
+
+// vacant tells whether a server can listen there. In the moment until it does, another
+// program may take the port: then it says so itself, later.
+func vacant(host string, port int) error {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(max(port, 0))))
+	if err != nil {
+		return fmt.Errorf("nats.listen: the embedded server cannot listen there: %w; stop what does, or write another address", err)
+	}
+	return l.Close()
 }
 
 func usualPort() int {

@@ -130,6 +130,9 @@ func (c DCV) checkFiles() (all []error) {
 	if c.Serve != "" && c.servePort() == 0 {
 		all = append(all, fmt.Errorf("dcv.serve is %q: write host:port, such as 0.0.0.0:8081", c.Serve))
 	}
+	if err := bucket.Check(c.Bucket); c.Bucket != "" && err != nil {
+		all = append(all, fmt.Errorf("dcv.bucket: %w", err))
+	}
 	if _, err := c.allowed(); err != nil {
 		all = append(all, err)
 	}

@@ -3,8 +3,10 @@ package app
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
+	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/stage"
 )
 
@@ -21,7 +23,24 @@ func (c Config) publishers() stage.Publishers {
 // but what cannot be written into a user's rights without quotes helps nobody.
 var publisherForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,63}$`)
 
-func (c Config) checkPublishers() (all []error) {
+// labels are those that there are accounts of; nil where the config does not tell:
+// that of a console need not have the accounts.
+func (c Config) labels() []string {
+	if len(c.Accounts) == 0 && c.NATS.URL == "" {
+		return simulatedLabels()
+	}
+	return sorted(c.Accounts)
+}
+
+// simulatedLabels are those of the accounts that a run without any simulates.
+func simulatedLabels() (all []string) {
+	for _, a := range cloudsim.DefaultAccounts() {
+		all = append(all, a.Label)
+	}
+	return all
+}
+
+func (c Config) checkPublishers(labels []string) (all []error) {
 	bad := func(format string, args ...any) { all = append(all, fmt.Errorf("publishers."+format, args...)) }
 	for name, p := range c.Publishers {
 		if name != stage.EverybodyElse && !publisherForm.MatchString(name) {
@@ -32,12 +51,11 @@ func (c Config) checkPublishers() (all []error) {
 			bad("%s.daily is %d: write how many purchases a day are allowed, or 0 for any", name, p.Daily)
 		}
 		for _, label := range p.Accounts {
-			_, there := c.Accounts[label]
-			if there || len(c.Accounts) == 0 || label == stage.NoAccount && len(p.Accounts) == 1 {
-				continue // without accounts in the config they are simulated
+			if len(labels) == 0 || slices.Contains(labels, label) || label == stage.NoAccount && len(p.Accounts) == 1 {
+				continue
 			}
 			bad("%s.accounts has %q: write labels of accounts (%s), or %q alone",
-				name, label, strings.Join(sorted(c.Accounts), ", "), stage.NoAccount)
+				name, label, strings.Join(labels, ", "), stage.NoAccount)
 		}
 	}
 	return all

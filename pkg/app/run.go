@@ -60,6 +60,9 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 	}
 	c := opt.Config
 	c.sealToItself()
+	if err := c.ready(); err != nil {
+		return Summary{}, err
+	}
 	house, err := openHouse(ctx, c, opt.Log)
 	if err != nil {
 		return Summary{}, err
@@ -69,7 +72,7 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 
 	p, err := NewProcess(house.workers(), hostName("run"), house.world != nil, opt.Log, order.Roles...)
 	if err != nil {
-		return Summary{}, err
+		return Summary{}, errors.Join(err, house.refuse())
 	}
 	work, stop := context.WithCancel(ctx)
 	g, work := errgroup.WithContext(work)
@@ -106,12 +109,14 @@ func (c *Config) sealToItself() {
 // house is what one process of certmill run stands on.
 type house struct {
 	cfg   Config
-	lock  *os.File  // of the state folder
+	trace trace     // of the state folder, as it was
+	lock  *os.File  // of the state folder; nil: closed
 	nats  *Embedded // nil: the config names a server
 	world *world    // nil: the config has accounts
 }
 
 func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) {
+	before := traceOf(c)
 	if err := claimState(c); err != nil {
 		return nil, err
 	}
@@ -119,10 +124,10 @@ func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) 
 	if err != nil {
 		return nil, err
 	}
-	h := &house{cfg: c, lock: lock}
+	h := &house{cfg: c, lock: lock, trace: before.locked()}
 	if c.NATS.URL == "" {
 		if h.nats, err = StartEmbedded(c.State, c.NATS); err != nil {
-			return nil, errors.Join(err, h.close())
+			return nil, errors.Join(err, h.refuse())
 		}
 		if h.cfg.NATS = h.nats.As(Operator); !h.nats.open {
 			log.WarnContext(ctx, "the embedded server listens where others reach it, and what they send it, their password too, is not encrypted; "+
@@ -132,7 +137,7 @@ func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) 
 		// is lost. A server that the config names is set up by certmill init.
 		made, err := initIn(ctx, h.cfg, h.nats.free(), log)
 		if err != nil {
-			return nil, errors.Join(err, h.close())
+			return nil, errors.Join(err, h.refuse())
 		}
 		for _, m := range made {
 			if m.Lost != "" {
@@ -149,7 +154,7 @@ func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) 
 		err = writeConfig(h.cfg)
 	}
 	if err != nil {
-		return nil, errors.Join(err, h.close())
+		return nil, errors.Join(err, h.refuse())
 	}
 	return h, nil
 }
@@ -174,14 +179,32 @@ func (h *house) where() Where {
 	return w
 }
 
-func (h *house) close() (err error) {
+// refuse closes the house before anything was done in it, and leaves nothing of it in
+// a state folder that was new: it would be for clouds of one kind already. A key store
+// that lies elsewhere is sealed to what lies here, and keeps all of it.
+func (h *house) refuse() error {
+	if within, err := filepath.Rel(absolute(h.cfg.State), absolute(h.cfg.Keys.Store)); err == nil && filepath.IsLocal(within) {
+		return h.end(h.trace.undo)
+	}
+	return h.close()
+}
+
+func (h *house) close() error { return h.end(func() {}) }
+
+// end is done once: last is what comes when everything is at rest.
+func (h *house) end(last func()) (err error) {
+	if h.lock == nil {
+		return nil
+	}
 	if h.world != nil {
 		err = h.world.close()
 	}
 	if h.nats != nil {
 		h.nats.Stop()
 	}
+	last()
 	_ = h.lock.Close() // last: who comes next finds everything at rest
+	h.lock = nil
 	return err
 }
 

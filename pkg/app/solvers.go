@@ -126,14 +126,39 @@ func (s Solver) check(at string) (wrong []error) {
 		}
 	}
 	for name, ref := range map[string]Ref{"secret": s.Secret, "token": s.Token} {
-		if ref != "" && !refForm.MatchString(string(ref)) {
-			bad(".%s: write env:NAME or file:PATH; a secret itself does not belong into the config", name)
+		if err := ref.check(); err != nil {
+			bad(".%s: %w", name, err)
 		}
 	}
 	if s.Timeout < 0 {
 		bad(".timeout is %v: it cannot be negative", s.Timeout)
 	}
+	if len(wrong) == 0 {
+		if err := s.tryOut(); err != nil {
+			bad(": %w", err)
+		}
+	}
 	return wrong
+}
+
+// tryOut makes the solver as a worker will, but for its secret and its program, which
+// the worker's machine has. Nothing is sent.
+func (s Solver) tryOut() error {
+	if s.Kind == kindExec {
+		return s.program().Check()
+	}
+	if s.Secret != "" {
+		s.Secret = unread
+	}
+	if s.Token != "" {
+		s.Token = unread
+	}
+	_, err := s.open(nil)
+	return err
+}
+
+func (s Solver) program() hook.ProgramConfig {
+	return hook.ProgramConfig{Command: s.Command, Env: s.Env, Zones: s.Zones, Timeout: s.Timeout}
 }
 
 var (
@@ -179,7 +204,7 @@ func (s Solver) open(own map[string]dcv.Solver) (dcv.Solver, error) {
 	case kindWebhook:
 		return hook.NewWebhook(hook.WebhookConfig{URL: s.URL, Token: secret, Zones: s.Zones, Timeout: s.Timeout})
 	case kindExec:
-		return hook.NewProgram(hook.ProgramConfig{Command: s.Command, Env: s.Env, Zones: s.Zones, Timeout: s.Timeout})
+		return hook.NewProgram(s.program())
 	default:
 		return own[s.Account], nil
 	}

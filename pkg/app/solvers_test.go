@@ -68,7 +68,8 @@ func TestWrongSolversAreExplained(t *testing.T) {
 	}
 }
 
-// What the packages of the solvers refuse is told when the process starts.
+// What the packages of the solvers refuse is told when the process starts, and what
+// needs no secret when the config is read.
 func TestSolversThatCannotBeOpened(t *testing.T) {
 	t.Setenv("TEST_KEY", "not base64!")
 	for _, c := range []struct{ solvers, says string }{
@@ -78,11 +79,13 @@ func TestSolversThatCannotBeOpened(t *testing.T) {
 		{`a: {kind: webhook, zones: [example.com], url: "h/hook"}`, "dcv.solvers.a: url: write http(s)://"},
 	} {
 		cfg, err := Parse([]byte("dcv: {solvers: {" + c.solvers + "}}\n" + twoAccounts))
-		if err != nil {
+		if read := strings.Contains(c.solvers, "env:"); read != (err == nil) {
 			t.Errorf("%s: %v", c.solvers, err)
-			continue
 		}
-		if _, err := openClouds(cfg, anyPermits(), true, nil); err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "not base64!") {
+		if err == nil {
+			_, err = openClouds(cfg, anyPermits(), true, nil)
+		}
+		if err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "not base64!") {
 			t.Errorf("%s: got %v, want it to say %s", c.solvers, err, c.says)
 		}
 	}

@@ -1,7 +1,9 @@
 package app
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,6 +33,59 @@ func claimState(c Config) error {
 	}
 	// A crash here leaves a folder for either kind, without anything in it.
 	return certstore.Dedicate(c.State, stateWord, c.clouds(), "Name another folder with --state, or state in the config")
+}
+
+// trace is what a state folder had before somebody began there, so that one who is
+// refused takes away again what he began, and nothing else.
+type trace struct {
+	dir   string
+	made  bool            // there was no such folder
+	had   map[string]bool // what lay in it
+	fresh bool            // no life of certmill run had left anything there
+}
+
+// traceOf looks at the folder. It comes before claimState.
+func traceOf(c Config) trace {
+	t := trace{dir: c.State, had: map[string]bool{}}
+	entries, err := os.ReadDir(c.State)
+	t.made = errors.Is(err, fs.ErrNotExist)
+	for _, e := range entries {
+		t.had[e.Name()] = true
+	}
+	t.fresh = !t.lived() && !certstore.Claimed(c.State)
+	return t
+}
+
+// lived tells whether the folder has what a life leaves.
+func (t trace) lived() bool {
+	return slices.ContainsFunc(lives, func(name string) bool {
+		_, err := os.Lstat(filepath.Join(t.dir, name))
+		return err == nil
+	})
+}
+
+// locked comes with the folder's lock: whoever was there in between has lived there.
+func (t trace) locked() trace {
+	t.fresh = t.fresh && !t.lived()
+	return t
+}
+
+// undo takes away what was begun since, where the folder was new. It MUST come with the
+// folder's lock, and when nothing works in it any more. What it cannot remove stays: a
+// begun folder does no harm to who begins there with clouds of the same kind.
+func (t trace) undo() {
+	if !t.fresh {
+		return
+	}
+	entries, _ := os.ReadDir(t.dir)
+	for _, e := range entries {
+		if !t.had[e.Name()] {
+			_ = os.RemoveAll(filepath.Join(t.dir, e.Name()))
+		}
+	}
+	if t.made {
+		_ = os.Remove(t.dir)
+	}
 }
 
 const stateWord = "state folder"

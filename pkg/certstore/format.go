@@ -69,6 +69,12 @@ func ClaimFolder(dir, what, do string, ours func(name string) bool) error {
 	return err
 }
 
+// Claimed tells whether a folder says of which format it is.
+func Claimed(dir string) bool {
+	_, err := formatOf(dir)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // formatOf reads the number of a folder's format, as it stands there.
 func formatOf(dir string) (string, error) {
 	data, err := os.ReadFile(filepath.Join(dir, formatFile))

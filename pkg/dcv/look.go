@@ -61,6 +61,16 @@ const (
 	lookTimeouts = 10  // timeouts that one look at a record may take together
 )
 
+// Check refuses what is no address of a resolver or name server.
+func (c LookerConfig) Check() error {
+	for _, addr := range append(c.Resolvers[:len(c.Resolvers):len(c.Resolvers)], c.Servers...) {
+		if !isHostPort(addr) {
+			return fmt.Errorf("%q is not host:port, such as 192.0.2.53:53", addr)
+		}
+	}
+	return nil
+}
+
 // NewLooker checks the config. Nothing is sent.
 func NewLooker(cfg LookerConfig) (*Looker, error) {
 	if len(cfg.Resolvers) == 0 {
@@ -72,10 +82,8 @@ func NewLooker(cfg LookerConfig) (*Looker, error) {
 			cfg.Resolvers = append(cfg.Resolvers, net.JoinHostPort(s, system.Port))
 		}
 	}
-	for _, addr := range append(cfg.Resolvers[:len(cfg.Resolvers):len(cfg.Resolvers)], cfg.Servers...) {
-		if !isHostPort(addr) {
-			return nil, fmt.Errorf("look for challenges: %q is not host:port, such as 192.0.2.53:53", addr)
-		}
+	if err := cfg.Check(); err != nil {
+		return nil, fmt.Errorf("look for challenges: %w", err)
 	}
 	return &Looker{resolvers: cfg.Resolvers, servers: cfg.Servers, port: portOr(cfg.ServerPort, 53), httpPort: portOr(cfg.HTTPPort, 80),
 		timeout: durationOr(cfg.Timeout, 3*time.Second), guard: &guard{allow: cfg.Allow, own: net.InterfaceAddrs, port: cfg.OwnPort},

@@ -35,10 +35,18 @@ type ProgramConfig struct {
 // many.
 const atOnce = 16
 
+// Check refuses what can be no program, on whatever machine.
+func (c ProgramConfig) Check() error {
+	if len(c.Command) == 0 || !filepath.IsAbs(c.Command[0]) {
+		return fmt.Errorf("command is %q: write a list, of which the first is the absolute path of the program and the others are its arguments", c.Command)
+	}
+	return nil
+}
+
 // NewProgram returns the solver. Nothing is run.
 func NewProgram(cfg ProgramConfig) (dcv.Solver, error) {
-	if len(cfg.Command) == 0 || !filepath.IsAbs(cfg.Command[0]) {
-		return nil, fmt.Errorf("command is %q: write a list, of which the first is the absolute path of the program and the others are its arguments", cfg.Command)
+	if err := cfg.Check(); err != nil {
+		return nil, err
 	}
 	if info, err := os.Stat(cfg.Command[0]); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
 		return nil, fmt.Errorf("command: %s is no program that can be run (%v); write the path of an executable file", cfg.Command[0], err)

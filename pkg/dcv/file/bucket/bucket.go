@@ -41,18 +41,35 @@ const maxContent = 64 << 10
 // those that the S3 tools take: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a
 // profile. Nothing is sent.
 func Open(ctx context.Context, address string) (*Solver, error) {
-	u, err := url.Parse(address)
-	if err != nil || u.Scheme == "" || u.Host == "" && u.Scheme != "mem" {
-		return nil, errors.New("bucket: write a URL such as s3://name?region=cn-hangzhou") // an address could hold a secret
-	}
-	if u.User != nil {
-		return nil, errors.New("bucket: leave user and password out of the URL; credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)")
+	u, err := parse(address)
+	if err != nil {
+		return nil, err
 	}
 	b, err := blob.OpenBucket(ctx, compatible(u).String())
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s://%s: %w", u.Scheme, u.Host, err)
 	}
 	return New(b), nil
+}
+
+// Check refuses what is no address of a bucket. Nothing is opened.
+func Check(address string) error {
+	_, err := parse(address)
+	return err
+}
+
+// parse never repeats the address: it could hold a secret.
+func parse(address string) (*url.URL, error) {
+	u, err := url.Parse(address)
+	switch {
+	case err != nil || u.Scheme == "" || u.Host == "" && u.Scheme != "mem":
+		return nil, errors.New("bucket: write a URL such as s3://name?region=cn-hangzhou")
+	case u.User != nil:
+		return nil, errors.New("bucket: leave user and password out of the URL; credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)")
+	case !blob.DefaultURLMux().ValidBucketScheme(u.Scheme):
+		return nil, fmt.Errorf("bucket: nothing here opens %s://…; write s3://name?region=…, also for OSS and COS with endpoint=…", u.Scheme)
+	}
+	return u, nil
 }
 
 // New places challenges in a bucket that is open.
