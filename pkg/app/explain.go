@@ -527,7 +527,7 @@ func (c *Console) Now(ctx context.Context, o order.Order) ([]string, error) {
 }
 
 func cloudWord(st issuer.Status) string {
-	s := "the cloud says " + st.Raw
+	s := "the cloud says " + issuer.Word(st.Raw)
 	if st.Detail != "" {
 		s += ": " + st.Detail
 	}

@@ -8,6 +8,7 @@ package issuer
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/certmill/certmill/pkg/order"
@@ -48,7 +49,7 @@ const (
 // Status is what the cloud says of one order.
 type Status struct {
 	Phase       Phase
-	Raw         string // the cloud's own word
+	Raw         string // the vendor's own word, never a bare number: see Word
 	Detail      string // its explanation, if any
 	Challenges  []order.Challenge
 	CertID      string       // id to fetch the certificate by, where it differs
@@ -79,13 +80,26 @@ type Row struct {
 	Names      []string
 	Product    string
 	Phase      Phase
-	Raw        string
+	Raw        string // as Status.Raw
 	Created    time.Time
 	Expires    time.Time
 	Tag        string // order id that we set, if the list shows it
 	// Origin is the CloudID of what this one follows within the term that was paid
 	// for: a resource that exists for the names of that one alone.
 	Origin string
+}
+
+// Word is a state as sentences have it. A vendor that has numbers for its states gives
+// them the words of its documents; where there is no word, an earlier build's records
+// or an answer that tells nothing, it is said what the number is.
+func Word(raw string) string {
+	if raw == "" {
+		return "state not told"
+	}
+	if strings.Trim(raw, "-0123456789") == "" {
+		return "state " + raw
+	}
+	return raw
 }
 
 // Page is one page of a list. Rows shift while one pages: read with care.

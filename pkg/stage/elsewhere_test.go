@@ -13,6 +13,7 @@ import (
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/stage"
 )
 
 // numbers is a key store that remembers calls on these main accounts.
@@ -101,6 +102,22 @@ func TestForeignRowElsewhere(t *testing.T) {
 	})
 	w.publish(order.Request{ID: "c", Account: "ten", Names: []string{"gone.example.com"}})
 	p.drive("c", order.Issued)
+}
+
+// TestANumberIsNoWord: what an earlier build has noted of a cloud order, a number alone,
+// is not shown bare, in the hold and in the list of what nobody claims.
+func TestANumberIsNoWord(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.must(w.ledger.Report(t.Context(), aliUID, []string{"old.example.com"}, ledger.Unclaimed{CloudID: "77", Status: "1", Seen: time.Now()}))
+	p := w.worker()
+	w.order("a", "old.example.com")
+	p.drive("a", order.Held)
+	w.wantHeld("a", "cloud order 77 (state 1) exists", "certmill approve a")
+	left, err := (&stage.Operator{Ledger: w.ledger, Line: w.line}).Lefts(t.Context(), w.accounts["ali"])
+	if err != nil || len(left) != 1 || left[0].Status != "state 1" {
+		t.Errorf("nobody claims %+v, %v", left, err)
+	}
 }
 
 // eventually waits for what is stored to be known.

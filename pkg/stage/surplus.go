@@ -168,7 +168,7 @@ func (p *Operator) Lefts(ctx context.Context, a *Account) ([]Left, error) {
 			if len(u.Shown) > 0 {
 				continue // listed under those
 			}
-			all = append(all, Left{Account: a.Label, Names: e.Names, CloudID: u.CloudID, Status: u.Status, Product: u.Product,
+			all = append(all, Left{Account: a.Label, Names: e.Names, CloudID: u.CloudID, Status: issuer.Word(u.Status), Product: u.Product,
 				Why: "no ledger entry claims it; it used up one of its product's quota", Command: "certmill adopt <order> " + u.CloudID})
 		}
 		return nil

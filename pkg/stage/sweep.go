@@ -209,7 +209,7 @@ func (s *IssuingSweep) ask(ctx context.Context, a *Account, flow issuer.Flow, f 
 		// The earlier ones stay: they must show until the order ends.
 		o.Challenges, o.Placed, o.State = append(slices.Clone(o.Challenges), more...), true, order.Verify
 	case issuer.Unlisted:
-		s.Log.WarnContext(ctx, "the cloud reports a state that no document lists", "order", o.ID(), "state", st.Raw)
+		s.Log.WarnContext(ctx, "the cloud reports a state that no document lists", "order", o.ID(), "state", issuer.Word(st.Raw))
 		return o, pipeline.Snooze(time.Second)
 	default:
 		return o, pipeline.Snooze(time.Second)

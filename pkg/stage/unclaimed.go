@@ -111,7 +111,7 @@ func (s *Submitter) boughtElsewhere(ctx context.Context, flow issuer.Flow, o ord
 	var said, facts []string
 	for _, at := range e.Elsewhere() {
 		for _, row := range s.unclaimedAt(ctx, o, at) {
-			said = append(said, fmt.Sprintf("cloud order %s (%s) exists for these names at main account %s and no ledger entry claims it", row.CloudID, row.Raw, at.Main))
+			said = append(said, fmt.Sprintf("cloud order %s (%s) exists for these names at main account %s and no ledger entry claims it", row.CloudID, issuer.Word(row.Raw), at.Main))
 			facts = append(facts, order.FactUnclaimed(row.CloudID))
 		}
 	}
@@ -146,7 +146,7 @@ type loose struct {
 }
 
 func (l loose) facts() string {
-	return fmt.Sprintf("cloud order %s (%s) exists for these names and no ledger entry claims it", l.CloudID, l.Raw)
+	return fmt.Sprintf("cloud order %s (%s) exists for these names and no ledger entry claims it", l.CloudID, issuer.Word(l.Raw))
 }
 
 func bare(rows []loose) []issuer.Row {

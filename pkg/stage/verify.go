@@ -146,7 +146,7 @@ func sinceBought(o order.Order) (age time.Duration, fresh bool) {
 func (v *Verifier) late(o order.Order, st issuer.Status) error {
 	for _, e := range o.Timeline {
 		if e.State == order.Verify && time.Since(e.At) > time.Minute {
-			return pipeline.Wait(order.Wait{For: order.WaitForChallenge, What: "the cloud says " + st.Raw, Till: time.Now().UTC().Add(30 * time.Second)})
+			return pipeline.Wait(order.Wait{For: order.WaitForChallenge, What: "the cloud says " + issuer.Word(st.Raw), Till: time.Now().UTC().Add(30 * time.Second)})
 		}
 	}
 	return pipeline.Snooze(time.Second)
@@ -155,14 +155,14 @@ func (v *Verifier) late(o order.Order, st issuer.Status) error {
 // refusedByCA: it will never be issued. One that was adopted without proof has
 // no key to compare, so nobody can say whose it was: a person must.
 func refusedByCA(o order.Order, st issuer.Status) error {
-	reason := fmt.Sprintf("the cloud ended order %s: %s", o.CloudID, st.Raw)
+	reason := fmt.Sprintf("the cloud ended order %s: %s", o.CloudID, issuer.Word(st.Raw))
 	if st.Detail != "" {
 		reason += ": " + st.Detail
 	}
 	if o.Provisional {
 		return pipeline.HoldOpen(o.ID(), reason+"; it was adopted without proof")
 	}
-	return pipeline.Fail(order.Failure{Class: ClassReview, Code: st.Raw, RequestID: st.RequestID, Reason: reason,
+	return pipeline.Fail(order.Failure{Class: ClassReview, Code: issuer.Word(st.Raw), RequestID: st.RequestID, Reason: reason,
 		Advice: "see the order in the cloud's console for the reason; then order again under a new id"})
 }
 
@@ -266,9 +266,9 @@ func brief(missing []string) string {
 // said is a cloud's own word.
 func said(st issuer.Status) string {
 	if st.Detail == "" {
-		return "the cloud says " + st.Raw
+		return "the cloud says " + issuer.Word(st.Raw)
 	}
-	return "the cloud says " + st.Raw + ": " + st.Detail
+	return "the cloud says " + issuer.Word(st.Raw) + ": " + st.Detail
 }
 
 // firstIn is when an order first came to a state; now if it never did.

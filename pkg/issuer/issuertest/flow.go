@@ -223,6 +223,9 @@ func found(t *testing.T, s trial, a issuer.Application, cloudID string) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if len(rows) == 1 {
+				checkWord(t, rows[0].Raw)
+			}
 			return len(rows) == 1 && rows[0].CloudID == cloudID
 		})
 		if rows, err := f.Find(t.Context(), a.Names[:0]); err != nil || len(rows) != 0 {
@@ -246,6 +249,7 @@ func listed(t *testing.T, list func(context.Context, int) (issuer.Page, error), 
 		}
 		for _, r := range p.Rows {
 			if r.CloudID == cloudID {
+				checkWord(t, r.Raw)
 				return true
 			}
 		}
@@ -268,7 +272,16 @@ func until(t *testing.T, s trial, cloudID string, want issuer.Phase) issuer.Stat
 		}
 		return err == nil && st.Phase == want
 	})
+	checkWord(t, st.Raw)
 	return st
+}
+
+// checkWord wants a word for a state that a person can read: no bare number.
+func checkWord(t *testing.T, raw string) {
+	t.Helper()
+	if issuer.Word(raw) != raw {
+		t.Errorf("the state %q is no word", raw)
+	}
 }
 
 // passes tells errors that a caller waits out: an order that was just made may

@@ -49,11 +49,23 @@ func (c certificate) inProgress() issuer.Phase {
 	return issuer.Pending
 }
 
+// words are what the documents of DescribeCertificate call each Status; 14 and 15
+// from the SDK's comments.
+var words = map[int]string{
+	0: "under review", 1: "approved", 2: "unapproved", 3: "expired", 4: "DNS record added", 5: "materials pending",
+	6: "canceling", 7: "canceled", 8: "confirmation letter pending", 9: "revoking", 10: "revoked", 11: "reissuing",
+	12: "revocation letter pending", 13: "free certificate pending materials", 14: "refunded", 15: "migrating",
+}
+
+// raw is the word of the documents: a number alone tells nobody anything.
 func (c certificate) raw() string {
 	if c.Status == nil {
 		return ""
 	}
-	return strconv.Itoa(*c.Status)
+	if word, known := words[*c.Status]; known {
+		return word
+	}
+	return issuer.Word(strconv.Itoa(*c.Status))
 }
 
 // challenges reads DvAuths, one for each name; the fields beside them repeat

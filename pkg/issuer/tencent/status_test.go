@@ -1,6 +1,8 @@
 package tencent_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,6 +55,23 @@ func TestLook(t *testing.T) {
 	}
 }
 
+// TestStatesHaveWords: what a person reads is the documents' word for a status, and of one
+// that they do not list at least what the number is.
+func TestStatesHaveWords(t *testing.T) {
+	seen := map[string]int{}
+	for n := range 17 {
+		f := client(t, serve(t, 200, text(fmt.Sprintf(`{"Response":{"RequestId":"R1","Status":%d}}`, n))), permits(time.Second)).Certificate()
+		st, err := f.Look(t.Context(), "Dsqef134")
+		if err != nil || strings.Trim(st.Raw, "0123456789 ") == "" || issuer.Word(st.Raw) != st.Raw || seen[st.Raw] > 0 {
+			t.Errorf("status %d is %q, %v", n, st.Raw, err)
+		}
+		if listed := st.Phase != issuer.Unlisted; listed == strings.Contains(st.Raw, "16") {
+			t.Errorf("status %d, which is %s, is called %q", n, st.Phase, st.Raw)
+		}
+		seen[st.Raw]++
+	}
+}
+
 func TestRows(t *testing.T) {
 	f := client(t, serve(t, 200, text(`{"Response":{"RequestId":"R1","TotalCount":1001,"Certificates":[
 		{"CertificateId":"abc","Domain":"Example.com","SubjectAltName":["example.com","www.example.com"],"Status":1,"PackageType":"25",
@@ -63,9 +82,9 @@ func TestRows(t *testing.T) {
 		t.Fatal(p, err)
 	}
 	want := []issuer.Row{
-		{CloudID: "abc", CertID: "abc", Names: []string{"example.com", "www.example.com"}, Product: "25", Phase: issuer.IssuedPhase, Raw: "1",
+		{CloudID: "abc", CertID: "abc", Names: []string{"example.com", "www.example.com"}, Product: "25", Phase: issuer.IssuedPhase, Raw: "approved",
 			Created: time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC), Expires: time.Date(2027, 4, 30, 23, 59, 59, 0, time.UTC)},
-		{CloudID: "def", CertID: "def", Phase: issuer.Unstarted, Raw: "5"},
+		{CloudID: "def", CertID: "def", Phase: issuer.Unstarted, Raw: "materials pending"},
 	}
 	if d := cmp.Diff(want, p.Rows); d != "" {
 		t.Error(d)
