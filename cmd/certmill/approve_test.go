@@ -47,13 +47,7 @@ func (h holding) hold(id, fact, reason string) {
 	o := orderIn(order.Held)
 	o.Request.ID, o.Operation, o.Product = id, "Buy", "the-product"
 	o.Hold = &order.Hold{Reason: reason, From: order.Submit, Fact: fact, Commands: []string{"certmill approve " + id}}
-	body, err := o.Encode()
-	if err == nil {
-		_, err = h.js.Publish(h.t.Context(), order.Subject(o.State, id, o.Lane()), body)
-	}
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	h.lay(o)
 }
 
 func (h holding) state(id string) string {
@@ -70,6 +64,12 @@ func (h holding) state(id string) string {
 // answers runs certmill approve, which asks, and gives the word when before has
 // been done. asked is what it wrote until then.
 func (h holding) answers(word string, before func(), args ...string) (asked string, err error) {
+	h.t.Helper()
+	return h.asked(word, before, append([]string{"--nats", h.at, "approve"}, args...)...)
+}
+
+// asked is answers for any command; where it does not ask, what it wrote at all.
+func (h holding) asked(word string, before func(), args ...string) (asked string, err error) {
 	h.t.Helper()
 	stdin, stderr := os.Stdin, os.Stderr
 	defer func() { os.Stdin, os.Stderr = stdin, stderr }()
@@ -95,7 +95,7 @@ func (h holding) answers(word string, before func(), args ...string) (asked stri
 		_, _ = io.WriteString(answer, word+"\n")
 		said <- text
 	}()
-	_, err = execute(h.t, append([]string{"--nats", h.at, "approve"}, args...)...)
+	_, err = execute(h.t, args...)
 	_ = out.Close()
 	return <-said, errors.Join(err, answer.Close())
 }
@@ -121,6 +121,53 @@ func TestApproveAnswersTheHoldThatWasShown(t *testing.T) {
 	}
 	if asked, err := h.answers("x", func() {}, "x"); err != nil || h.state("x") != "submit" || !strings.Contains(asked, "order y in service until 2027") {
 		t.Errorf("%v, now %s; %s", err, h.state("x"), asked)
+	}
+}
+
+// lay lays an order in a state.
+func (h holding) lay(o order.Order) {
+	h.t.Helper()
+	body, err := o.Encode()
+	if err == nil {
+		_, err = h.js.Publish(h.t.Context(), order.Subject(o.State, o.ID(), o.Lane()), body)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// TestNobodyIsAskedForNothing: a verb looks whether it would be refused before it asks
+// for a word; of several orders it asks about those that it can do.
+func TestNobodyIsAskedForNothing(t *testing.T) {
+	h := newHolding(t)
+	h.hold("x", "cloud order 7 unclaimed", "cloud order 7 is there")
+	h.lay(orderIn(order.Issued))
+	h.lay(orderIn(order.Submit))
+	failed := orderIn(order.Failed)
+	failed.Operation = "Buy"
+	h.lay(failed)
+	config := filepath.Join(t.TempDir(), "certmill.yaml")
+	if err := os.WriteFile(config, []byte("nats: {url: '"+h.at+"'}\nkeys: {store: nowhere}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"approve", "issued-1"}, "1 of 1 orders were refused"},
+		{[]string{"approve", "nosuch"}, "1 of 1 orders were refused"},
+		{[]string{"buy-again", "submit-1"}, "1 of 1 orders were refused"},
+		{[]string{"buy-again", "failed-1", "x"}, "2 of 2 orders were refused"},
+		{[]string{"-c", config, "accept-store"}, "certmill accept-store --new"},
+	} {
+		asked, err := h.asked("yes", func() {}, append([]string{"--nats", h.at}, tt.args...)...)
+		if err == nil || !strings.Contains(err.Error(), tt.says) || strings.Contains(asked, "to go on") {
+			t.Errorf("%v: %v: it asked %q", tt.args, err, asked)
+		}
+	}
+	asked, err := h.answers("1", func() {}, "issued-1", "x")
+	if !strings.Contains(asked, "the number of orders, 1, to go on") || err == nil || !strings.Contains(err.Error(), "1 of 2 orders were refused") || h.state("x") != "submit" {
+		t.Errorf("%v, x is %s: it asked %q", err, h.state("x"), asked)
 	}
 }
 

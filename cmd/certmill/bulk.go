@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,10 +21,19 @@ type several struct {
 	Yes   bool     `help:"Do not ask."`
 }
 
-// each says what a verb costs, asks, and gives it for each order. alone tells that
-// it asks for a single order that was named, too.
-func (s several) each(ctx context.Context, c *cli, alone bool, say func(*app.Console, []string) error,
-	verb func(*app.Console, string) (string, error)) error {
+// asking is a verb that is asked about.
+type asking struct {
+	// spends tells whether the verb would do something that a person is asked about, and
+	// the error why it would be refused: it is asked first, so that nobody gives a word
+	// for nothing.
+	spends func(k *app.Console, id string) (bool, error)
+	say    func(k *app.Console, ids []string) error // what it costs
+	do     func(k *app.Console, id string) (done string, err error)
+}
+
+// each says what a verb costs, asks, and gives it for each order. What would be
+// refused is told before, and left out.
+func (s several) each(ctx context.Context, c *cli, verb asking) error {
 	if len(s.IDs) == 0 && s.Cause == "" && s.Batch == "" {
 		return errors.New("name orders, --cause or --batch")
 	}
@@ -36,29 +46,51 @@ func (s several) each(ctx context.Context, c *cli, alone bool, say func(*app.Con
 	if err != nil {
 		return err
 	}
-	named := len(ids) == 1 && len(s.IDs) == 1
-	if !s.Yes && len(ids) > 0 && (alone || !named) {
-		if err := say(console, ids); err != nil {
-			return err
-		}
-		if err := agreed(ids, named); err != nil {
+	all, refused := len(ids), 0
+	tell := func(id string, err error) {
+		refused++
+		fmt.Fprintf(os.Stderr, "%s: %v\n", id, err)
+	}
+	if !s.Yes {
+		if ids, err = verb.ask(console, ids, len(s.IDs) == 1 && all == 1, tell); err != nil {
 			return err
 		}
 	}
-	refused := 0
 	for _, id := range ids {
-		done, err := verb(console, id)
+		done, err := verb.do(console, id)
 		if err != nil {
-			refused++
-			fmt.Fprintf(os.Stderr, "%s: %v\n", id, err)
+			tell(id, err)
 			continue
 		}
 		fmt.Println(done)
 	}
 	if refused > 0 {
-		return fmt.Errorf("%d of %d orders were refused", refused, len(ids))
+		return fmt.Errorf("%d of %d orders were refused", refused, all)
 	}
 	return nil
+}
+
+// ask asks about those that would spend, and returns those that are left.
+func (v asking) ask(k *app.Console, ids []string, named bool, refused func(string, error)) (left []string, err error) {
+	var spending []string
+	for _, id := range ids {
+		spends, err := v.spends(k, id)
+		if err != nil {
+			refused(id, err)
+			continue
+		}
+		left = append(left, id)
+		if spends {
+			spending = append(spending, id)
+		}
+	}
+	if len(spending) == 0 {
+		return left, nil
+	}
+	if err := v.say(k, spending); err != nil {
+		return nil, err
+	}
+	return left, agreed(spending, named)
 }
 
 // agreed asks for a word that nobody writes by chance: the id of the one, or the
@@ -94,21 +126,22 @@ func (a *approveCmd) Run(ctx context.Context, c *cli) error {
 		}
 		return q, err
 	}
-	say := func(k *app.Console, ids []string) error {
+	spends := func(k *app.Console, id string) (bool, error) {
+		q, err := look(k, id)
+		seen[id] = q
+		return true, cmp.Or(err, q.Why)
+	}
+	say := func(_ *app.Console, ids []string) error {
 		var all []app.Question
 		for _, id := range ids {
-			q, err := look(k, id)
-			if err != nil {
-				return err
-			}
-			seen[id], all = q, append(all, q)
+			all = append(all, seen[id])
 		}
 		for _, line := range questions(all) {
 			fmt.Fprintln(os.Stderr, line)
 		}
 		return nil
 	}
-	return a.each(ctx, c, true, say, func(k *app.Console, id string) (string, error) {
+	return a.each(ctx, c, asking{spends, say, func(k *app.Console, id string) (string, error) {
 		q, asked := seen[id]
 		if !asked {
 			var err error
@@ -118,7 +151,7 @@ func (a *approveCmd) Run(ctx context.Context, c *cli) error {
 		}
 		done := fmt.Sprintf("%s goes on; approved: %s; it may spend one of %v", id, order.FactLine(q.Fact), q.Cost)
 		return done, k.Approve(ctx, who(), id, q.Fact)
-	})
+	}})
 }
 
 // questions are what approvals answer, those of one kind and cost together, with
@@ -139,10 +172,6 @@ func questions(all []app.Question) (lines []string) {
 	}
 	for _, k := range kinds {
 		first, n := of[k][0], len(of[k])
-		if k.facts == "" {
-			lines = append(lines, fmt.Sprintf("%s not held for an approval: %s", orders(n), first.ID))
-			continue
-		}
 		example := ""
 		if n > 1 {
 			example = "for example "
@@ -164,11 +193,12 @@ func (a *buyAgainCmd) Run(ctx context.Context, c *cli) error {
 		}
 		return err
 	}
-	return a.each(ctx, c, true, say, func(k *app.Console, id string) (string, error) {
+	spends := func(k *app.Console, id string) (bool, error) { return k.BuysAgain(ctx, id) }
+	return a.each(ctx, c, asking{spends, say, func(k *app.Console, id string) (string, error) {
 		next, made, err := k.BuyAgain(ctx, who(), id)
 		if made {
 			return fmt.Sprintf("order %s buys again what %s bought", next.ID(), id), err
 		}
 		return fmt.Sprintf("order %s does that already (state %s)", next.ID(), next.State), err
-	})
+	}})
 }

@@ -17,6 +17,9 @@ type acceptStoreCmd struct {
 // Run is certmill accept-store.
 func (a *acceptStoreCmd) Run(ctx context.Context, c *cli) error {
 	return c.onServer(ctx, func(k *app.Console, cfg app.Config) error {
+		if err := k.MayAcceptStore(ctx, a.New); err != nil {
+			return err
+		}
 		if !a.Yes && !confirmed("From now on the streams belong to the key store at "+cfg.Keys.Store+
 			": keys and attempts that only another one has are forgotten. Write yes to go on: ", "yes") {
 			return fmt.Errorf("nothing was done")

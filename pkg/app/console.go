@@ -395,6 +395,7 @@ func (c *Console) Costs(ctx context.Context, ids []string) ([]Cost, error) {
 type Question struct {
 	ID     string
 	Fact   string // that is let pass: Approve is given it; "": there is nothing to approve
+	Why    error  // then: why an approval is refused
 	Cause  string // as certmill failed groups it
 	Reason string // why it is held, and what an approval costs
 	Cost   Cost
@@ -407,7 +408,7 @@ func (c *Console) Question(ctx context.Context, id string) (Question, error) {
 		return Question{}, err
 	}
 	q := Question{ID: id, Cause: cause(it.Order), Cost: costOf(it.Order)}
-	if it.State == order.Held && it.Hold != nil {
+	if q.Why = stage.Approvable(it.Order); q.Why == nil {
 		q.Fact, q.Reason = it.Hold.Fact, it.Hold.Reason
 	}
 	return q, nil

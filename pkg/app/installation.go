@@ -171,6 +171,23 @@ func (c *Console) AcceptStore(ctx context.Context, anew bool) (Accepted, error) 
 	return a, nil
 }
 
+// MayAcceptStore says why AcceptStore would be refused, as far as that can be told
+// before anything is changed: whoever asks for the word looks first.
+func (c *Console) MayAcceptStore(ctx context.Context, anew bool) error {
+	if !c.rights.rename() {
+		return &NoRight{c.cfg.NATS.User, "change the streams, which accept-store does"}
+	}
+	path := absolute(c.cfg.Keys.Store)
+	_, err := c.anyStore(path, false)
+	if anew && errors.Is(err, certstore.ErrNoStore) {
+		err = nil
+	}
+	if err == nil {
+		_, err = lookAt(ctx, c.js, lasting(0))
+	}
+	return err
+}
+
 // anyStore opens what is there, or makes one.
 func (c *Console) anyStore(path string, anew bool) (*certstore.KeyStore, error) {
 	if anew {

@@ -114,6 +114,9 @@ func (r rights) consume() bool {
 // decide tells whether the user may move orders.
 func (r rights) decide() bool { return r.publish(order.Subject(order.Held, "any", "any")) }
 
+// rename tells whether the user may change what the streams say of themselves.
+func (r rights) rename() bool { return r.publish("$JS.API.STREAM.UPDATE." + pipeline.OrdersStream) }
+
 // call tells whether the user may take permits to call a cloud.
 func (r rights) call() bool { return r.publish("$JS.API.CONSUMER.MSG.NEXT.PERMITS.any") }
 

@@ -79,11 +79,22 @@ func (c *Console) Adopt(ctx context.Context, who, id, cloudID string) error {
 
 // BuyAgain buys once more what an order bought. See stage.Operator.BuyAgain.
 func (c *Console) BuyAgain(ctx context.Context, who, id string) (next pipeline.Item, made bool, err error) {
+	return c.buyer(ctx, who).BuyAgain(ctx, id)
+}
+
+// BuysAgain tells whether BuyAgain would buy, and why it would be refused.
+func (c *Console) BuysAgain(ctx context.Context, id string) (bool, error) {
+	return c.buyer(ctx, "").BuysAgain(ctx, id)
+}
+
+// buyer is an operator who buys again: where the key store is at hand, it knows more
+// ids than the streams.
+func (c *Console) buyer(ctx context.Context, who string) *stage.Operator {
 	p := c.operator(who)
-	if keys, err := c.keyStore(ctx); err == nil { // where it is at hand, it knows more ids than the streams
+	if keys, err := c.keyStore(ctx); err == nil {
 		p.Keys = keys
 	}
-	return p.BuyAgain(ctx, id)
+	return p
 }
 
 // Cancel gives an order up. It may ask the cloud, and needs the key store.

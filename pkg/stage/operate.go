@@ -146,11 +146,11 @@ func (p *Operator) certified(o order.Order, e ledger.Entry) error {
 // answered, and the hold that was read is the condition of the write.
 func (p *Operator) Approve(ctx context.Context, id, fact string) error {
 	it, err := p.Line.Last(ctx, id)
+	if err == nil {
+		err = Approvable(it.Order)
+	}
 	if err != nil {
 		return err
-	}
-	if it.State != order.Held || it.Hold == nil || it.Hold.Fact == "" {
-		return refuse("order %s is not held for an approval (state %s)%s", id, it.State, helps(it.Order))
 	}
 	if it.Hold.Fact != fact {
 		return refuse("order %s is held for another fact than the one that was approved, which was %q, and is %q now: certmill show %s",
@@ -159,6 +159,15 @@ func (p *Operator) Approve(ctx context.Context, id, fact string) error {
 	o := it.Order
 	o.Approve(*it.Hold)
 	return p.move(ctx, it, o, it.Hold.From, "approved: "+order.FactLine(it.Hold.Fact))
+}
+
+// Approvable says why an order is not held for what a person may let pass, nil if it
+// is: whoever asks for the word looks first.
+func Approvable(o order.Order) error {
+	if o.State != order.Held || o.Hold == nil || o.Hold.Fact == "" {
+		return refuse("order %s is not held for an approval (state %s)%s", o.ID(), o.State, helps(o))
+	}
+	return nil
 }
 
 // Cancel gives an order up: to collect, which cleans up and ends it. With an
@@ -321,9 +330,9 @@ func compare(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, c
 	}
 	switch row.Phase {
 	case issuer.Refused:
-		return refuse("cloud order %s ended without a certificate (%s)", cloudID, row.Raw)
+		return refuse("cloud order %s ended without a certificate (%s)", cloudID, issuer.Word(row.Raw))
 	case issuer.Unstarted:
-		return refuse("%s was not started (%s), so it is no purchase of an order; one that uses it names it: \"resource\": %q", cloudID, row.Raw, cloudID)
+		return refuse("%s was not started (%s), so it is no purchase of an order; one that uses it names it: \"resource\": %q", cloudID, issuer.Word(row.Raw), cloudID)
 	}
 	_, others, err := byKey(ctx, flow, fingerprint(o), []issuer.Row{row})
 	if err != nil {

@@ -129,22 +129,13 @@ func succeeds(r order.Request, of order.Order) bool {
 // order of which nothing was bought is refused with the verb that helps. Where the
 // successor exists, nothing is made; an order that a crash left held is ended then.
 func (p *Operator) BuyAgain(ctx context.Context, id string) (next pipeline.Item, made bool, err error) {
-	it, err := p.Line.Last(ctx, id)
-	if err != nil {
-		return next, false, err
-	}
-	line := Succession{p.Line, p.Keys}
-	_, next, known, err := line.Find(ctx, it.Order)
-	if err == nil && (!known || it.State == order.Held) {
-		err = p.mayBuyAgain(ctx, it.Order)
-	}
+	it, next, known, err := p.again(ctx, id)
 	if err != nil || known && it.State != order.Held {
 		return next, false, err
 	}
+	line := Succession{p.Line, p.Keys}
 	next, made, err = line.Make(ctx, it.Order, func() order.Order { return p.successor(it.Order) })
-	if bad, is := errors.AsType[*order.Invalid](err); is {
-		err = refuse("%s", bad.Reason)
-	}
+	err = refusal(err)
 	if err != nil || it.State != order.Held {
 		return next, made, err
 	}
@@ -154,6 +145,39 @@ func (p *Operator) BuyAgain(ctx context.Context, id string) (next pipeline.Item,
 	o := it.Order
 	o.Failure = &order.Failure{Class: ClassSucceeded, Reason: "order " + next.ID() + " buys it again, said " + p.Who}
 	return next, made, p.move(ctx, it, o, order.Collect, o.Failure.Reason)
+}
+
+// BuysAgain tells whether BuyAgain would buy: the successor that it would make is not
+// there yet. The error is why BuyAgain is refused. Whoever asks for the word looks
+// first.
+func (p *Operator) BuysAgain(ctx context.Context, id string) (bool, error) {
+	_, _, known, err := p.again(ctx, id)
+	return !known && err == nil, err
+}
+
+// again looks at an order that is to be bought again, and at its successor where it is
+// known. The error says why it cannot be.
+func (p *Operator) again(ctx context.Context, id string) (it, next pipeline.Item, known bool, err error) {
+	if it, err = p.Line.Last(ctx, id); err != nil {
+		return it, next, false, err
+	}
+	line := Succession{p.Line, p.Keys}
+	_, next, known, err = line.Find(ctx, it.Order)
+	if err == nil && (!known || it.State == order.Held) {
+		err = p.mayBuyAgain(ctx, it.Order)
+	}
+	if err == nil && !known {
+		_, _, _, err = line.Free(ctx, it.Order)
+	}
+	return it, next, known, refusal(err)
+}
+
+// refusal says what a message would be refused for in the words of a verb.
+func refusal(err error) error {
+	if bad, is := errors.AsType[*order.Invalid](err); is {
+		return refuse("%s", bad.Reason)
+	}
+	return err
 }
 
 // mayBuyAgain: another purchase is for what was paid.
