@@ -171,6 +171,57 @@ func TestNobodyIsAskedForNothing(t *testing.T) {
 	}
 }
 
+// TestOrderAgainAsks: what is bought once more by a line that says so, or by the
+// command, is told with its cost and asked about; one that is known, new or names its
+// predecessor is not.
+func TestOrderAgainAsks(t *testing.T) {
+	h := newHolding(t)
+	file := func(name, lines string) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, []byte("id,names,account,again\n"+lines), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	ended := orderIn(order.Issued)
+	ended.Operation, ended.Product, ended.Request.Account = "Buy", "the-product", "ali"
+	ended.Hash = ended.Request.Hash()
+	h.lay(ended)
+	inbox := func() int {
+		n := 0
+		for _, of := range intakeOf(t, h.js) {
+			n += of
+		}
+		return n
+	}
+	plain, column := file("plain.csv", "issued-1,www.issued-1.example,ali,\n"), file("column.csv", "issued-1,www.issued-1.example,ali,true\n")
+	byID := file("id.csv", "issued-1,www.issued-1.example,ali,issued-1\n")
+	for _, args := range [][]string{{"order", "--again", plain}, {"order", column}} {
+		asked, err := h.asked("no", func() {}, append([]string{"--nats", h.at}, args...)...)
+		if err == nil || !strings.Contains(err.Error(), "nothing was done") || inbox() != 0 {
+			t.Errorf("%v: %v, %d handed in", args, err, inbox())
+		}
+		for _, says := range []string{"is bought once more: 1 order of the-product (ali Buy)", "issued-1-2, after issued-1", "it buys yet another each time", "to go on"} {
+			if !strings.Contains(asked, says) {
+				t.Errorf("%v: it does not say %q but %s", args, says, asked)
+			}
+		}
+	}
+	for i, args := range [][]string{{"order", "--again", "--yes", plain}, {"order", byID}} {
+		asked, err := h.asked("no", func() {}, append([]string{"--nats", h.at}, args...)...)
+		if err != nil || strings.Contains(asked, "to go on") || inbox() != i+1 {
+			t.Errorf("%v: %v, %d handed in; it asked %q", args, err, inbox(), asked)
+		}
+	}
+	asked, err := h.asked("1", func() {}, "--nats", h.at, "order", "--again", plain)
+	if err != nil || !strings.Contains(asked, "to go on") || inbox() != 3 {
+		t.Errorf("with the word: %v, %d handed in", err, inbox())
+	}
+	if asked, err := h.asked("no", func() {}, "--nats", h.at, "order", plain); err != nil || strings.Contains(asked, "to go on") || inbox() != 3 {
+		t.Errorf("a known line: %v, %q", err, asked)
+	}
+}
+
 // TestApproveOfAFact: whoever names the fact is not asked, and approves that fact
 // only. With --yes it is said which was approved.
 func TestApproveOfAFact(t *testing.T) {

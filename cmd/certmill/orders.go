@@ -19,7 +19,8 @@ import (
 type orderCmd struct {
 	Files  []string `arg:"" type:"existingfile" help:"Order files."`
 	Batch  string   `help:"Batch of orders that name none. Default: the file's name."`
-	Again  bool     `help:"Buy the last order of each line once more, if it has ended: for orders whose certificate is to be replaced. A line that was never ordered is ordered."`
+	Again  bool     `help:"Buy the last order of each line once more, if it has ended: for orders whose certificate is to be replaced. A line that was never ordered is ordered. Repeated after those have ended, it buys once more each time. Asks."`
+	Yes    bool     `help:"Do not ask before lines that say again: true (or --again) are bought once more."`
 	Follow bool     `short:"f" help:"Follow the orders to their end."`
 	Urgent bool     `help:"Hand in as urgent: they pass the others."`
 }
@@ -43,6 +44,9 @@ func (o *orderCmd) Run(ctx context.Context, c *cli) error {
 	defer console.Close()
 	view := newView(c.Output)
 	defer view.close()
+	if !o.Yes {
+		batch.Agree = onceMore
+	}
 	sum, err := console.Order(ctx, batch, view, o.Follow, o.Urgent)
 	if err != nil {
 		return err
@@ -54,6 +58,23 @@ func (o *orderCmd) Run(ctx context.Context, c *cli) error {
 	}
 	if len(sum.Bad) > 0 || o.Follow && !sum.OK() {
 		return errNotAll
+	}
+	return nil
+}
+
+// onceMore asks about what is bought once more.
+func onceMore(all []app.Again) error {
+	var ids []string
+	for _, a := range all {
+		ids = append(ids, a.ID)
+	}
+	for _, cost := range app.CostsOf(all) {
+		fmt.Fprintf(os.Stderr, "is bought once more: %s of %v\n", orders(cost.Orders), cost)
+	}
+	fmt.Fprintf(os.Stderr, "    for example %s, after %s, which has ended. Handed in like this again when that one has ended, it buys yet another each time; "+
+		"again: %s in its line buys this one only\n", all[0].ID, all[0].Of, all[0].Of)
+	if err := agreed(ids, false); err != nil {
+		return fmt.Errorf("%w: not even the other lines were handed in; --yes does not ask", err)
 	}
 	return nil
 }

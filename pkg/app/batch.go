@@ -25,6 +25,11 @@ type Batch struct {
 	Known    []KnownLine         // lines whose orders are there: nothing is made for them
 	Findings []preflight.Finding // names that several orders have, here or there
 	Blind    string              // why it was not looked which orders are there; "": it was
+	OnceMore []Again             // lines that say "again: true" and whose last order has ended: bought once more
+
+	// Agree is asked before what buys once more is handed in, with OnceMore; an error hands
+	// nothing in. nil: nobody is asked.
+	Agree func([]Again) error
 
 	places []place // of the requests; none: they come from no file
 }
@@ -55,6 +60,14 @@ type KnownLine struct {
 	State    order.State `json:"state"`
 	Why      string      `json:"why"`
 	Commands []string    `json:"commands,omitempty"`
+}
+
+// Again is a line that buys the last order of its line once more. Handed in again after
+// that one has ended, it buys yet another: unlike "again: <id>", which is known then.
+type Again struct {
+	ID   string `json:"id"` // that the order will get, unless somebody takes it first
+	Of   string `json:"of"` // whom it follows
+	Cost Cost   `json:"cost"`
 }
 
 // ReadFiles reads order files. A file that cannot be read at all is an error;

@@ -380,7 +380,19 @@ func (c *Console) Costs(ctx context.Context, ids []string) ([]Cost, error) {
 		}
 		counts[costOf(it.Order)]++
 	}
-	var costs []Cost
+	return tally(counts), nil
+}
+
+// CostsOf are those of orders that are bought once more.
+func CostsOf(all []Again) []Cost {
+	counts := map[Cost]int{}
+	for _, a := range all {
+		counts[a.Cost]++
+	}
+	return tally(counts)
+}
+
+func tally(counts map[Cost]int) (costs []Cost) {
 	for cost, n := range counts {
 		cost.Orders = n
 		costs = append(costs, cost)
@@ -388,7 +400,7 @@ func (c *Console) Costs(ctx context.Context, ids []string) ([]Cost, error) {
 	slices.SortFunc(costs, func(a, b Cost) int {
 		return strings.Compare(a.Account+a.Operation+a.Product, b.Account+b.Operation+b.Product)
 	})
-	return costs, nil
+	return costs
 }
 
 // Question is what an approval of an order answers.

@@ -58,6 +58,13 @@ func (c *Console) lookUp(ctx context.Context, b Batch) (looked, error) {
 		case place != nil:
 			out.steps = append(out.steps, step)
 		}
+		if b.Requests[i].Again == order.AgainLast && in.New() && in.Request.Again != "" {
+			again, err := c.onceMore(ctx, in, way, step)
+			if err != nil {
+				return looked{}, err
+			}
+			out.OnceMore = append(out.OnceMore, again)
+		}
 		way.Known, way.Taken = !in.New(), in.Taken
 		out.Requests, out.places = append(out.Requests, in.Request), append(out.places, at)
 		out.ins, out.ways = append(out.ins, in), append(out.ways, way)
@@ -65,6 +72,19 @@ func (c *Console) lookUp(ctx context.Context, b Batch) (looked, error) {
 	out.Findings = preflight.Group(slices.Concat(stage.Overlaps(out.Requests), stage.Findings(out.ins), c.rightsKnown(fresh(out.ins)),
 		c.wrongAccounts(fresh(out.ins))))
 	return out, nil
+}
+
+// onceMore is what a line that says "again: true" buys; where nobody here knows the
+// accounts, what its last order took.
+func (c *Console) onceMore(ctx context.Context, in stage.HandIn, way stage.Planned, step Step) (Again, error) {
+	a := Again{ID: in.ID, Of: in.Request.Again}
+	if way.Account != nil {
+		a.Cost = Cost{Account: step.Account, Operation: step.Operation, Product: step.Product, Orders: 1}
+		return a, nil
+	}
+	it, err := c.line.Last(ctx, a.Of)
+	a.Cost = costOf(it.Order)
+	return a, err
 }
 
 // wrongAccounts are the findings of orders whose account is stopped or refused, or

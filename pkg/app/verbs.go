@@ -43,6 +43,11 @@ func (c *Console) bring(ctx context.Context, b Batch, view View, urgent bool) (B
 		return b, handed{}, err
 	}
 	view.Planned(count(l.steps), l.Batch)
+	if len(l.OnceMore) > 0 && b.Agree != nil {
+		if err := b.Agree(l.OnceMore); err != nil {
+			return b, handed{}, err
+		}
+	}
 	in, err := c.hand(ctx, l.ins, urgent)
 	if err == nil {
 		view.HandedIn(in.known, in.fresh)
