@@ -49,7 +49,7 @@ type facts struct {
 // explain says why an order is where it is. It is a function of its arguments.
 func explain(o order.Order, f facts) Explanation {
 	e := Explanation{ID: o.ID(), State: o.State, Account: o.Account, Since: since(o), Next: o.NotBefore}
-	e.Evidence = append(evidence(o), cloudSaid(o)...)
+	e.Evidence = slices.Concat(provisional(o), evidence(o), cloudSaid(o))
 	if t := f.stops(); t.What != "" && !o.State.Final() && o.State != order.Held {
 		e.Advice = t.Helps
 		return e.because(stoppedCause(o.Account), t.What)
@@ -358,6 +358,20 @@ func resting(e Explanation, o order.Order) Explanation {
 		return e.because("archived", "nothing: it ended ("+how+") and was written out; only its id is left")
 	}
 	return e.because(string(o.State), "its record does not say; please report it")
+}
+
+// provisional says of an order whose cloud order nobody has proved to be its own why
+// it is taken for it all the same, and what ends that.
+func provisional(o order.Order) []string {
+	if !o.Provisional || o.State.Final() {
+		return nil
+	}
+	return []string{
+		"cloud order " + o.CloudID + " is taken for it provisionally: its own call got no clear answer, and the cloud's list has no other for its names that it could be",
+		"    that ends when " + o.CloudID + " is issued and its key is compared: with this order's key it is this order's purchase, with another it is somebody else's, " +
+			"and the outcome is unknown again; if " + o.CloudID + " ends without a certificate, the order is held",
+		"    until then the attempt is open: the order is neither bought again nor cancelled",
+	}
 }
 
 // evidence is what was seen of an order's challenges.

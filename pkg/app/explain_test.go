@@ -55,6 +55,16 @@ var situations = map[string]struct {
 		o.Hold = &order.Hold{Reason: "cannot place the challenge", Commands: []string{"certmill retry shop-1"}, From: order.Verify}
 		return o
 	}, facts: func(f *facts) { f.gone = true }, cause: "held in verify: cannot place the challenge", command: "certmill retry shop-1"},
+	"adopted provisionally": {order: func() order.Order {
+		o := orderIn(order.Issuing)
+		o.Provisional = true
+		return o
+	}, cause: "at the CA (ali)", evidence: "cloud order 42 is taken for it provisionally: its own call got no clear answer"},
+	"adopted provisionally, and what ends it": {order: func() order.Order {
+		o := orderIn(order.Waiting)
+		o.Provisional, o.Wait = true, order.Wait{For: order.WaitForTime, What: "a while", Then: order.Verify}
+		return o
+	}, evidence: "that ends when 42 is issued and its key is compared"},
 	"paused": {order: func() order.Order { return orderIn(order.Verify) }, facts: func(f *facts) {
 		f.state.Paused = map[string]account.Pause{"ali": {Why: "credentials refused: InvalidAccessKeyId.NotFound"}}
 	}, cause: "account ali is paused", blocker: "InvalidAccessKeyId", command: "certmill resume ali"},
