@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -54,7 +55,7 @@ func (c *Console) lookUp(ctx context.Context, b Batch) (looked, error) {
 			out.Bad = append(out.Bad, at.bad(in.Request, step.problem))
 			continue
 		case in.Known != nil:
-			out.Known = append(out.Known, knownLine(at, *in.Known))
+			out.Known = append(out.Known, c.knownLine(at, *in.Known))
 		case place != nil:
 			out.steps = append(out.steps, step)
 		}
@@ -65,12 +66,12 @@ func (c *Console) lookUp(ctx context.Context, b Batch) (looked, error) {
 			}
 			out.OnceMore = append(out.OnceMore, again)
 		}
-		way.Known, way.Taken = !in.New(), in.Taken
+		way.Known, way.Taken, way.Loose = !in.New(), in.Taken, len(in.Loose) > 0
 		out.Requests, out.places = append(out.Requests, in.Request), append(out.places, at)
 		out.ins, out.ways = append(out.ins, in), append(out.ways, way)
 	}
 	out.Findings = preflight.Group(slices.Concat(stage.Overlaps(out.Requests), stage.Findings(out.ins), c.rightsKnown(fresh(out.ins)),
-		c.wrongAccounts(fresh(out.ins))))
+		c.wrongAccounts(out.ins, out.ways)))
 	return out, nil
 }
 
@@ -87,18 +88,28 @@ func (c *Console) onceMore(ctx context.Context, in stage.HandIn, way stage.Plann
 	return a, err
 }
 
-// wrongAccounts are the findings of orders whose account is stopped or refused, or
-// whose cloud is silent: they are taken, and wait.
-func (c *Console) wrongAccounts(requests []order.Request) (all []preflight.Finding) {
+// wrongAccounts are the findings of orders whose account is stopped or refused, rests,
+// or cannot be swept, or whose cloud is silent: new ones are taken, and wait; known
+// ones that have not ended wait already.
+func (c *Console) wrongAccounts(ins []stage.HandIn, ways []stage.Planned) (all []preflight.Finding) {
 	known := map[string][]preflight.Finding{}
-	for _, r := range requests {
-		found, asked := known[r.Account]
+	for i, in := range ins {
+		label, main := in.Request.Account, ""
+		switch o := in.Known; {
+		case o != nil && (o.Ended() || o.State == order.Held):
+			continue
+		case o != nil:
+			label, main = o.Account, o.Main
+		case ways[i].Account != nil: // that any chooses
+			label = ways[i].Account.Label
+		}
+		found, asked := known[label]
 		if !asked {
-			found = c.wrongFor(r.Account, c.mainOf(r.Account))
-			known[r.Account] = found
+			found = c.wrongFor(label, cmp.Or(main, c.mainOf(label)))
+			known[label] = found
 		}
 		for _, f := range found {
-			f.Level, f.Orders = preflight.Warning, []string{r.ID}
+			f.Level, f.Orders = preflight.Warning, []string{in.ID}
 			all = append(all, f)
 		}
 	}
@@ -138,9 +149,9 @@ func (c *Console) preflight(ctx context.Context) stage.Preflight {
 	return p
 }
 
-// knownLine says how a line's order is.
-func knownLine(at place, o order.Order) KnownLine {
-	e := explain(o, facts{marked: true, now: time.Now()})
+// knownLine says how a line's order is, by its record and by how its account stands.
+func (c *Console) knownLine(at place, o order.Order) KnownLine {
+	e := explain(o, c.facts(o))
 	return KnownLine{File: at.file, Line: at.line, ID: o.ID(), State: o.State, Why: e.Blocker, Commands: e.Commands}
 }
 

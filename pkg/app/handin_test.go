@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certmill/certmill/pkg/account"
+	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -158,6 +160,64 @@ func TestCheckSaysWhatIsKnown(t *testing.T) {
 	}
 	if got, err := LookUp(t.Context(), Defaults(), quiet, b); err != nil || !strings.Contains(got.Blind, "no server is known") || len(got.Requests) != 3 {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestHandInSaysThatAnAccountWaits: before anything is handed in it is said of an account
+// that is stopped, rests, or cannot be swept, that nothing is bought there, and until
+// when: of the new orders and of the known ones that have not ended, to who checks,
+// plans and orders.
+func TestHandInSaysThatAnAccountWaits(t *testing.T) {
+	t.Parallel()
+	for what, tt := range map[string]struct {
+		change func(*account.State)
+		says   string // the finding
+		do     string
+		why    string // of the known order
+	}{
+		"stopped": {func(s *account.State) {
+			s.Identities = map[string]account.Identity{"aliyun-1": {Main: "999", Caller: "999", At: time.Now()}}
+		}, "account aliyun-1 is stopped", "start the workers again", "account aliyun-1 is stopped"},
+		"paused": {func(s *account.State) {
+			s.Paused = map[string]account.Pause{"aliyun-1": {Why: "by a test", Since: time.Now()}}
+		}, "account aliyun-1 rests, and buys nothing meanwhile: by a test", "certmill resume aliyun-1 ends that", "account aliyun-1 is paused: by a test"},
+		"paused for a while": {func(s *account.State) {
+			s.Paused = map[string]account.Pause{"aliyun-1": {Why: "by a test", Until: time.Now().Add(time.Hour)}}
+		}, "rests", "it goes on at 20", "account aliyun-1 is paused"},
+		"not to be swept": {func(s *account.State) { s.Unswept = account.Unswept{Since: time.Now(), Why: "no answer"} },
+			"account aliyun-1 buys nothing until its list was swept, which fails: no answer", "certmill status", "until its list was swept once, which fails: no answer"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			js, c := initialised(t)
+			known, ended := named(orderIn(order.Submit), "known"), named(orderIn(order.Issued), "ended")
+			for _, o := range []*order.Order{&known, &ended} {
+				o.Request.Account, o.CloudID = "aliyun-1", ""
+				o.Hash = o.Request.Hash()
+				lay(t, js, c, *o)
+			}
+			console := openConsole(t, c)
+			if err := console.states.Change(t.Context(), c.Accounts["aliyun-1"].Main, tt.change); err != nil {
+				t.Fatal(err)
+			}
+			fresh := order.Request{ID: "fresh", Names: []string{"www.fresh.example"}, Account: "aliyun-1"}
+			other := order.Request{ID: "other", Names: []string{"www.other.example"}, Account: "tencent-1"}
+			b, err := LookUp(t.Context(), c, quiet, Batch{Requests: []order.Request{known.Request, ended.Request, fresh, other}})
+			if err != nil || len(b.Findings) != 1 || len(b.Known) != 2 {
+				t.Fatalf("%+v, known %+v, %v", b.Findings, b.Known, err)
+			}
+			f := b.Findings[0]
+			if !strings.Contains(f.What, tt.says) || !strings.Contains(f.Do, tt.do) || !slices.Equal(f.Orders, []string{"known", "fresh"}) {
+				t.Errorf("%+v", f)
+			}
+			if k := b.Known[slices.IndexFunc(b.Known, func(k KnownLine) bool { return k.ID == "known" })]; !strings.Contains(k.Why, tt.why) {
+				t.Errorf("%+v", k)
+			}
+			p, err := console.Review(t.Context(), Batch{Requests: []order.Request{fresh}}, PlanOptions{NoDNS: true, Within: time.Second})
+			if told := slices.ContainsFunc(p.Findings, func(f preflight.Finding) bool { return strings.Contains(f.What, tt.says) }); err != nil || !told {
+				t.Errorf("the plan: %+v, %v", p.Findings, err)
+			}
+		})
 	}
 }
 

@@ -177,9 +177,20 @@ func (c *Console) troubling(orders []stage.Planned, refused map[string]account.T
 }
 
 // wrongFor are the findings of what is wrong with an account: an order for it is not
-// issued before somebody mends it, or goes on when its cloud answers.
+// issued before somebody mends it, or goes on when its cloud answers. The same stop the
+// workers (active, Waiter).
 func (c *Console) wrongFor(label, main string) (all []preflight.Finding) {
-	for _, t := range c.wrong(label, main) {
+	wrong := c.wrong(label, main)
+	state := c.states.State(main)
+	if p, rests := state.Rest(label, time.Now()); rests && main != "" {
+		all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Stopped, What: "account " + label + " rests, and buys nothing meanwhile: " + p.Why,
+			Do: cmp.Or(restsUntil(p), "certmill resume "+label+" ends that")})
+	}
+	if _, told := needsMending(wrong); !told && main != "" && state.Unswept.Why != "" && !state.Marked(c.line.Incarnation()) {
+		all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Stopped, What: "account " + label + " " + unmarked(state, wrong, label),
+			Do: "it is swept again and again; certmill status says how it stands"})
+	}
+	for _, t := range wrong {
 		f := preflight.Finding{Level: preflight.Error, Kind: preflight.Stopped, What: t.What, Do: cmp.Or(t.Helps, mendConfig)}
 		if rank(t) > 1 {
 			f.Level = preflight.Warning
@@ -187,6 +198,14 @@ func (c *Console) wrongFor(label, main string) (all []preflight.Finding) {
 		all = append(all, f)
 	}
 	return all
+}
+
+// restsUntil says when a pause ends by itself; "" where a person must end it.
+func restsUntil(p account.Pause) string {
+	if p.Until.IsZero() {
+		return ""
+	}
+	return "it goes on at " + clock(p.Until)
 }
 
 // reachable are the config's accounts, to be called if that can be; else as far

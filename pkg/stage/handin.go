@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/certmill/certmill/pkg/dcv/preflight"
+	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -22,6 +23,15 @@ type HandIn struct {
 	Refused *order.Invalid // why the intake would refuse it
 	Hidden  error          // there is an order that another build must read: its intake knows
 	Taken   Taken          // another order has its names
+	Loose   []Loose        // nobody claims these cloud orders for its names; where its names are free
+}
+
+// Loose is a cloud order that nobody claims, by the ledger: whoever orders its names
+// meets it before anything is bought.
+type Loose struct {
+	CloudID string
+	State   string // in words, as the list had it last
+	Main    string // whose list
 }
 
 // New tells whether handing it in makes an order.
@@ -72,7 +82,10 @@ func (p Preflight) handIn(ctx context.Context, r order.Request) (h HandIn, err e
 			return p.there(ctx, h, err)
 		}
 	}
-	h.Taken, err = NamesTaken(ctx, p.Ledger, h.Request, p.Now())
+	var e ledger.Entry
+	if h.Taken, e, err = namesTaken(ctx, p.Ledger, h.Request, p.Now()); err == nil && h.Taken.Order == "" {
+		h.Loose, err = p.loose(ctx, h.Request, e)
+	}
 	return h, err
 }
 
@@ -211,22 +224,45 @@ const unknownOrder = "of a newer certmill"
 // predecessor has does not count. Everybody who says before the intake how names
 // stand asks here; the submitter asks the same entry (ledger.Entry.Standing).
 func NamesTaken(ctx context.Context, l *ledger.Ledger, r order.Request, now time.Time) (Taken, error) {
+	t, _, err := namesTaken(ctx, l, r, now)
+	return t, err
+}
+
+// namesTaken also returns what the ledger has of the names at all main accounts: each
+// is elsewhere (ledger.Entry.Elsewhere).
+func namesTaken(ctx context.Context, l *ledger.Ledger, r order.Request, now time.Time) (Taken, ledger.Entry, error) {
 	e, err := l.Read(ctx, "", r.Names)
 	if errors.Is(err, order.ErrNewer) {
-		return Taken{Order: unknownOrder, How: newerEntry}, nil
+		return Taken{Order: unknownOrder, How: newerEntry}, e, nil
 	}
 	if err != nil {
-		return Taken{}, err
+		return Taken{}, e, err
 	}
 	switch s := e.Standing(r.ID, r.Again, now); s.Is {
 	case ledger.Taken:
-		return Taken{Order: s.Order, How: underWay}, nil
+		return Taken{Order: s.Order, How: underWay}, e, nil
 	case ledger.InService:
-		return Taken{Order: s.Order, How: valid, Until: s.Till}, nil
+		return Taken{Order: s.Order, How: valid, Until: s.Till}, e, nil
 	case ledger.PaidAndFailed:
-		return Taken{Order: s.Order, How: paidForNothing}, nil
+		return Taken{Order: s.Order, How: paidForNothing}, e, nil
 	}
-	return Taken{}, nil
+	return Taken{}, e, nil
+}
+
+// loose are the cloud orders that stop an order whose names are free, at whatever main
+// account: those by which the submitter decides (unclaimed), as far as the ledger
+// tells. No cloud is asked what became of them since.
+func (p Preflight) loose(ctx context.Context, r order.Request, e ledger.Entry) (all []Loose, err error) {
+	for _, at := range e.Elsewhere() {
+		rows, err := unclaimed(ctx, p.Ledger, nil, order.Order{Request: r}, at, p.Now())
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			all = append(all, Loose{CloudID: row.CloudID, State: issuer.Word(row.Raw), Main: at.Main})
+		}
+	}
+	return all, nil
 }
 
 // Findings are what a batch's lines meet where others are before them: names that
@@ -241,6 +277,12 @@ func Findings(all []HandIn) (found []preflight.Finding) {
 				Do:   "look at them with the certmill that wrote them, or give these ids of their own"})
 		case h.New() && h.Taken.Order != "":
 			found = append(found, duplicate(h.ID, h.Request.Names, h.Taken.How, "order "+h.Taken.Order))
+		case h.New() && len(h.Loose) > 0:
+			l := h.Loose[0]
+			found = append(found, preflight.Finding{Level: preflight.Warning, Kind: preflight.Duplicate, Orders: []string{h.ID}, What: nobodys,
+				Example: fmt.Sprintf("%s: cloud order %s (%s) at main account %s", strings.Join(h.Request.Names, " "), l.CloudID, l.State, l.Main),
+				Do: "certmill surplus lists them; handed in, these orders take one at their own account whose key is theirs, " +
+					"and else are held before anything is bought, until certmill approve"})
 		}
 	}
 	return found

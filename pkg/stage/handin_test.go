@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certmill/certmill/pkg/dcv/preflight"
+	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/stage"
 )
@@ -28,6 +30,48 @@ func (w *world) handIns(requests ...order.Request) (said []string) {
 		}
 	}
 	return said
+}
+
+// TestRowsOfNobodyAreToldBeforeTheyHold: an order that is held for a cloud order which
+// nobody claims, at its own account or at another one of the installation, was told so
+// before it was handed in, by what decides it; one that is not held was not.
+// DESIGN 12.2, 12.5.
+func TestRowsOfNobodyAreToldBeforeTheyHold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.worker()
+	row := func(main, id, name string) {
+		t.Helper()
+		w.must(w.ledger.Report(t.Context(), main, []string{name}, ledger.Unclaimed{CloudID: id, Status: "CHECKING", Seen: time.Now()}))
+	}
+	row(tenUID, "77", "there.example.com")
+	row(aliUID, "78", "here.example.com")
+	w.publish(request("first", "claimed.example.com"))
+	p.drive("first", order.Issued)
+	for _, c := range []struct {
+		r    order.Request
+		row  string // that is told of; "": none
+		ends order.State
+	}{
+		{request("there", "there.example.com"), "cloud order 77 (CHECKING) at main account " + tenUID, order.Held},
+		{request("here", "here.example.com"), "cloud order 78 (CHECKING) at main account " + aliUID, order.Held},
+		{request("free", "free.example.com"), "", order.Issued},
+		{request("again", "claimed.example.com"), "", order.Held}, // for who has it in service
+	} {
+		look := stage.Preflight{Ledger: w.ledger, Line: w.line, Now: time.Now}
+		ins, err := look.HandIns(t.Context(), []order.Request{c.r})
+		w.must(err)
+		found := stage.Findings(ins)
+		told := slices.ContainsFunc(found, func(f preflight.Finding) bool { return c.row != "" && strings.Contains(f.Example, c.row) })
+		if told != (c.row != "") || slices.ContainsFunc(found, func(f preflight.Finding) bool { return strings.Contains(f.What, "nobody") }) != told {
+			t.Errorf("%s: told %+v", c.r.ID, found)
+		}
+		w.publish(c.r)
+		p.drive(c.r.ID, c.ends)
+		if o := w.last(c.r.ID); c.row != "" && !strings.Contains(o.Hold.Reason, "no ledger entry claims it") {
+			t.Errorf("%s: %s", c.r.ID, o.Hold.Reason)
+		}
+	}
 }
 
 // TestWhatIsSaidIsWhatIsDone: what is said of a line before it is handed in is what

@@ -26,6 +26,7 @@ type Planned struct {
 	Product   string // in force; empty: none is needed
 	Known     bool   // it was handed in before: nothing more is bought for it
 	Taken     Taken  // another order has its names, as the books say
+	Loose     bool   // cloud orders have its names that nobody claims, as the books say
 }
 
 // flow is the way of ordering that it takes; nil: none.
@@ -185,7 +186,7 @@ func atOnce(n int, f func(i int) error) error {
 // not due for renewal, or soon will have, as the cloud's own list says. What the
 // books say of the names was looked at before (HandIns).
 func (p Preflight) duplicates(ctx context.Context, all []Planned) []preflight.Finding {
-	all = slices.DeleteFunc(slices.Clone(all), func(x Planned) bool { return x.Taken.Order != "" })
+	all = slices.DeleteFunc(slices.Clone(all), func(x Planned) bool { return x.Taken.Order != "" || x.Loose })
 	if len(all) == 0 {
 		return nil
 	}
@@ -212,6 +213,8 @@ const (
 	underWay = "an order for exactly these names is under way"
 
 	paidForNothing = "an order for exactly these names was paid, and ended without a certificate"
+
+	nobodys = "a cloud order for exactly these names is there that nobody here claims: somebody else's, or left over from an earlier life of the streams"
 
 	newerEntry = "a newer certmill bought, or tried to buy, for exactly these names; what came of it this one cannot read"
 )
