@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/certmill/certmill/pkg/durable"
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // accessDir is the folder in the state folder that has the passwords of the
@@ -334,7 +335,7 @@ func (n NATS) Connect(with ...nats.Option) (*nats.Conn, error) {
 	}
 	nc, err := nats.Connect(n.URL, append(opts, with...)...)
 	if err != nil {
-		return nil, fmt.Errorf("connect to NATS at %s: %w", n.URL, explainConnect(err, n))
+		return nil, redact.Error(fmt.Errorf("connect to NATS at %s: %w", n.URL, explainConnect(err, n))) // the server may repeat what it was told
 	}
 	return nc, nil
 }

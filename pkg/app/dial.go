@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // dial connects: by the config, and by what a worker or a console needs. refused
@@ -21,7 +23,7 @@ func dial(n NATS, name string, refused func(error), log *slog.Logger, with ...na
 				refused(err)
 				return
 			}
-			log.Debug("NATS reports an error", "err", err)
+			log.Debug("NATS reports an error", "err", redact.Error(err))
 		}),
 	}, with...)...)
 }
@@ -37,7 +39,7 @@ func tell(log *slog.Logger) func(error) {
 // of its end.
 func once(lost func(error)) []nats.Option {
 	return []nats.Option{nats.NoReconnect(), nats.ReconnectBufSize(-1),
-		nats.ClosedHandler(func(c *nats.Conn) { lost(c.LastError()) })}
+		nats.ClosedHandler(func(c *nats.Conn) { lost(redact.Error(c.LastError())) })}
 }
 
 // again is how consoles connect: what they write is conditional on what they
@@ -73,15 +75,16 @@ func (e *NoRight) Error() string {
 var violation = regexp.MustCompile(`(?i)permissions violation for (publish|subscription) to "([^"]*)"`)
 
 // noRight is the error that the client library reports, as a *NoRight if it is
-// one.
+// one. Its text is the server's.
 func noRight(n NATS, err error) error {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return err
 	}
-	found := violation.FindStringSubmatch(err.Error())
+	said := redact.Text(err.Error())
+	found := violation.FindStringSubmatch(said)
 	switch {
 	case found == nil:
-		return &NoRight{n.User, "do this: " + err.Error()}
+		return &NoRight{n.User, "do this: " + said}
 	case found[2] == askRights:
 		return err // then nothing is known of the others
 	case found[1] == "publish" || found[1] == "Publish":

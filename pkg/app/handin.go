@@ -15,6 +15,7 @@ import (
 	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
+	"github.com/certmill/certmill/pkg/redact"
 	"github.com/certmill/certmill/pkg/stage"
 )
 
@@ -55,7 +56,7 @@ func (c *Console) lookUp(ctx context.Context, b Batch) (looked, error) {
 			out.Bad = append(out.Bad, at.bad(in.Request, step.problem))
 			continue
 		case in.Known != nil:
-			out.Known = append(out.Known, c.knownLine(at, *in.Known))
+			out.Known = append(out.Known, c.knownLine(ctx, at, *in.Known))
 		case place != nil:
 			out.steps = append(out.steps, step)
 		}
@@ -150,8 +151,8 @@ func (c *Console) preflight(ctx context.Context) stage.Preflight {
 }
 
 // knownLine says how a line's order is, by its record and by how its account stands.
-func (c *Console) knownLine(at place, o order.Order) KnownLine {
-	e := explain(o, c.facts(o))
+func (c *Console) knownLine(ctx context.Context, at place, o order.Order) KnownLine {
+	e := explain(o, c.facts(ctx, o))
 	return KnownLine{File: at.file, Line: at.line, ID: o.ID(), State: o.State, Why: e.Blocker, Commands: e.Commands}
 }
 
@@ -160,7 +161,7 @@ func (c *Console) knownLine(at place, o order.Order) KnownLine {
 func LookUp(ctx context.Context, c Config, log *slog.Logger, b Batch) (Batch, error) {
 	console, err := OpenConsole(ctx, c, log)
 	if err != nil {
-		b.Blind = err.Error()
+		b.Blind = redact.Text(err.Error())
 		if accounts, err := c.routes(); err == nil { // of one that is wrong, config --check tells
 			b, _, _ = b.placed(ctx, accounts)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/preflight"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/redact"
 	"github.com/certmill/certmill/pkg/stage"
 )
 
@@ -79,7 +80,7 @@ func MakePlan(ctx context.Context, c Config, log *slog.Logger, b Batch, opt Plan
 	}
 	if err != nil {
 		p, offline := offlinePlan(ctx, c, b, opt)
-		p.NotLookedAt = append(p.NotLookedAt, "quota, valid certificates, orders handed in before and the accounts' zones: "+err.Error())
+		p.NotLookedAt = append(p.NotLookedAt, "quota, valid certificates, orders handed in before and the accounts' zones: "+redact.Text(err.Error()))
 		return p, offline
 	}
 	defer console.Close()
@@ -216,7 +217,7 @@ func (c *Console) reachable() (hands, []string, error) {
 		return hands{ready: h.ready, refused: h.refused}, nil, nil
 	}
 	accounts, broken := c.routes()
-	return hands{ready: ready{accounts: accounts}}, []string{"quota, valid certificates and the accounts' zones: " + err.Error()}, broken
+	return hands{ready: ready{accounts: accounts}}, []string{"quota, valid certificates and the accounts' zones: " + redact.Text(err.Error())}, broken
 }
 
 // noAccounts: nobody here knows where orders go.

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/certmill/certmill/pkg/redact"
 )
 
 // Trouble is what keeps orders from moving, or has harmed them, and stands in no
@@ -39,6 +41,7 @@ type troubles struct {
 // set notes a trouble; the time of one that lasts stays. Of one that was there
 // already, another reason is not told again.
 func (t *troubles) set(ctx context.Context, key string, is Trouble) {
+	is.What, is.Why = redact.Text(is.What), redact.Text(is.Why) // the probes show it, and it may be a server's word
 	t.mu.Lock()
 	was, there := t.all[key]
 	if there {

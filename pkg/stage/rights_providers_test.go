@@ -21,6 +21,7 @@ import (
 	"github.com/certmill/certmill/pkg/dcv"
 	"github.com/certmill/certmill/pkg/dcv/hook"
 	"github.com/certmill/certmill/pkg/dcv/rfc2136"
+	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -103,7 +104,7 @@ func (k *keeper) program() (dcv.Solver, error) {
 			}
 		}
 	}()
-	return hook.NewProgram(hook.ProgramConfig{Command: []string{path}, Timeout: patience})
+	return hook.NewProgram(hook.ProgramConfig{Command: []string{path}, Timeout: natstest.Patience})
 }
 
 // answer answers one run of the program.
