@@ -57,6 +57,11 @@ const (
 	ahead      = "pkg/pipeline/ahead.go"
 	begun      = "pkg/pipeline/begun.go"
 	roomGo     = "pkg/app/room.go"
+	runGo      = "pkg/app/run.go"
+	stateGo    = "pkg/app/state.go"
+	dialGo     = "pkg/app/dial.go"
+	appVerbs   = "pkg/app/verbs.go"
+	appHandIn  = "pkg/app/handin.go"
 
 	orders   = "pkg/order"
 	stage    = "pkg/stage"
@@ -65,6 +70,7 @@ const (
 	issuer   = "pkg/issuer"
 	permit   = "pkg/permit"
 	app      = "pkg/app"
+	command  = "cmd/certmill"
 	store    = "pkg/certstore"
 )
 
@@ -219,8 +225,23 @@ var spending = []bug{
 	{"an approval passes whatever holds", "pkg/order/approval.go",
 		"return slices.Contains(o.Approvals, strings.ReplaceAll(fact, \"\\n\", \" \"))", "return len(o.Approvals) > 0",
 		stage, "TestAnApprovalIsOfOneFact"},
+	{"order --again buys without asking", appVerbs,
+		"if len(l.OnceMore) > 0 && b.Agree != nil {", "if false {",
+		command, "TestOrderAgainAsks"},
+	{"a person is asked for what will be refused", "cmd/certmill/bulk.go",
+		"return true, cmp.Or(err, q.Why)", "return true, err",
+		command, "TestNobodyIsAskedForNothing"},
+	{"more calls than the cloud allows are taken for a limit", appVerbs,
+		"case calls > most:", "case false:",
+		app, "TestLimitStaysBelowTheCloudsCeiling"},
+	{"that a known line's account is stopped is not told", appHandIn,
+		"e := explain(o, c.facts(o))", "e := explain(o, facts{marked: true, now: time.Now()})",
+		app, "TestHandInSaysThatAnAccountWaits"},
+	{"rows of nobody hold orders of which nobody was told so", handIn,
+		"err == nil && h.Taken.Order == \"\" {", "err == nil && false {",
+		stage, "TestRowsOfNobodyAreToldBeforeTheyHold"},
 	{"what is held for no fact is approved", operate,
-		"it.Hold == nil || it.Hold.Fact == \"\" {", "it.Hold == nil {",
+		"o.Hold == nil || o.Hold.Fact == \"\" {", "o.Hold == nil {",
 		stage, "TestNotBoughtByHand"},
 	{"an approval answers what the order is held for by now, whatever the person saw", operate,
 		"if it.Hold.Fact != fact {", "if false {",
@@ -558,8 +579,17 @@ var spending = []bug{
 		`return "_INBOX_" + user`, `return "_INBOX"`,
 		app, "TestLineWithRights"},
 	{"others reach the embedded server without a word", embedded,
-		"if !loopback(host) && len(n.Users) == 0 {", "if false {",
+		"err == nil && !loopback(host) && len(n.Users) == 0 {", "err == nil && false {",
 		app, "TestListenElsewhere"},
+	{"a run begins before what its config tells is refused", runGo,
+		"if err := c.ready(); err != nil {", "if err := error(nil); err != nil {",
+		app, "TestConfigCheckRefusesWhatRunRefuses"},
+	{"a refused run leaves a folder that is for clouds of one kind", stateGo,
+		"if !t.fresh {", "if t.fresh {",
+		app, "TestARefusedRunLeavesNothing"},
+	{"what a NATS server says of a right repeats the password", dialGo,
+		"said := redact.Text(err.Error())", "said := err.Error()",
+		app, "TestNATSRepeatsNoSecret"},
 	{"nobody is asked who it is, wherever the embedded server listens", embedded,
 		"open: loopback(host)", "open: true",
 		app, "TestListenElsewhere"},
