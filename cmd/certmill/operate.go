@@ -103,7 +103,8 @@ type calls int
 func (n *calls) UnmarshalText(text []byte) error {
 	whole, err := strconv.Atoi(string(text))
 	if err != nil {
-		return fmt.Errorf("%q: write a whole number of calls a second, such as 5; certmill pause rests an account altogether", text)
+		return fmt.Errorf("%q: write a whole number of calls a second, such as 5; "+
+			"certmill pause rests an account altogether", text)
 	}
 	*n = calls(whole)
 	return nil

@@ -71,8 +71,8 @@ func onceMore(all []app.Again) error {
 	for _, cost := range app.CostsOf(all) {
 		fmt.Fprintf(os.Stderr, "is bought once more: %s of %v\n", orders(cost.Orders), cost)
 	}
-	fmt.Fprintf(os.Stderr, "    for example %s, after %s, which has ended. Handed in like this again when that one has ended, it buys yet another each time; "+
-		"again: %s in its line buys this one only\n", all[0].ID, all[0].Of, all[0].Of)
+	fmt.Fprintf(os.Stderr, "    for example %s, after %s, which has ended. Handed in like this again when that one has ended, "+
+		"it buys yet another each time; again: %s in its line buys this one only\n", all[0].ID, all[0].Of, all[0].Of)
 	if err := agreed(ids, false); err != nil {
 		return fmt.Errorf("%w: not even the other lines were handed in; --yes does not ask", err)
 	}

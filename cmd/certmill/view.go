@@ -107,7 +107,8 @@ func found(b app.Batch) (lines []string) {
 		lines = append(lines, fmt.Sprintf("%-8s %s: %s; %s; for example %s", f.Level, orders(len(f.Orders)), f.What, f.Do, example(f)))
 	}
 	if len(b.OnceMore) > 0 {
-		lines = append(lines, fmt.Sprintf("again    %s bought once more, and once more each time that they are handed in like this after they have ended; for example %s, after %s",
+		lines = append(lines, fmt.Sprintf("again    %s bought once more, and once more each time that they are handed in like this "+
+			"after they have ended; for example %s, after %s",
 			orders(len(b.OnceMore)), b.OnceMore[0].ID, b.OnceMore[0].Of))
 	}
 	return append(lines, knownLines(b.Known)...)

@@ -335,7 +335,8 @@ func (n NATS) Connect(with ...nats.Option) (*nats.Conn, error) {
 	}
 	nc, err := nats.Connect(n.URL, append(opts, with...)...)
 	if err != nil {
-		return nil, redact.Error(fmt.Errorf("connect to NATS at %s: %w", n.URL, explainConnect(err, n))) // the server may repeat what it was told
+		// The server may repeat what it was told.
+		return nil, redact.Error(fmt.Errorf("connect to NATS at %s: %w", n.URL, explainConnect(err, n)))
 	}
 	return nc, nil
 }

@@ -387,7 +387,7 @@ func TestNATSRepeatsNoSecret(t *testing.T) {
 		c.NATS.User, c.NATS.Password = Operator, secretFile(t, canaryNATS)
 		log := &logLines{}
 		_, err := OpenConsole(t.Context(), c, NewLogger(log, "debug"))
-		if err == nil || !strings.Contains(err.Error(), redact.Mark) {
+		if err == nil || !later && !strings.Contains(err.Error(), redact.Mark) { // later, the connection may just be gone
 			t.Errorf("nothing was there to be taken out: %v", err)
 		}
 		cage.search("the console's error", fmt.Appendf(nil, "%v %+v", err, err))

@@ -200,7 +200,8 @@ func listenAt(listen string) (host string, port int, err error) {
 func vacant(host string, port int) error {
 	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(max(port, 0))))
 	if err != nil {
-		return fmt.Errorf("nats.listen: the embedded server cannot listen there: %w; stop what does, or write another address", err)
+		return fmt.Errorf("nats.listen: the embedded server cannot listen there: %w; "+
+			"stop what does, or write another address", err)
 	}
 	return l.Close()
 }

@@ -367,9 +367,10 @@ func provisional(o order.Order) []string {
 		return nil
 	}
 	return []string{
-		"cloud order " + o.CloudID + " is taken for it provisionally: its own call got no clear answer, and the cloud's list has no other for its names that it could be",
-		"    that ends when " + o.CloudID + " is issued and its key is compared: with this order's key it is this order's purchase, with another it is somebody else's, " +
-			"and the outcome is unknown again; if " + o.CloudID + " ends without a certificate, the order is held",
+		"cloud order " + o.CloudID + " is taken for it provisionally: its own call got no clear answer, " +
+			"and the cloud's list has no other for its names that it could be",
+		"    that ends when " + o.CloudID + " is issued and its key is compared: " +
+			"with this order's key it is this order's purchase, with another it is somebody else's, and the outcome is unknown again; if " + o.CloudID + " ends without a certificate, the order is held",
 		"    until then the attempt is open: the order is neither bought again nor cancelled",
 	}
 }

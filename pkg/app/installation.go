@@ -236,8 +236,8 @@ func OnServer(ctx context.Context, c Config, f func(Config) error) (err error) {
 		return f(c)
 	}
 	if traceOf(c).fresh {
-		return fmt.Errorf("no certmill run has worked in the state folder %s, so there is nothing to decide: name the folder where one did "+
-			"with --state, or the server with --nats; nothing was changed", absolute(c.State))
+		return fmt.Errorf("no certmill run has worked in the state folder %s, so there is nothing to decide: "+
+			"name the folder where one did with --state, or the server with --nats; nothing was changed", absolute(c.State))
 	}
 	if err := claimState(c); err != nil {
 		return err

@@ -80,7 +80,8 @@ func MakePlan(ctx context.Context, c Config, log *slog.Logger, b Batch, opt Plan
 	}
 	if err != nil {
 		p, offline := offlinePlan(ctx, c, b, opt)
-		p.NotLookedAt = append(p.NotLookedAt, "quota, valid certificates, orders handed in before and the accounts' zones: "+redact.Text(err.Error()))
+		p.NotLookedAt = append(p.NotLookedAt, "quota, valid certificates, orders handed in before and the accounts' zones: "+
+			redact.Text(err.Error()))
 		return p, offline
 	}
 	defer console.Close()
@@ -184,12 +185,15 @@ func (c *Console) wrongFor(label, main string) (all []preflight.Finding) {
 	wrong := c.wrong(label, main)
 	state := c.states.State(main)
 	if p, rests := state.Rest(label, time.Now()); rests && main != "" {
-		all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Stopped, What: "account " + label + " rests, and buys nothing meanwhile: " + p.Why,
-			Do: cmp.Or(restsUntil(p), "certmill resume "+label+" ends that")})
+		all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Stopped,
+			What: "account " + label + " rests, and buys nothing meanwhile: " + p.Why,
+			Do:   cmp.Or(restsUntil(p), "certmill resume "+label+" ends that")})
 	}
-	if _, told := needsMending(wrong); !told && main != "" && state.Unswept.Why != "" && !state.Marked(c.line.Incarnation()) {
-		all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Stopped, What: "account " + label + " " + unmarked(state, wrong, label),
-			Do: "it is swept again and again; certmill status says how it stands"})
+	swept := main == "" || state.Unswept.Why == "" || state.Marked(c.line.Incarnation())
+	if _, told := needsMending(wrong); !told && !swept {
+		all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Stopped,
+			What: "account " + label + " " + unmarked(state, wrong, label),
+			Do:   "it is swept again and again; certmill status says how it stands"})
 	}
 	for _, t := range wrong {
 		f := preflight.Finding{Level: preflight.Error, Kind: preflight.Stopped, What: t.What, Do: cmp.Or(t.Helps, mendConfig)}
@@ -217,7 +221,8 @@ func (c *Console) reachable() (hands, []string, error) {
 		return hands{ready: h.ready, refused: h.refused}, nil, nil
 	}
 	accounts, broken := c.routes()
-	return hands{ready: ready{accounts: accounts}}, []string{"quota, valid certificates and the accounts' zones: " + redact.Text(err.Error())}, broken
+	unseen := "quota, valid certificates and the accounts' zones: " + redact.Text(err.Error())
+	return hands{ready: ready{accounts: accounts}}, []string{unseen}, broken
 }
 
 // noAccounts: nobody here knows where orders go.

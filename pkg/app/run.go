@@ -183,7 +183,8 @@ func (h *house) where() Where {
 // a state folder that was new: it would be for clouds of one kind already. A key store
 // that lies elsewhere is sealed to what lies here, and keeps all of it.
 func (h *house) refuse() error {
-	if within, err := filepath.Rel(absolute(h.cfg.State), absolute(h.cfg.Keys.Store)); err == nil && filepath.IsLocal(within) {
+	within, err := filepath.Rel(absolute(h.cfg.State), absolute(h.cfg.Keys.Store))
+	if err == nil && filepath.IsLocal(within) {
 		return h.end(h.trace.undo)
 	}
 	return h.close()

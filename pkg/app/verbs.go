@@ -242,12 +242,14 @@ func (c *Console) limitable(label, action string, calls int) error {
 	}
 	switch {
 	case !makes:
-		return fmt.Errorf("certmill makes no call %q that has a limit; write one as the cloud spells it: %s", action, strings.Join(all.Actions(), ", "))
+		return fmt.Errorf("certmill makes no call %q that has a limit; write one as the cloud spells it: %s",
+			action, strings.Join(all.Actions(), ", "))
 	case calls < 0:
 		return fmt.Errorf("%d calls a second cannot be; certmill pause %s stops the account", calls, label)
 	case calls > most:
 		return fmt.Errorf("%d calls a second are more than account %s may make of %s: %d %s, and the cloud refuses what is above; "+
-			"write 1 to %d, or 0 for what the config says. What the cloud grants an account beyond that stands in accounts.%s.limits of the workers' config",
+			"write 1 to %d, or 0 for what the config says. "+
+			"What the cloud grants an account beyond that stands in accounts.%s.limits of the workers' config",
 			calls, label, action, most, whose, most, label)
 	}
 	return nil
@@ -267,7 +269,8 @@ func (c *Console) Limited(label, action string, calls int) string {
 	case here:
 		return fmt.Sprintf("%d a second again: the config says nothing of it, so what the cloud documents holds", call.Most())
 	}
-	return fmt.Sprintf("what accounts.%s.limits of the workers' config says again, or, where it says nothing of it, what the cloud documents: %d a second", label, call.Most())
+	return fmt.Sprintf("what accounts.%s.limits of the workers' config says again, or, where it says nothing of it, "+
+		"what the cloud documents: %d a second", label, call.Most())
 }
 
 // FirstUse says, for this incarnation of the streams, that nothing can have been

@@ -279,8 +279,10 @@ func Findings(all []HandIn) (found []preflight.Finding) {
 			found = append(found, duplicate(h.ID, h.Request.Names, h.Taken.How, "order "+h.Taken.Order))
 		case h.New() && len(h.Loose) > 0:
 			l := h.Loose[0]
-			found = append(found, preflight.Finding{Level: preflight.Warning, Kind: preflight.Duplicate, Orders: []string{h.ID}, What: nobodys,
-				Example: fmt.Sprintf("%s: cloud order %s (%s) at main account %s", strings.Join(h.Request.Names, " "), l.CloudID, l.State, l.Main),
+			found = append(found, preflight.Finding{Level: preflight.Warning, Kind: preflight.Duplicate,
+				Orders: []string{h.ID}, What: nobodys,
+				Example: fmt.Sprintf("%s: cloud order %s (%s) at main account %s",
+					strings.Join(h.Request.Names, " "), l.CloudID, l.State, l.Main),
 				Do: "certmill surplus lists them; handed in, these orders take one at their own account whose key is theirs, " +
 					"and else are held before anything is bought, until certmill approve"})
 		}

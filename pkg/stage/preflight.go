@@ -214,7 +214,8 @@ const (
 
 	paidForNothing = "an order for exactly these names was paid, and ended without a certificate"
 
-	nobodys = "a cloud order for exactly these names is there that nobody here claims: somebody else's, or left over from an earlier life of the streams"
+	nobodys = "a cloud order for exactly these names is there that nobody here claims: " +
+		"somebody else's, or left over from an earlier life of the streams"
 
 	newerEntry = "a newer certmill bought, or tried to buy, for exactly these names; what came of it this one cannot read"
 )

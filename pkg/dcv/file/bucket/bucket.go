@@ -67,7 +67,8 @@ func parse(address string) (*url.URL, error) {
 	case u.User != nil:
 		return nil, errors.New("bucket: leave user and password out of the URL; credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)")
 	case !blob.DefaultURLMux().ValidBucketScheme(u.Scheme):
-		return nil, fmt.Errorf("bucket: nothing here opens %s://…; write s3://name?region=…, also for OSS and COS with endpoint=…", u.Scheme)
+		return nil, fmt.Errorf("bucket: nothing here opens %s://…; write s3://name?region=…, "+
+			"for other clouds' stores with endpoint=…", u.Scheme)
 	}
 	return u, nil
 }
