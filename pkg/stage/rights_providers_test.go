@@ -288,7 +288,7 @@ func TestRightsThatAreMissingAtEveryProvider(t *testing.T) {
 			})
 			w.wantNote("a", fmt.Sprintf("pre-flight: account %s may not write _certmill-check in the zone %s", e.Label, e.Zone))
 			p.drive("b", order.Held)
-			w.wantHeld("b", fmt.Sprintf("the TXT record of a challenge in the zone %s was refused to account %s", e.Zone, e.Label), "certmill approve b")
+			w.wantHeld("b", fmt.Sprintf(" record of a challenge in the zone %s was refused to account %s", e.Zone, e.Label), "certmill approve b")
 			if o := w.last("b"); o.CloudID != "" || o.Attempt > 0 {
 				t.Errorf("b was bought: %s", w.tell("b"))
 			}
