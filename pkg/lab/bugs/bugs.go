@@ -235,7 +235,7 @@ var spending = []bug{
 		"case calls > most:", "case false:",
 		app, "TestLimitStaysBelowTheCloudsCeiling"},
 	{"that a known line's account is stopped is not told", appHandIn,
-		"e := explain(o, c.facts(o))", "e := explain(o, facts{marked: true, now: time.Now()})",
+		"e := explain(o, c.facts(ctx, o))", "e := explain(o, facts{marked: true, now: time.Now()})",
 		app, "TestHandInSaysThatAnAccountWaits"},
 	{"rows of nobody hold orders of which nobody was told so", handIn,
 		"err == nil && h.Taken.Order == \"\" {", "err == nil && false {",
