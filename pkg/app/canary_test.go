@@ -294,7 +294,7 @@ func TestNothingRepeatsASecret(t *testing.T) {
 		order.Request{ID: "denied", Account: "role", Names: []string{"www.denied.example"}},
 		order.Request{ID: "rfc", Account: "role", Names: []string{"www.rfc.example"}},
 		order.Request{ID: "taken", Account: "role", Names: []string{"www.taken.example"}},
-		order.Request{ID: "refused", Account: "role", Names: []string{"a.example.com"}, Product: "geotrust-dv-w-starter"},
+		order.Request{ID: "refused", Account: "role", Names: []string{"a.example.com"}, Product: "cfca-ev-w-advanced"},
 		order.Request{ID: "review", Account: "role", Names: []string{"x.refused.example"}},
 	)
 	for _, id := range []string{"own", "ten", "hook"} {

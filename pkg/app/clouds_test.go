@@ -30,6 +30,8 @@ func (m *market) Flows() []issuer.Flow { return []issuer.Flow{m} }
 func (m *market) Action() string       { return "Buy" }
 func (m *market) Spends() bool         { return true }
 
+func (m *market) Product(code string) issuer.Product { return issuer.Product{Code: code} }
+
 func (m *market) Route(order.Request) (issuer.Route, error) {
 	return issuer.Route{Flow: m, Product: m.access.Product}, nil
 }

@@ -141,6 +141,7 @@ type guild struct {
 
 func (guild) About() issuer.About { return issuer.About{Name: "a guild"} }
 func (guild) Action() string      { return "Enrol" }
+func (guild) Spends() bool        { return false }
 
 func (g guild) Route(order.Request) (issuer.Route, error) {
 	return issuer.Route{Flow: g, Needs: []string{"name", "company"}}, nil
