@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/lab/smalldisk"
 	"github.com/certmill/certmill/pkg/order"
@@ -193,7 +195,7 @@ func (f fullRun) run(ctx context.Context, restarts *atomic.Int32) error {
 	var log bytes.Buffer
 	opt := RunOptions{Config: inDir(f.disk.Dir), Files: []string{f.file}, Log: NewLogger(&log, "warn"), View: &seen{}}
 	sum, err := Run(ctx, opt)
-	for errors.Is(err, syscall.ENOSPC) { // while it started: it says so and ends
+	for noRoom(err) { // while it started: it says so and ends
 		time.Sleep(200 * time.Millisecond)
 		sum, err = Run(ctx, opt)
 	}
@@ -202,6 +204,13 @@ func (f fullRun) run(ctx context.Context, restarts *atomic.Int32) error {
 		return fmt.Errorf("%+v, %w\n%s", sum, err, log.String())
 	}
 	return f.books()
+}
+
+// noRoom: a file could not be written, or the server made no stream for want of room.
+func noRoom(err error) bool {
+	const insufficient jetstream.ErrorCode = 10047
+	api, is := errors.AsType[*jetstream.APIError](err)
+	return errors.Is(err, syscall.ENOSPC) || is && api.ErrorCode == insufficient
 }
 
 // books looks at the simulator's books in its next life.

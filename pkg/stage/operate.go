@@ -194,6 +194,16 @@ func (p *Operator) Cancel(ctx context.Context, id string) error {
 	return p.move(ctx, it, o, order.Collect, "cancelled")
 }
 
+// noStart lets no worker start the order's resource any more by what it read before.
+// A crash behind it leaves an order that decides anew to take its names, and goes on:
+// the verb, repeated, ends it.
+func (p *Operator) noStart(ctx context.Context, o order.Order) error {
+	if o.Resource == "" && o.Taken.IsZero() {
+		return nil
+	}
+	return p.Ledger.Ending(ctx, o.Main, o.Request.Names, o.ID(), o.Taken)
+}
+
 // forgo closes the purchase in the ledger first. Nobody says "never bought"
 // before the first sweep, with an unclaimed row, or while the key store has a
 // number above the ledger's last attempt.
@@ -232,7 +242,7 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 		lost = false // nobody can reconcile it; its entry there stays open, for whoever wants the names next
 	}
 	if !f.Spends() {
-		return nil // what it has is given back by its end, after a look
+		return p.noStart(ctx, *o) // what it has is given back by its end, after a look
 	}
 	last, _ := e.Last(o.ID())
 	if last.Ending == ledger.Open {

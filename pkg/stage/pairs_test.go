@@ -518,10 +518,19 @@ func gapsNamed(t *testing.T, globs ...string) []string {
 // last transition must not leave it there.
 func TestPairsThatOnceFailed(t *testing.T) {
 	t.Parallel()
-	for _, r := range routes {
-		if r.name == "not bought, by hand" {
-			if _, all := r.die(t, place{"move: stored", 1}, place{"move: stored", 6}); !all {
-				t.Error("the workers did not come there")
+	for _, once := range []struct {
+		route  string
+		deaths []place
+	}{
+		{"not bought, by hand", []place{{"move: stored", 1}, {"move: stored", 6}}},
+		{"cancelled certificate", []place{{"move: stored", 1}}},
+	} {
+		for _, r := range routes {
+			if r.name != once.route {
+				continue
+			}
+			if _, all := r.die(t, once.deaths...); !all {
+				t.Errorf("%s: the workers did not come there", r.name)
 			}
 		}
 	}
