@@ -11,7 +11,8 @@ import (
 
 // labelled begin the names of the consumers that a worker pulls from for an account of
 // its config: sweeps, also while the account rests, and lanes.
-var labelled = []string{"unsure-", "waiting-", "issuing-", "recheck-", string(order.Submit) + "-", string(order.Verify) + "-", string(order.Collect) + "-"}
+var labelled = []string{"unsure-", "waiting-", "issuing-", "recheck-",
+	string(order.Submit) + "-", string(order.Verify) + "-", string(order.Collect) + "-"}
 
 // attendedFor is how long ago a worker asked that still counts as connected: sweeps
 // come every second, and one may take a while.

@@ -56,7 +56,7 @@ func smallDisk(t *testing.T) *smalldisk.Disk {
 // the simulator's books agree with those of its next life.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	const length = 4 * time.Second // a run's usual one
+	const length = 2 * time.Second // orders are under way for, at least
 	file := manyOrders(t, 8)
 	var restarts atomic.Int32
 	g, _ := limited(t.Context(), *atOnce)
@@ -178,7 +178,7 @@ type fullRun struct {
 	disk   *smalldisk.Disk
 	file   string
 	orders int
-	at     time.Duration // after which it gets full
+	at     time.Duration // after which it gets full, from when orders are under way
 	left   int64         // bytes that are left then
 }
 
@@ -187,6 +187,7 @@ func (f fullRun) run(ctx context.Context, restarts *atomic.Int32) error {
 	defer cancel()
 	filled := make(chan error, 1)
 	go func() {
+		f.underWay(ctx)
 		time.Sleep(f.at)
 		err := f.disk.Fill(f.left)
 		time.Sleep(*fullFor)
@@ -204,6 +205,16 @@ func (f fullRun) run(ctx context.Context, restarts *atomic.Int32) error {
 		return fmt.Errorf("%+v, %w\n%s", sum, err, log.String())
 	}
 	return f.books()
+}
+
+// underWay waits until orders have keys: the streams are made then, and are written to.
+func (f fullRun) underWay(ctx context.Context) {
+	for ; ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+		keys, _ := filepath.Glob(filepath.Join(inDir(f.disk.Dir).Keys.Store, "??", "*", "*"))
+		if len(keys) > 0 {
+			return
+		}
+	}
 }
 
 // noRoom: a file could not be written, or the server made no stream for want of room.

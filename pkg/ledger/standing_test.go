@@ -151,6 +151,9 @@ func TestLeave(t *testing.T) {
 	if is := leave(); is != Taken {
 		t.Errorf("with an open attempt: %s", is)
 	}
+	if take, _ := read(t, l).Take("a"); take.End != "" {
+		t.Errorf("with an open attempt, they are given back: %+v", take)
+	}
 	if err := l.End(t.Context(), main, names, a, NeverSent, "throttled"); err != nil {
 		t.Fatal(err)
 	}

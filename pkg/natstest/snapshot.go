@@ -83,7 +83,7 @@ func text(t testing.TB, parts ...any) string {
 func (was Snapshot) Same(t testing.TB, js jetstream.JetStream) {
 	t.Helper()
 	now := Take(t, js)
-	for end := time.Now().Add(startTime); !maps.Equal(was, now) && time.Now().Before(end); now = Take(t, js) {
+	for end := time.Now().Add(min(startTime, Patience)); !maps.Equal(was, now) && time.Now().Before(end); now = Take(t, js) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	names := maps.Clone(was)

@@ -260,7 +260,7 @@ func TestUnreadRecordsHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	const many, child = 1010, "CERTMILL_TEST_UNREAD"
 	if os.Getenv(child) == "" {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-patience="+natstest.Patience.String())
 		cmd.Env = append(os.Environ(), child+"=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v: %s", err, out)

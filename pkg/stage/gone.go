@@ -74,8 +74,9 @@ func (g *Gone) find(ctx context.Context, ours map[string]bool) (map[string]leftO
 
 func (g *Gone) tell(ctx context.Context, main string, is leftOpen) error {
 	t := account.Trouble{Kind: account.Gone, Last: g.Now().UTC().Truncate(time.Second),
-		What: fmt.Sprintf("no account of the workers' config is of main account %s any more, and nobody finds out there what became of calls "+
-			"whose outcome is not known (open attempts: %d): the oldest is that of order %s, of %s", main, is.attempts, is.first.Order, is.first.Opened.UTC().Format(time.RFC3339)),
+		What: fmt.Sprintf("no account of the workers' config is of main account %s any more, and nobody finds out there "+
+			"what became of calls whose outcome is not known (open attempts: %d): the oldest is that of order %s, of %s",
+			main, is.attempts, is.first.Order, is.first.Opened.UTC().Format(time.RFC3339)),
 		Helps: WriteAccount("<label>", main) + "; until then orders for the same names wait, and are held"}
 	if was, told := g.States.State(main).Troubles[account.Gone]; told && was.What != t.What {
 		if err := g.States.Calm(ctx, main, account.Gone); err != nil { // it has changed
@@ -92,7 +93,9 @@ func (g *Gone) tell(ctx context.Context, main string, is leftOpen) error {
 // WriteAccount is what helps where an account is in no worker's config.
 func WriteAccount(label, main string) string {
 	if main == "" {
-		return fmt.Sprintf("write accounts.%s, with its cloud and its key, into the workers' config, and start them again", label)
+		return fmt.Sprintf("write accounts.%s, with its cloud and its key, into the workers' config, "+
+			"and start them again", label)
 	}
-	return fmt.Sprintf("write accounts.%s, with its cloud, its key and main: %q, into the workers' config, and start them again", label, main)
+	return fmt.Sprintf("write accounts.%s, with its cloud, its key and main: %q, into the workers' config, "+
+		"and start them again", label, main)
 }

@@ -474,15 +474,19 @@ func TestWorkerThatSleptStartsNothing(t *testing.T) {
 }
 
 // An order that ends has no claim and is about to say so, when a worker that slept
-// claims something for it: that it ends was told before.
+// claims something for it: that it ends was told before, by its collector.
 func TestNothingIsClaimedBehindALook(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	w.publish(order.Request{ID: "x", Account: "ten", Names: []string{"x.example.com"}})
 	slept := w.freezing("start: names taken")
 	ended := slept.freeze("x")
-	w.must(w.worker().by.Cancel(t.Context(), "x"))
-	resource := w.last("x").Resource
+	it, err := w.line.Last(t.Context(), "x") // it ends by a transition alone, as of a worker
+	w.must(err)
+	ends := it.Order
+	ends.State, ends.Failure = order.Collect, &order.Failure{Class: "rejected", Reason: "it ends"}
+	w.must(w.line.MoveByHand(t.Context(), it, ends))
+	resource := it.Resource
 	looks := w.freezing("collect: given back")
 	looked := looks.freeze("x")
 	slept.thaw()

@@ -485,14 +485,16 @@ func (s *Submitter) anothers(ctx context.Context, o order.Order, why error) erro
 	case errors.Is(why, ledger.ErrTaken) && is.Order == "":
 		return pipeline.Snooze(100 * time.Millisecond) // it was given back meanwhile
 	case errors.Is(why, ledger.ErrTaken) && other == order.Held:
-		return pipeline.Hold(fmt.Sprintf("it waits for order %s, which has the resource %s and is held: decide about that one (certmill show %[1]s), "+
-			"and when it has ended retry this one; or hand this one in with another resource, or with any", is.Order, o.Resource),
+		return pipeline.Hold(fmt.Sprintf("it waits for order %s, which has the resource %s and is held: "+
+			"decide about that one (certmill show %[1]s), and when it has ended retry this one; "+
+			"or hand this one in with another resource, or with any", is.Order, o.Resource),
 			"certmill retry "+o.ID(), "certmill cancel "+o.ID())
 	case errors.Is(why, ledger.ErrTaken) && goesOn(other):
 		return pipeline.Wait(order.Wait{For: order.WaitForResource, What: is.Order, Till: time.Now().UTC().Add(time.Second)})
 	case is.At.After(o.Received):
-		return pipeline.Hold(fmt.Sprintf("order %s came first to the resource %s, which serves %s now%s: hand this one in with another resource, or with any; "+
-			"once that is over, retry goes on with this one", is.Order, o.Resource, strings.Join(is.Names, " "), until(is.Till)),
+		return pipeline.Hold(fmt.Sprintf("order %s came first to the resource %s, which serves %s now%s: "+
+			"hand this one in with another resource, or with any; once that is over, retry goes on with this one",
+			is.Order, o.Resource, strings.Join(is.Names, " "), until(is.Till)),
 			"certmill cancel "+o.ID(), "certmill retry "+o.ID())
 	}
 	return pipeline.Fail(order.Failure{Class: ClassInUse, Reason: why.Error(),

@@ -5,7 +5,7 @@
 // Nothing in the tree is changed: the go command is told to read the mutated
 // file in place of the real one. Run it from the module's root:
 //
-//	go run ./pkg/lab/bugs [-run words-of-the-bug] [-part 1/4]
+//	go run ./pkg/lab/bugs [-run words-of-the-bug] [-part 1/4] [-build]
 package main
 
 import (
@@ -27,6 +27,7 @@ import (
 func main() {
 	only := flag.String("run", "", "only bugs whose text contains this")
 	part := flag.String("part", "1/1", "only this part of them, such as 2/4: every fourth, from the second")
+	build := flag.Bool("build", false, "only see whether each can be built: a minute or two for all")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "bugs")
 	if err != nil {
@@ -34,11 +35,14 @@ func main() {
 		os.Exit(2)
 	}
 	tried := partOf(chosen(*only), *part)
-	if err := sound(tried); err != nil {
+	does, word := bug.caught, "caught"
+	if *build {
+		does, word = bug.builds, "builds"
+	} else if err := sound(tried); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}
-	missed := run(dir, tried)
+	missed := run(dir, tried, word, does)
 	_ = os.RemoveAll(dir)
 	if missed > 0 {
 		fmt.Fprintf(os.Stderr, "%d of the bugs were not caught\n", missed)
@@ -98,7 +102,7 @@ func sound(tried []bug) error {
 
 // run tries the bugs, as many at a time as there are processors, and prints
 // what became of each as soon as it is known: all of them take most of an hour.
-func run(dir string, tried []bug) (missed int) {
+func run(dir string, tried []bug, word string, does func(b bug, dir string) error) (missed int) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex // guards missed, and a line of the output
 	hands := make(chan struct{}, runtime.GOMAXPROCS(0))
@@ -106,15 +110,15 @@ func run(dir string, tried []bug) (missed int) {
 		wg.Go(func() {
 			hands <- struct{}{}
 			defer func() { <-hands }()
-			began, verdict := time.Now(), "caught"
+			began, verdict := time.Now(), word
 			at := filepath.Join(dir, fmt.Sprint(i))
-			failed := b.caught(at)
+			failed := does(b, at)
 			_ = os.RemoveAll(at) // a test's program has 40 MB
 			mu.Lock()
 			defer mu.Unlock()
 			if failed != nil {
 				missed++
-				verdict = "NOT CAUGHT: " + failed.Error()
+				verdict = "NOT " + strings.ToUpper(word) + ": " + failed.Error()
 			}
 			fmt.Printf("%5.1fs %s: %s %s: %s\n", time.Since(began).Seconds(), verdict, b.pkg, b.test, b.what)
 		})
@@ -148,6 +152,21 @@ func (b bug) caught(dir string) error {
 		return errors.New("the test passes")
 	case !is || failed.ExitCode() < 0 || !bytes.Contains(out, []byte("--- FAIL: "+b.test)):
 		return fmt.Errorf("the test did not run to its end: %w: %s", err, firstLines(out))
+	}
+	return nil
+}
+
+// builds builds the package with the bug in it.
+func (b bug) builds(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	overlay, err := b.overlay(dir)
+	if err != nil {
+		return err
+	}
+	if out, err := exec.Command("go", "build", "-overlay", overlay, "./"+filepath.Dir(b.file)).CombinedOutput(); err != nil {
+		return fmt.Errorf("does not build: %s", firstLines(out))
 	}
 	return nil
 }
