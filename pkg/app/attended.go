@@ -35,6 +35,9 @@ func (o observed) attended() map[string]bool {
 	return all
 }
 
+// unattended is said of an account that none of them has.
+const unattended = "is in the config of no connected worker"
+
 // attention is what was seen of the workers, and when.
 type attention struct {
 	at     time.Time

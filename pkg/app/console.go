@@ -181,14 +181,14 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 		s.Unreadable += len(unread)
 	}
 	for _, a := range accounts {
-		s.Accounts = append(s.Accounts, c.accountStatus(a))
+		s.Accounts = append(s.Accounts, c.accountStatus(ctx, a))
 	}
 	s.Troubles, err = c.troubles(ctx)
 	return s, err
 }
 
 // accountStatus is how one account stands.
-func (c *Console) accountStatus(a known) AccountStatus {
+func (c *Console) accountStatus(ctx context.Context, a known) AccountStatus {
 	wrong := c.wrong(a.label, a.main)
 	line := AccountStatus{Label: a.label, Main: a.main, State: describe(account.State{}, wrong, a.label, true)}
 	for _, t := range wrong {
@@ -209,6 +209,9 @@ func (c *Console) accountStatus(a known) AccountStatus {
 		line.State = awaitsMain(a.label)
 	case len(wrong) == 0:
 		line.State = "nothing was ordered there yet"
+	}
+	if c.gone(ctx, a.label) {
+		line.State = unattended + ", so nothing moves its orders; " + line.State
 	}
 	return line
 }

@@ -57,7 +57,7 @@ func explain(o order.Order, f facts) Explanation {
 	if f.gone && !o.State.Final() && o.State != order.Held {
 		e.Advice = stage.WriteAccount(o.Account, o.Main)
 		return e.because("account "+o.Account+" is in no worker's config",
-			"account "+o.Account+" is in the config of no connected worker, so nothing moves it: "+e.Advice)
+			"account "+o.Account+" "+unattended+", so nothing moves it: "+e.Advice)
 	}
 	switch o.State {
 	case order.Submit, order.Verify, order.Issuing, order.Collect:

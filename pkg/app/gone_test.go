@@ -53,6 +53,9 @@ func TestAccountThatIsGone(t *testing.T) {
 		!strings.Contains(stuck.Groups[0].Example.Advice, "accounts.aliyun-1") {
 		t.Errorf("stuck: %+v, %v", stuck.Groups, err)
 	}
+	if status, err := console.Status(t.Context()); err != nil || !strings.Contains(status.Accounts[0].State, gone) {
+		t.Errorf("status: %+v, %v", status.Accounts, err)
+	}
 	w.stop()
 	<-w.ended
 	startWorkers(t, c).work(t)
@@ -60,4 +63,7 @@ func TestAccountThatIsGone(t *testing.T) {
 		it, err := console.Find(t.Context(), o.ID())
 		return err == nil && !strings.Contains(console.Why(t.Context(), it.Order), gone)
 	})
+	if status, err := console.Status(t.Context()); err != nil || strings.Contains(status.Accounts[0].State, gone) {
+		t.Errorf("status: %+v, %v", status.Accounts, err)
+	}
 }

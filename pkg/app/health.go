@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -61,12 +63,26 @@ func (h *health) why() string {
 	return strings.Join(all, "\n")
 }
 
+// listenProbes takes the address of the probes before anything is begun: a process
+// that nobody can ask does not start. nil: the config has none.
+func listenProbes(addr string) (net.Listener, error) {
+	if addr == "" {
+		return nil, nil
+	}
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w: write another host:port into the config, or end what listens there", err)
+	}
+	return listener, nil
+}
+
 // probes answers /healthz (the process runs), /readyz (it is connected and works,
 // what it works is stored, and what is wrong with which accounts; it is not ready
 // where all of them are stopped, or refused by their clouds) and /permits (the counters of its permit rings) until
 // ctx ends. A process that waits for NATS, or for room on NATS's disk, is healthy
-// and not ready, and says why: restarting it would not help.
-func (p *Process) probes(ctx context.Context, addr string) error {
+// and not ready, and says why: restarting it would not help. They are asked at
+// listener, which it closes.
+func (p *Process) probes(ctx context.Context, listener net.Listener) error {
 	log, mux := p.log, http.NewServeMux()
 	mux.HandleFunc("GET /permits", func(w http.ResponseWriter, _ *http.Request) {
 		rings := []permit.Stats{}
@@ -78,10 +94,12 @@ func (p *Process) probes(ctx context.Context, addr string) error {
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", p.readyz)
-	server := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

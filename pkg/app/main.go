@@ -49,14 +49,21 @@ func Work(ctx context.Context, c Config, role order.Role) error {
 	if len(c.Accounts) == 0 {
 		return errors.New("accounts is empty: there is nothing to work for")
 	}
+	listener, err := listenProbes(c.Listen)
+	if err != nil {
+		return err
+	}
+	if listener != nil {
+		defer func() { _ = listener.Close() }()
+	}
 	log := NewLogger(os.Stderr, c.Log)
 	p, err := NewProcess(c, hostName(string(role)), false, log, role)
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	if c.Listen != "" {
-		g.Go(func() error { return p.probes(ctx, c.Listen) })
+	if listener != nil {
+		g.Go(func() error { return p.probes(ctx, listener) })
 	}
 	g.Go(func() error {
 		defer log.Info("drained")

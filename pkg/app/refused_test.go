@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/certmill/certmill/pkg/order"
 )
 
 // unchecked reads a config as Parse does, but for what it refuses.
@@ -110,6 +112,7 @@ func TestARefusedRunLeavesNothing(t *testing.T) {
 		"a secret is not there":             accounts,
 		"a user's password is not there":    "nats: {listen: '0.0.0.0:0', users: {shop: env:CERTMILL_TEST_NOTHING}}\n",
 		"the port is another program's":     "nats: {listen: '" + taken.Addr().String() + "'}\n",
+		"the probes' port is taken":         "listen: '" + taken.Addr().String() + "'\n",
 		"the identity is none":              "keys: {identity: refused_test.go}\n",
 		"the identity opens no recipient's": "keys: {identity: IDENTITY, recipients: [" + identityAt(t, filepath.Join(t.TempDir(), "other")) + "]}\n",
 	} {
@@ -161,4 +164,18 @@ func TestNothingIsDecidedWhereNoRunWorked(t *testing.T) {
 	if made := left(t, dir); len(made) > 0 {
 		t.Errorf("it left %v", made)
 	}
+}
+
+// TestWorkerWhoseProbesNobodyReaches: a worker begins nothing where its probes' port is
+// another program's.
+func TestWorkerWhoseProbesNobodyReaches(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = taken.Close() })
+	c := withClouds(t, "nats://127.0.0.1:1", 1)
+	c.Listen = taken.Addr().String()
+	wantWords(t, "the worker", Work(t.Context(), c, order.Submitter), "listen", c.Listen, "write another host:port")
 }

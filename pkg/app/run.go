@@ -63,6 +63,13 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 	if err := c.ready(); err != nil {
 		return Summary{}, err
 	}
+	listener, err := listenProbes(c.Listen)
+	if err != nil {
+		return Summary{}, err
+	}
+	if listener != nil {
+		defer func() { _ = listener.Close() }()
+	}
 	house, err := openHouse(ctx, c, opt.Log)
 	if err != nil {
 		return Summary{}, err
@@ -81,8 +88,8 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 		k := keeper{server: house.nats, folder: house.cfg.State, troubles: &p.ready.troubles, log: opt.Log}
 		g.Go(func() error { return k.keep(work) })
 	}
-	if c.Listen != "" {
-		g.Go(func() error { return p.probes(work, c.Listen) })
+	if listener != nil {
+		g.Go(func() error { return p.probes(work, listener) })
 	}
 	g.Go(func() error {
 		if len(opt.Files) == 0 {
