@@ -27,12 +27,25 @@ func claimState(c Config) error {
 	}
 	durable.RemoveTorn(c.State)
 	err := certstore.ClaimFolder(c.State, stateWord, "name another folder with --state and hand the order files in again",
-		func(name string) bool { return slices.Contains(lives, name) })
+		func(name string) bool { return ofARun(c.State, name) })
 	if err != nil {
 		return err
 	}
 	// A crash here leaves a folder for either kind, without anything in it.
 	return certstore.Dedicate(c.State, stateWord, c.clouds(), "Name another folder with --state, or state in the config")
+}
+
+// ofARun tells whether a run has left what is in the folder. A key store says itself
+// of which format it is, and certmill init makes one, too; workers on another server
+// leave files of challenges.
+func ofARun(state, name string) bool {
+	switch name {
+	case "keys":
+		return !certstore.Claimed(filepath.Join(state, name))
+	case "placed", "files":
+		return false
+	}
+	return slices.Contains(lives, name)
 }
 
 // trace is what a state folder had before somebody began there, so that one who is

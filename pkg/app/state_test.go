@@ -181,6 +181,27 @@ func TestClaimState(t *testing.T) {
 	}
 }
 
+// TestRunWhereInitAndWorkersWere: a run takes the folder in which certmill init has
+// made the key store, and workers have left their files.
+func TestRunWhereInitAndWorkersWere(t *testing.T) {
+	t.Parallel()
+	c := inDir(t.TempDir())
+	c.NATS.URL, c.NATS.Replicas, c.Keys.Store = natstest.Server(t).ClientURL(), 1, filepath.Join(c.State, "keys")
+	if _, err := Init(t.Context(), c, quiet); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"placed", "files"} {
+		if err := os.MkdirAll(filepath.Join(c.State, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := claimState(c); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestStreamsOfAnEarlierFormat: on a server of its own, too, they are refused by
 // everybody and left as they are.
 // DESIGN 12.9: a build that knows another format refuses, and changes nothing.
