@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/certmill/certmill/pkg/order"
 )
@@ -30,7 +32,9 @@ type Dir struct{ Path string }
 
 // Deliver writes the files, durably, each one whole. The key comes first and
 // order.json last, so that whoever waits for order.json finds the others.
-// Delivering again writes the same again.
+// Delivering again writes the same again. The error is an *OtherNames if a
+// certificate is there that serves names which this one does not; then nothing was
+// changed.
 func (d Dir) Deliver(ctx context.Context, v Delivery) (where string, err error) {
 	if !order.ValidID(v.ID) {
 		return "", fmt.Errorf("%q is no order id", v.ID)
@@ -40,6 +44,9 @@ func (d Dir) Deliver(ctx context.Context, v Delivery) (where string, err error) 
 		return "", fmt.Errorf("deliver %s: %w", v.ID, err)
 	}
 	folder := filepath.Join(d.Path, v.ID)
+	if err := forOthers(folder, chain); err != nil {
+		return "", fmt.Errorf("deliver %s: %w", v.ID, err)
+	}
 	// The folder above is synced even if this one is there: a visit that made it
 	// may have died before it synced that.
 	if err := errors.Join(makeFolder(folder, 0o755), syncFolder(d.Path)); err != nil {
@@ -66,6 +73,44 @@ func (d Dir) Deliver(ctx context.Context, v Delivery) (where string, err error) 
 		}
 	}
 	return folder, nil
+}
+
+// OtherNames is returned where a folder has a certificate for other names: one that
+// had the same id in another life, or that somebody put there. Programs may read it.
+type OtherNames struct {
+	Path  string
+	Names []string // that the new one does not have
+}
+
+func (e *OtherNames) Error() string {
+	return fmt.Sprintf("%s is a certificate for %s, and this one is not for that: nothing was replaced. "+
+		"Move the folder away, after whatever reads it", e.Path, strings.Join(e.Names, " "))
+}
+
+// forOthers refuses a folder whose certificate has names that the new one lacks. What
+// is there and is no certificate is replaced.
+func forOthers(folder, chain string) error {
+	path := filepath.Join(folder, "fullchain.pem")
+	there, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	was, err := parseChain(string(there))
+	if err != nil {
+		return nil
+	}
+	is, err := parseChain(chain)
+	if err != nil {
+		return err
+	}
+	lacks := slices.DeleteFunc(slices.Clone(was[0].DNSNames), func(name string) bool { return slices.Contains(is[0].DNSNames, name) })
+	if len(lacks) > 0 {
+		return &OtherNames{path, lacks}
+	}
+	return nil
 }
 
 // check refuses to put a key beside a certificate that it does not belong to:

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,6 +88,42 @@ func TestDeliverReplaces(t *testing.T) {
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v %v", info.Mode(), err)
+	}
+}
+
+// TestDeliverLeavesOtherNames: what serves other names under the same id is not
+// replaced, neither the certificate nor the key; more names are no others.
+func TestDeliverLeavesOtherNames(t *testing.T) {
+	authority := newCA(t)
+	root := t.TempDir()
+	deliver := func(names ...string) error {
+		key := newKey(t)
+		_, err := certstore.Dir{Path: root}.Deliver(t.Context(), certstore.Delivery{ID: "a", Key: privatePEM(t, key), Record: []byte("{}"),
+			Chain: chain(authority.leaf(t, key.Public(), names, nil))})
+		return err
+	}
+	if err := deliver("a.example.com"); err != nil {
+		t.Fatal(err)
+	}
+	if err := deliver("a.example.com", "www.a.example.com"); err != nil {
+		t.Errorf("one with a name more: %v", err)
+	}
+	before := map[string]string{}
+	for _, name := range []string{"privkey.pem", "fullchain.pem", "order.json"} {
+		data, err := os.ReadFile(filepath.Join(root, "a", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[name] = string(data)
+	}
+	err := deliver("b.example.com")
+	if other, is := errors.AsType[*certstore.OtherNames](err); !is || !slices.Equal(other.Names, []string{"a.example.com", "www.a.example.com"}) {
+		t.Errorf("one for other names: %v", err)
+	}
+	for name, was := range before {
+		if data, _ := os.ReadFile(filepath.Join(root, "a", name)); string(data) != was {
+			t.Errorf("%s was replaced", name)
+		}
 	}
 }
 

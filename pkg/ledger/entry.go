@@ -253,6 +253,18 @@ func (e Entry) Used(resource string) bool {
 	return slices.ContainsFunc(e.Takes, func(t Take) bool { return t.Resource == resource })
 }
 
+// uses tells whether an order for these names has a resource now, or was issued with
+// it.
+func (e Entry) uses(resource string) bool {
+	return slices.ContainsFunc(e.Takes, func(t Take) bool { return t.Resource == resource && t.End != TakeOver })
+}
+
+// Loose are the rows of cloud orders that nobody claims and no order uses: those that
+// stop a purchase. One that an order used and gave back is loose again.
+func (e Entry) Loose() []Unclaimed {
+	return slices.DeleteFunc(slices.Clone(e.Unclaimed), func(u Unclaimed) bool { return e.uses(u.CloudID) })
+}
+
 // Explained returns the entry without the unclaimed row of a resource whose order
 // is known. Empty: none is.
 func (e Entry) Explained(resource string) Entry {

@@ -344,7 +344,8 @@ func (l *Ledger) Forgo(ctx context.Context, main string, names []string, a Attem
 // resource (DESIGN 12.2), by a decision of its record (Decision). e is what it was
 // decided on: ErrConflict if that has changed. The error is *NotFree if another
 // order has them, and wraps ErrStale if the order has ended or decided otherwise
-// since. An unclaimed row of the resource is explained by it. Safe to repeat.
+// since. An unclaimed row of the resource is explained by it, until the order gives
+// it back (Loose). Safe to repeat.
 func (l *Ledger) Take(ctx context.Context, e Entry, id, resource string, decided time.Time) error {
 	if by, is := e.blockedBy(id); is {
 		return &NotFree{by}
@@ -356,7 +357,7 @@ func (l *Ledger) Take(ctx context.Context, e Entry, id, resource string, decided
 	if ok && t.End == "" && t.Resource == resource && t.Decided.Equal(decided) {
 		return nil
 	}
-	e = e.Explained(resource).taken(id, time.Now())
+	e = e.taken(id, time.Now())
 	t, _ = e.Take(id)
 	t.Resource, t.Decided = resource, decided
 	return l.write(ctx, e.withTake(t))

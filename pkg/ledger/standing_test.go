@@ -538,3 +538,51 @@ func TestAdoptedOrdersHaveTheNames(t *testing.T) {
 		t.Errorf("%v, %v", mains, err)
 	}
 }
+
+// DESIGN 12.5: a foreign row stops the purchase: a row of what an order uses is
+// explained while it does, and when it was issued with it, whichever was written first;
+// what was given back stops purchases again.
+func TestARowOfWhatAnOrderUses(t *testing.T) {
+	t.Parallel()
+	l, ctx := openLedger(t), t.Context()
+	names := []string{"a.example.com"}
+	row := Unclaimed{CloudID: "r1", Status: "issued"}
+	loose := func() int {
+		t.Helper()
+		e, err := l.Read(ctx, "1", names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(e.Loose())
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	take := func() {
+		t.Helper()
+		e, err := l.Read(ctx, "1", names)
+		must(err)
+		must(l.Take(ctx, e, "a", "r1", e.Decision("a", time.Now())))
+	}
+	must(l.Report(ctx, "1", names, row))
+	if loose() != 1 {
+		t.Error("a row that nobody explains is not loose")
+	}
+	take()
+	if loose() != 0 {
+		t.Error("what an order uses is loose")
+	}
+	must(l.Over(ctx, "1", names, Attempt{Order: "a", Purchase: 1}, false))
+	if loose() != 1 {
+		t.Error("what was given back is not loose")
+	}
+	take()
+	must(l.Report(ctx, "1", names, Unclaimed{CloudID: "r1", Status: "reported late"}))
+	must(l.Issued(ctx, "1", names, "a", time.Now(), time.Now().Add(time.Hour)))
+	if loose() != 0 {
+		t.Error("what an order was issued with is loose")
+	}
+}

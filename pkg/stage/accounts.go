@@ -217,6 +217,16 @@ func (as Accounts) Choose(ctx context.Context, l *ledger.Ledger, r order.Request
 	return fit[int(h.Sum32()%uint32(len(fit)))], nil
 }
 
+// of returns the account whose clouds can say something of an order: its label's, if
+// that is of the main account for which the order was taken. Else an *Elsewhere.
+func (as Accounts) of(o order.Order) (*Account, error) {
+	a, err := as.Find(o.Account)
+	if err == nil && o.Main != a.Main {
+		return nil, refuse("%s", &Elsewhere{Label: a.Label, Main: a.Main, Was: o.Main})
+	}
+	return a, err
+}
+
 // flow returns the account and flow of an order that has both fixed.
 func (as Accounts) flow(o order.Order) (*Account, issuer.Flow, error) {
 	a, err := as.Find(o.Account)

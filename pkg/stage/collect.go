@@ -75,11 +75,20 @@ func (c *Collector) Handle(ctx context.Context, o order.Order) (order.Order, err
 	o.Certificate = cert
 	o.Tell(order.Event{At: time.Now().UTC(), State: order.Collect, Worker: "cloud", Note: "fetched, serial " + cert.Serial, RequestID: got.RequestID})
 	if err := c.deliver(ctx, &o, got.Key); err != nil {
-		return o, pipeline.Retry(err, 0)
+		return o, notDelivered(o, err)
 	}
 	// A crash here delivers the same again, to the same place.
 	gap.At(ctx, "collect: delivered")
 	return c.end(ctx, a, flow, o, order.Issued)
+}
+
+// notDelivered: a person has to make room where other names are served; what else is
+// wrong with a place may pass.
+func notDelivered(o order.Order, err error) error {
+	if other, is := errors.AsType[*certstore.OtherNames](err); is {
+		return pipeline.Hold("its certificate is not delivered: "+other.Error()+", then retry", "certmill retry "+o.ID())
+	}
+	return pipeline.Retry(err, 0)
 }
 
 // notFetched: the sweep was early, or the cloud is.
@@ -302,6 +311,10 @@ func (c *Collector) giveBack(ctx context.Context, a *Account, flow issuer.Flow, 
 	if started {
 		return true, c.keep(ctx, *o, st)
 	}
+	if err := seenStarted(ctx, c.Ledger, flow, *o, st); err != nil {
+		return false, pipeline.Retry(err, 0)
+	}
+	// A crash here leaves a row that the order's own claim explains.
 	err = c.Ledger.Release(ctx, o.Main, o.Resource, o.ID(), looked, a.Waits.Total())
 	if errors.Is(err, ledger.ErrTooEarly) {
 		return false, pipeline.Wait(order.Wait{For: order.WaitForTime, Till: is.Called.Add(a.Waits.Total()),
@@ -345,7 +358,7 @@ func (c *Collector) mayDeny(ctx context.Context, a *Account, o order.Order, is l
 	if is.Called.IsZero() || c.Guard == nil {
 		return nil
 	}
-	err := c.Guard.MayDeny(ctx, a, ledger.Attempt{Order: o.ID(), Caller: is.Caller})
+	err := c.Guard.MayDeny(ctx, a, o.Main, ledger.Attempt{Order: o.ID(), Caller: is.Caller})
 	switch {
 	case err == nil:
 		return nil

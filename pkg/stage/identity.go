@@ -224,8 +224,16 @@ func (s *Submitter) mended(o order.Order, a *Account) (order.Order, error) {
 }
 
 func ofAnother(o order.Order, a *Account) error {
-	return pipeline.Hold(fmt.Sprintf("it was taken for main account %s, and account %s is of %s now: write main: %q for an account "+
-		"of that label again, and the key that belongs to it, then retry", o.Main, a.Label, a.Main, o.Main), "certmill retry "+o.ID())
+	return pipeline.Hold((&Elsewhere{Label: a.Label, Main: a.Main, Was: o.Main}).Error()+", then retry", "certmill retry "+o.ID())
+}
+
+// Elsewhere: an order was taken for another main account than its label is of now.
+// What the label's clouds say says nothing of it.
+type Elsewhere struct{ Label, Main, Was string }
+
+func (e *Elsewhere) Error() string {
+	return fmt.Sprintf("it was taken for main account %s, and account %s is of %s now: write main: %q for an account "+
+		"of that label again, and the key that belongs to it", e.Was, e.Label, e.Main, e.Was)
 }
 
 // May tells whether anything may be called with the account: it is known whose
@@ -259,12 +267,15 @@ type Guard struct {
 	Now         func() time.Time
 }
 
-// MayDeny tells whether a list that a reads now may say that the open attempt of
-// the main account bought nothing. nil: it may. Else *Unwitnessed or *Stranger:
+// MayDeny tells whether a list that a reads now may say that the open attempt at
+// main bought nothing. nil: it may. Else *Unwitnessed, *Stranger or *Elsewhere:
 // it may not, until somebody does what the sentence says; any other error: it
 // could not be found out. MUST be asked before an attempt is ended as not bought,
 // by whomever, and before an order is given up because of what a list says.
-func (g Guard) MayDeny(ctx context.Context, a *Account, open ledger.Attempt) error {
+func (g Guard) MayDeny(ctx context.Context, a *Account, main string, open ledger.Attempt) error {
+	if a.Main != main {
+		return &Elsewhere{Label: a.Label, Main: a.Main, Was: main}
+	}
 	w, err := g.own(ctx, a)
 	if err != nil || w.All || w.Caller == open.Caller {
 		return err // whoever sent it reads its own

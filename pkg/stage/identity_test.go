@@ -1,6 +1,7 @@
 package stage_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,7 +103,7 @@ func TestWhoMaySayNotThere(t *testing.T) {
 	wide := w.caller(aliUID, "LTAIwide", "user", "222", "all")
 	narrow := w.caller(aliUID, "LTAInarrow", "user", "333", "own")
 	open := w.opened(first, "open")
-	deny := func(a *stage.Account) error { return w.guardWith(nil).MayDeny(t.Context(), a, open) }
+	deny := func(a *stage.Account) error { return w.guardWith(nil).MayDeny(t.Context(), a, aliUID, open) }
 	again := func(a *stage.Account) *stage.Account { // in another session
 		b := *a
 		b.Credentials = &stage.Credentials{Key: a.Credentials.Key}
@@ -139,7 +140,7 @@ func TestAnotherMainAccountsListSaysNothing(t *testing.T) {
 	open := w.opened(w.caller(aliUID, "LTAIfirst", "user", "111", "all"), "open")
 	stranger := w.caller("900900", "LTAIstranger", "", "", "")
 	for what, err := range map[string]error{
-		"deny": w.guardWith(nil).MayDeny(t.Context(), stranger, open),
+		"deny": w.guardWith(nil).MayDeny(t.Context(), stranger, aliUID, open),
 		"mark": w.guardWith(nil).MayMark(t.Context(), stranger),
 	} {
 		if s, ok := errors.AsType[*stage.Stranger](err); !ok || s.Is.Main != "900900" || !strings.Contains(s.Error(), `write main: "900900" for accounts.ali`) {
@@ -148,6 +149,12 @@ func TestAnotherMainAccountsListSaysNothing(t *testing.T) {
 	}
 	if err := stranger.Stopped(); err == nil {
 		t.Error("it is not stopped")
+	}
+	moved := w.caller("900900", "LTAImoved", "", "", "") // the config was changed
+	moved.Main = "900900"
+	err := w.guardWith(nil).MayDeny(t.Context(), moved, aliUID, open)
+	if e, ok := errors.AsType[*stage.Elsewhere](err); !ok || e.Was != aliUID || e.Main != "900900" {
+		t.Errorf("deny, by a label of another main account: %v", err)
 	}
 }
 
@@ -186,12 +193,12 @@ func TestSilentCloudAndAnotherKey(t *testing.T) {
 	if open.Caller != "key LTAIfirst" {
 		t.Errorf("the entry has the caller %q", open.Caller)
 	}
-	allowed(t, "the same key", w.guardWith(nil).MayDeny(t.Context(), first, open))
+	allowed(t, "the same key", w.guardWith(nil).MayDeny(t.Context(), first, aliUID, open))
 	other := w.caller(aliUID, "LTAIother", "", "", "")
-	refused(t, w.guardWith(nil).MayDeny(t.Context(), other, open), "calls as key LTAIother, and the attempt was made as key LTAIfirst")
+	refused(t, w.guardWith(nil).MayDeny(t.Context(), other, aliUID, open), "calls as key LTAIother, and the attempt was made as key LTAIfirst")
 	w.bought(first, "one")
 	other.Credentials = &stage.Credentials{Key: "LTAIother"}
-	allowed(t, "another key that shows what the first bought", w.guardWith(nil).MayDeny(t.Context(), other, open))
+	allowed(t, "another key that shows what the first bought", w.guardWith(nil).MayDeny(t.Context(), other, aliUID, open))
 }
 
 // DESIGN 12.7: after a lost ledger, with numbers in the key store, the mark needs
@@ -235,7 +242,7 @@ func TestNoAnswerNoConclusion(t *testing.T) {
 	w.must(w.sim.AddFault(cloudsim.Fault{Action: "GetCallerIdentity", Kind: "http_502_html"}))
 	first.Credentials = &stage.Credentials{Key: "LTAIfirst"}
 	for what, err := range map[string]error{
-		"deny": w.guardWith(nil).MayDeny(t.Context(), first, open), "mark": w.guardWith(nil).MayMark(t.Context(), first), "call": first.May(t.Context()),
+		"deny": w.guardWith(nil).MayDeny(t.Context(), first, aliUID, open), "mark": w.guardWith(nil).MayMark(t.Context(), first), "call": first.May(t.Context()),
 	} {
 		if issuer.KindOf(err) != issuer.Unavailable {
 			t.Errorf("%s: %v", what, err)
@@ -358,5 +365,39 @@ func TestSwappedWithAnOpenEntry(t *testing.T) {
 			w.wantPaid(1, "a.example.com")
 			w.wantPaid(1, "b.example.com")
 		})
+	}
+}
+
+// DESIGN 12.7: no conclusion from a list that another main account read, by nobody: a
+// person's word is not taken, either, while the label is of another main account, and
+// what was bought there is found when the right one is back.
+func TestNobodyDecidesByAnotherMainAccount(t *testing.T) {
+	t.Parallel()
+	for what, verb := range map[string]func(*worker) error{
+		"not-bought": func(p *worker) error { return p.by.NotBought(t.Context(), "a") },
+		"cancel":     func(p *worker) error { return p.by.Cancel(t.Context(), "a") },
+		"adopt":      func(p *worker) error { return p.by.Adopt(t.Context(), "a", "1") },
+	} {
+		w := newWorld(t, setup{})
+		p := w.lost("a", "reset_after_commit", "a.example.com")
+		right := w.accounts["ali"]
+		other := w.caller("900900", "LTAIother", "", "", "")
+		other.Main = "900900"
+		w.accounts["ali"] = other
+		p = w.worker()
+		w.later()
+		p.drive("a", order.Held)
+		err := verb(p)
+		if says := map[string]string{"cancel": "unknown whether"}[what]; err == nil ||
+			!strings.Contains(err.Error(), cmp.Or(says, `write main: "`+aliUID+`" for an account of that label again`)) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if at := w.attempt("a"); at.Ending != ledger.Open {
+			t.Errorf("%s: the attempt is %+v", what, at)
+		}
+		w.accounts["ali"] = right
+		w.must(p.by.Retry(t.Context(), "a"))
+		w.worker().drive("a", order.Issued)
+		w.wantPaid(1, "a.example.com")
 	}
 }

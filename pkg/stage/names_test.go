@@ -667,6 +667,47 @@ func TestCSRIsCompared(t *testing.T) {
 	w.publish(order.Request{ID: "a", Account: "ten", Names: []string{"a.example.com"}})
 	p.drive("a", order.Held)
 	w.wantHeld("a", "its CSR is for key", "certmill cancel a")
+	w.must(p.by.Cancel(t.Context(), "a"))
+	w.later()
+	p.drive("a", order.Failed)
+	// No list was read since, and nothing is bought for these names without a question.
+	w.publish(request("b", "a.example.com"))
+	p = w.worker()
+	p.drive("b", order.Held)
+	w.wantHeld("b", "no ledger entry claims it", "certmill approve b")
+}
+
+// What is in service is bought again by nobody unasked: an order that comes upon it with
+// another key, after a lost JetStream, gives it back as it found it.
+func TestGivenBackAsItWasFound(t *testing.T) {
+	t.Parallel()
+	for label, how := range map[string]order.Request{"ten": {Account: "ten"}} {
+		w := newWorld(t, setup{})
+		names := []string{label + ".example.com"}
+		how.ID, how.Names = "a", names
+		w.publish(how)
+		w.worker().drive("a", order.Issued)
+		for _, swept := range []string{"before", "before, and again meanwhile"} {
+			n := w.afterWipe()
+			n.sweepFirst()
+			again := how
+			again.Key = "rsa-2048" // a column was changed
+			n.publish(again)
+			p := n.worker()
+			p.drive("a", order.Held)
+			if swept != "before" {
+				n.must(p.waiter.Surplus(t.Context(), n.accounts[label]))
+			}
+			n.must(p.by.Cancel(t.Context(), "a"))
+			n.later()
+			p.drive("a", order.Failed)
+			n.publish(order.Request{ID: "b", Account: label, Names: names})
+			p = n.worker()
+			p.drive("b", order.Held)
+			n.wantHeld("b", "no ledger entry claims it", "certmill approve b")
+			n.wantPaid(1, names...)
+		}
+	}
 }
 
 // An instance shows what it was started for in the list of bought orders alone.

@@ -125,7 +125,7 @@ func (n *Neighbours) read(ctx context.Context, a *Account, h *neighbourhood, mar
 		if _, open := e.OpenAttempt(); open {
 			return nil // it may be the attempt's own
 		}
-		for _, u := range e.Unclaimed {
+		for _, u := range e.Loose() {
 			if u.Created.After(mark) && len(u.Shown) == 0 { // once, by the names that are shown
 				h.rows[u.CloudID] = issuer.Row{CloudID: u.CloudID, Names: e.Names, Product: u.Product, Created: u.Created}
 			}

@@ -272,6 +272,9 @@ func (p *Operator) surelyUnpaid(ctx context.Context, f issuer.Flow, o order.Orde
 	case raised.Attempt == 0 && last.Attempt == 0:
 		return nil
 	}
+	if _, err := p.Accounts.of(o); err != nil { // its clouds are asked below
+		return err
+	}
 	rows, err := unclaimed(ctx, p.Ledger, []issuer.Flow{f}, o, e, time.Now())
 	if err != nil || len(rows) == 0 {
 		return err
@@ -421,7 +424,7 @@ func (p *Operator) NotBought(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	a, err := p.Accounts.Find(it.Account)
+	a, err := p.Accounts.of(it.Order)
 	if err != nil {
 		return err
 	}
@@ -456,7 +459,7 @@ func (p *Operator) surelyNot(ctx context.Context, a *Account, o order.Order, ope
 	if !p.States.State(o.Main).Marked(p.Line.Incarnation()) {
 		return refuse("account %s was not swept yet", o.Main)
 	}
-	if err := p.Guard.MayDeny(ctx, a, open); narrow(err) {
+	if err := p.Guard.MayDeny(ctx, a, o.Main, open); narrow(err) {
 		return refuse("%v", err)
 	} else if err != nil {
 		return err

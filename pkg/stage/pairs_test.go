@@ -26,6 +26,7 @@ import (
 
 var (
 	pairsOf  = flag.String("pairs", "few", "pairs of gaps that are tried: few or some (drawn by -pairs-seed), or all")
+	pairPart = flag.String("pairs-part", "1/1", "only this part of the routes, such as 2/8: every eighth, from the second")
 	pairSeed = flag.Uint64("pairs-seed", 0, "what draws the pairs; 0 draws the seed, too")
 )
 

@@ -283,7 +283,7 @@ func (r *Reconciler) notBought(ctx context.Context, a *Account, flow issuer.Flow
 	if !r.States.State(o.Main).Marked(r.Line.Incarnation()) {
 		return o, pipeline.Snooze(time.Second) // nobody says "never bought" before the first sweep
 	}
-	if err := r.Guard.MayDeny(ctx, a, open); err != nil {
+	if err := r.Guard.MayDeny(ctx, a, o.Main, open); err != nil {
 		return r.mayNot(o, a, open, err)
 	}
 	if c, ok := flow.(issuer.Counter); ok && open.Used != nil {
@@ -326,7 +326,8 @@ func (r *Reconciler) mayNot(o order.Order, a *Account, open ledger.Attempt, err 
 func narrow(err error) bool {
 	_, one := errors.AsType[*Unwitnessed](err)
 	_, other := errors.AsType[*Stranger](err)
-	return one || other
+	_, elsewhere := errors.AsType[*Elsewhere](err)
+	return one || other || elsewhere
 }
 
 // unexplained is how many uses of a product since the entry's reading neither

@@ -275,7 +275,38 @@ func (s *Submitter) compare(ctx context.Context, a *Account, flow issuer.Flow, o
 	if err != nil {
 		return s.Trouble.Verb(ctx, a, err)
 	}
-	return startedForOthers(o, names, st.CSR)
+	verb := startedForOthers(o, names, st.CSR)
+	if pipeline.Holds(verb) {
+		if err := seenStarted(ctx, s.Ledger, flow, o, st); err != nil {
+			return again(err)
+		}
+	}
+	return verb
+}
+
+// seenStarted notes a resource that was started, and not by the order that looked, as
+// a row that nobody claims: once the order has given it back it stops purchases for
+// its names at once, and not only when the list is read the next time. Safe to repeat.
+func seenStarted(ctx context.Context, l *ledger.Ledger, flow issuer.Flow, o order.Order, st issuer.Status) error {
+	now := time.Now()
+	row := issuer.Row{CloudID: o.Resource, Phase: st.Phase, Raw: st.Raw, Expires: st.Expires}
+	if st.Phase == "" || !inTheWay(row, now) {
+		return nil
+	}
+	names, err := shownNames(ctx, flow, o.Resource, st)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	for _, set := range order.MayBeFor(names) {
+		u := ledger.Unclaimed{CloudID: row.CloudID, Status: row.Raw, Seen: now.UTC()}
+		if order.NamesHash(set) != order.NamesHash(names) {
+			u.Shown = names
+		}
+		if err := l.Report(ctx, o.Main, set, u); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // startedForOthers: it is not collected, whoever started it.
@@ -541,6 +572,9 @@ func (s *Submitter) inUse(ctx context.Context, a *Account, flow issuer.Flow, o o
 	if raised.Resource == o.Resource {
 		o.Attempt = raised.Attempt
 		return o, nil
+	}
+	if err := seenStarted(ctx, s.Ledger, flow, o, st); err != nil {
+		return o, again(err)
 	}
 	if !named(o.Request) {
 		// The list that it was chosen from is old. It was called for nothing, and

@@ -164,7 +164,7 @@ func (p *Operator) Lefts(ctx context.Context, a *Account) ([]Left, error) {
 		for _, c := range e.Claims {
 			claimed[c.CloudID] = true
 		}
-		for _, u := range e.Unclaimed {
+		for _, u := range e.Loose() {
 			if len(u.Shown) > 0 {
 				continue // listed under those
 			}

@@ -178,7 +178,7 @@ func unclaimed(ctx context.Context, l *ledger.Ledger, flows []issuer.Flow, o ord
 	if err != nil {
 		return nil, err
 	}
-	for _, u := range e.Unclaimed {
+	for _, u := range e.Loose() {
 		row, is := listed[u.CloudID]
 		if !is {
 			row = issuer.Row{CloudID: u.CloudID, Raw: u.Status}
@@ -201,7 +201,7 @@ func unclaimed(ctx context.Context, l *ledger.Ledger, flows []issuer.Flow, o ord
 func listedOf(ctx context.Context, flows []issuer.Flow, e ledger.Entry) (map[string]issuer.Row, error) {
 	listed := map[string]issuer.Row{}
 	sets := map[string][]string{}
-	for _, u := range e.Unclaimed {
+	for _, u := range e.Loose() {
 		names := e.Names
 		if len(u.Shown) > 0 {
 			names = u.Shown

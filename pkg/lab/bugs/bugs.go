@@ -352,7 +352,7 @@ var spending = []bug{
 		"!known[row.CloudID] && !own {", "!known[row.CloudID] && (!own || true) {",
 		stage, "TestOwnRowExplainsNothing"},
 	{"an unclaimed row does not stop a purchase", unclaimed,
-		"for _, u := range e.Unclaimed {\n\t\trow, is", "for _, u := range e.Unclaimed[:0] {\n\t\trow, is",
+		"for _, u := range e.Loose() {\n\t\trow, is", "for _, u := range e.Loose()[:0] {\n\t\trow, is",
 		stage, "TestUnclaimedRowStopsThePurchase"},
 	{"the order's own row, listed under more names, explains its own use", reconcile,
 		"own := order.Shows(row.Names, names) &&", "own := order.NamesHash(row.Names) == order.NamesHash(names) &&",

@@ -214,7 +214,7 @@ func (v *verdict) readLedger(ctx context.Context) error {
 
 // know notes which cloud orders an entry accounts for.
 func (v *verdict) know(e ledger.Entry) {
-	for _, u := range e.Unclaimed {
+	for _, u := range e.Loose() {
 		v.ours[e.Main+"/"+u.CloudID] = "unclaimed"
 	}
 	if _, open := e.OpenAttempt(); open { // one of these rows is its purchase, nobody knows yet which
