@@ -56,6 +56,23 @@ func drawn(oneIn uint64, c ...any) bool {
 	}
 }
 
+// inPart are the routes of the part that was asked for. Each world that was costs
+// memory as long as the process lives (what servers and clients of it keep), so that
+// all pairs of all routes are more than one process can try.
+func inPart(t *testing.T) (mine []*route) {
+	t.Helper()
+	var part, of int
+	if n, err := fmt.Sscanf(*pairPart, "%d/%d", &part, &of); n != 2 || part < 1 || part > of {
+		t.Fatalf("-pairs-part=%s: write 2/8 (%v)", *pairPart, err)
+	}
+	for i, r := range routes {
+		if i%of == part-1 {
+			mine = append(mine, r)
+		}
+	}
+	return mine
+}
+
 // worthIt: of the places that a worker passes, the gaps of the stages are all
 // tried alone where some are asked for (TestCrashAtEveryGap tries each always). Of
 // the transitions, which are all alike, some are.
@@ -381,7 +398,7 @@ func TestPairsOfCrashes(t *testing.T) {
 	}
 	t.Logf("drawn by -pairs-seed=%d", seed())
 	var tried, unreached atomic.Int64
-	for _, r := range routes {
+	for _, r := range inPart(t) {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
 			for _, first := range r.places(t) {
@@ -422,7 +439,7 @@ func TestPairsWithAFrozenWorker(t *testing.T) {
 	}
 	t.Logf("drawn by -pairs-seed=%d", seed())
 	var tried, unreached atomic.Int64
-	for _, r := range routes {
+	for _, r := range inPart(t) {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
 			for _, at := range r.places(t) {
