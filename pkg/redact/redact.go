@@ -33,8 +33,8 @@ import (
 // Mark stands in place of a secret. It is neither an id nor a name.
 const Mark = "[redacted]"
 
-// shortest is how long a secret is at least that is looked for: shorter ones are
-// parts of words, and none that protects anything is so short.
+// shortest is how long a secret is at least that is looked for, in bytes: shorter
+// ones are parts of words, and none that protects anything is so short.
 const shortest = 8
 
 // Words are secrets, and how they are found. The zero value knows none. It is safe
@@ -47,6 +47,7 @@ type Words struct {
 
 // finder finds the spellings of all that is known.
 type finder struct {
+	secrets   []string // as they are, the longest first
 	spellings []string
 	replacer  *strings.Replacer
 }
@@ -99,7 +100,7 @@ func (w *Words) Learn(secrets ...string) {
 }
 
 func newFinder(known map[string]bool) *finder {
-	f, in := &finder{}, map[string]string{}
+	f, in := &finder{secrets: longestFirst(known)}, map[string]string{}
 	for s := range known {
 		maps.Copy(in, spellings(s))
 	}
@@ -184,7 +185,7 @@ func (w *Words) Text(s string) string {
 	if f == nil {
 		return s
 	}
-	return f.replacer.Replace(s)
+	return f.escaped(f.replacer.Replace(s))
 }
 
 // Bytes is b without the secrets; b itself where it has none.

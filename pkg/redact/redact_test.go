@@ -49,6 +49,35 @@ func TestEverySpellingIsTakenOut(t *testing.T) {
 	}
 }
 
+// Whatever a program escapes for URLs and whatever it leaves, and where that was
+// escaped once more, nothing is left, and what stands around it is.
+func TestWhateverIsEscaped(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		secret := rapid.StringMatching(`[a-z/+=%!'()*~:@]{8,20}`).Draw(t, "secret")
+		small := rapid.Bool().Draw(t, "small")
+		escape := func(s, what string) string {
+			var b strings.Builder
+			for i, c := range []byte(s) {
+				form := fmt.Sprintf("%%%02X", c)
+				if small {
+					form = strings.ToLower(form)
+				}
+				if c != '%' && !rapid.Bool().Draw(t, fmt.Sprint(what, i)) {
+					form = string(c)
+				}
+				b.WriteString(form)
+			}
+			return b.String()
+		}
+		for _, form := range []string{escape(secret, "once"), escape(escape(secret, "in"), "out")} {
+			got := words(secret).Text("100% before " + form + " %41fter %")
+			if got != "100% before "+Mark+" %41fter %" {
+				t.Fatalf("%q as %q: %q", secret, form, got)
+			}
+		}
+	})
+}
+
 // In base64 of something longer a secret looks different, by where it begins.
 func TestInsideBase64(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -455,3 +455,29 @@ func TestNumberOfAnAccountThatIsGone(t *testing.T) {
 		t.Errorf("another account's cloud order ended the attempt: %+v", a)
 	}
 }
+
+// What serves other names under the same id is not replaced: the order waits for room,
+// and what it bought is delivered there once a person has made it.
+func TestDeliveredBesideOtherNames(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.order("a", "one.example.com")
+	w.worker().drive("a", order.Issued)
+	folder := filepath.Join(w.out, "a")
+	before, err := os.ReadFile(filepath.Join(folder, "fullchain.pem"))
+	w.must(err)
+	n := w.afterWipe()
+	n.sweepFirst()
+	p := n.worker()
+	n.order("a", "two.example.com")
+	p.drive("a", order.Held)
+	n.wantHeld("a", "is a certificate for one.example.com", "certmill retry a")
+	if now, err := os.ReadFile(filepath.Join(folder, "fullchain.pem")); err != nil || string(now) != string(before) {
+		t.Errorf("it was replaced: %v", err)
+	}
+	n.must(os.Rename(folder, filepath.Join(w.out, "one")))
+	n.must(p.by.Retry(t.Context(), "a"))
+	p.drive("a", order.Issued)
+	n.wantIssued("a")
+	n.wantPaid(1, "two.example.com")
+}

@@ -75,7 +75,7 @@ const (
 )
 
 // bugs are all of them.
-var bugs = slices.Concat(spending, whose, rules, inZones)
+var bugs = slices.Concat(spending, whose, rules, inZones, attacked)
 
 // spending are those of the design's section 4, in its order. The texts are exact.
 var spending = []bug{
