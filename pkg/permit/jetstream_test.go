@@ -312,6 +312,12 @@ func TestConnectionDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-away
+	// What is put before the server has noticed goes to the connection that is gone, and
+	// comes back after AckWait.
+	await(t, func() bool {
+		gone, err := srv.Connz(&server.ConnzOptions{State: server.ConnClosed})
+		return err == nil && gone.NumConns > 0
+	})
 	held.Give(permit.Unused, 0)
 	select {
 	case p := <-got:
