@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -10,10 +11,16 @@ import (
 	"github.com/certmill/certmill/pkg/app"
 )
 
-type initCmd struct{}
+type initCmd struct {
+	Mend bool `help:"Put back what somebody edited in the streams: it says each setting first, and asks. Stop the workers first; without a server in the config, it is that of the state folder."`
+	Yes  bool `help:"Do not ask."`
+}
 
 // Run is certmill init.
-func (initCmd) Run(ctx context.Context, c *cli) error {
+func (i *initCmd) Run(ctx context.Context, c *cli) error {
+	if i.Mend {
+		return i.mend(ctx, c)
+	}
 	cfg, err := c.loadQuiet()
 	if err != nil {
 		return err
@@ -43,4 +50,33 @@ func (initCmd) Run(ctx context.Context, c *cli) error {
 		}
 	}
 	return nil
+}
+
+// mend puts edited streams back.
+func (i *initCmd) mend(ctx context.Context, c *cli) error {
+	return c.atServer(ctx, func(cfg app.Config) error {
+		m, err := app.OpenMender(cfg, app.NewLogger(os.Stderr, cfg.Log))
+		if err != nil {
+			return err
+		}
+		defer m.Close()
+		edited, err := m.Look(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range edited {
+			fmt.Fprintln(os.Stderr, e)
+		}
+		if len(edited) > 0 && !i.Yes && !confirmed("These settings are put back; everything else of the streams stays. Write yes to go on: ", "yes") {
+			return fmt.Errorf("nothing was changed")
+		}
+		done, err := m.Mend(ctx)
+		if c.Output == "json" {
+			return errors.Join(err, printJSON(done))
+		}
+		if len(done) > 0 || err == nil {
+			fmt.Println(app.Mended(done))
+		}
+		return err
+	})
 }

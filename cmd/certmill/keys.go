@@ -98,6 +98,19 @@ func (i *identityCmd) Run() error {
 // onServer opens a console on the config's server, or on that of the state folder
 // while no run works there.
 func (c *cli) onServer(ctx context.Context, f func(*app.Console, app.Config) error) error {
+	return c.atServer(ctx, func(cfg app.Config) error {
+		console, err := app.OpenConsole(ctx, cfg, app.NewLogger(os.Stderr, cfg.Log))
+		if err != nil {
+			return err
+		}
+		defer console.Close()
+		return f(console, cfg)
+	})
+}
+
+// atServer calls f with a config that names a server: its own, or that of the state
+// folder while no run works there.
+func (c *cli) atServer(ctx context.Context, f func(app.Config) error) error {
 	cfg, err := c.override(app.Load((&runCmd{}).config(c)))
 	if err != nil {
 		return err
@@ -108,12 +121,5 @@ func (c *cli) onServer(ctx context.Context, f func(*app.Console, app.Config) err
 	if c.Log == "" {
 		cfg.Log = "warn"
 	}
-	return app.OnServer(ctx, cfg, func(cfg app.Config) error {
-		console, err := app.OpenConsole(ctx, cfg, app.NewLogger(os.Stderr, cfg.Log))
-		if err != nil {
-			return err
-		}
-		defer console.Close()
-		return f(console, cfg)
-	})
+	return app.OnServer(ctx, cfg, f)
 }

@@ -102,7 +102,7 @@ func Run(ctx context.Context, opt RunOptions) (sum Summary, err error) {
 	})
 	err = g.Wait()
 	stop()
-	return sum, err
+	return sum, house.limitsOff(ctx, err, opt.Log)
 }
 
 // sealToItself gives a config that says nothing of keys an identity of its own, so
@@ -144,7 +144,7 @@ func openHouse(ctx context.Context, c Config, log *slog.Logger) (*house, error) 
 		// is lost. A server that the config names is set up by certmill init.
 		made, err := initIn(ctx, h.cfg, h.nats.free(), log)
 		if err != nil {
-			return nil, errors.Join(err, h.refuse())
+			return nil, errors.Join(h.limitsOff(ctx, err, log), h.refuse())
 		}
 		for _, m := range made {
 			if m.Lost != "" {

@@ -126,9 +126,14 @@ type Differs struct {
 }
 
 // Difference is one setting, in words.
-type Difference struct{ Field, Is, Want string }
+type Difference struct {
+	Field string `json:"field"`
+	Is    string `json:"is"`
+	Want  string `json:"must_be"`
+}
 
 func (d *Differs) Error() string {
 	return fmt.Sprintf("stream %[1]s is not as it must be: %[2]s; nothing was changed "+
-		"(nats stream info %[1]s shows it, nats stream edit %[1]s changes it)", d.Stream, Sentence(d.Fields))
+		"(certmill init --mend says what is to be put back, asks, and puts it back; nats stream info %[1]s shows it)",
+		d.Stream, Sentence(d.Fields))
 }
