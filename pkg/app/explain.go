@@ -40,6 +40,7 @@ type facts struct {
 	state  account.State     // of its main account
 	wrong  []account.Trouble // with its account: what stops it first
 	marked bool              // its list was swept once
+	full   []account.Trouble // places that take nothing, without which it does not go on
 	gone   bool              // workers are connected, and its account is in the config of none
 	open   ledger.Attempt    // of an unsure order
 	waits  time.Duration     // how long nobody may say that nothing was bought; 0: not known here
@@ -64,6 +65,10 @@ func explain(o order.Order, f facts) Explanation {
 		if p, rests := f.state.Rest(o.Account, f.now); rests {
 			return e.because("account "+o.Account+" is paused", "account "+o.Account+" is paused: "+p.Why).until(p.Until).with("certmill resume " + o.Account)
 		}
+	}
+	if len(f.full) > 0 && !o.State.Final() && o.State != order.Held {
+		e.Advice = f.full[0].Helps
+		return e.because("a place takes nothing", f.full[0].What)
 	}
 	switch o.State {
 	case order.Submit:
@@ -447,6 +452,7 @@ func (c *Console) Why(ctx context.Context, o order.Order) string {
 // facts are those that are at hand without a look into the books.
 func (c *Console) facts(ctx context.Context, o order.Order) facts {
 	f := facts{now: time.Now(), marked: true, wrong: c.wrong(o.Account, o.Main), gone: c.gone(ctx, o.Account)}
+	f.full = c.fullFor(o.State)
 	if o.Main != "" {
 		f.state = c.states.State(o.Main)
 		f.marked = f.state.Marked(c.line.Incarnation())

@@ -185,7 +185,9 @@ func TestMendOnAServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	edit(t, js, ledger.StreamName, func(c *jetstream.StreamConfig) { c.Retention, c.Subjects = jetstream.InterestPolicy, append(c.Subjects, "more.>") })
+	edit(t, js, ledger.StreamName, func(c *jetstream.StreamConfig) {
+		c.Retention, c.Subjects = jetstream.InterestPolicy, append(c.Subjects, "more.>")
+	})
 	s, err := js.Stream(t.Context(), pipeline.IntakeStream)
 	if err != nil {
 		t.Fatal(err)

@@ -44,6 +44,7 @@ type Process struct {
 	ground ground                 // what this process began with; guarded by mu until then
 	whose  map[string]stage.Whose // what was asked before anything was opened, by key; guarded by mu
 
+	places   []*volume   // that it writes to
 	refilled atomic.Bool // the key store was compared with the records
 
 	ready   health
@@ -96,6 +97,7 @@ func NewProcess(c Config, name string, simulated bool, log *slog.Logger, roles .
 			}
 		}
 	}
+	p.openPlaces()
 	return p, nil
 }
 
@@ -149,6 +151,9 @@ func (p *Process) serve(ctx context.Context, roles []order.Role) error {
 	g.Go(func() error { return s.line.Tend(work) })
 	g.Go(func() error { return s.permits.Tend(work) })
 	g.Go(func() error { return s.refill(work) })
+	for _, at := range p.places {
+		g.Go(func() error { return s.watchPlace(work, at) })
+	}
 	for _, r := range roles {
 		g.Go(func() error { return s.work(work, r) })
 	}
@@ -211,7 +216,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.settled, s.unsettled, err = s.settle(start, s.states); err != nil {
 		return err
 	}
-	s.sinks = []stage.Sink{plainSink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}}
+	s.sinks = []stage.Sink{feltSink{plainSink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}, s.place(account.DeliveryPlace)}}
 	if err := s.opens(start); err != nil {
 		return err
 	}

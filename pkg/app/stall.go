@@ -118,8 +118,9 @@ func are(orders int) string {
 // told: between two of its pulls a worker asks for nothing, for a moment.
 const unattendedFor = 10 * time.Second
 
-// unattended are the lanes that have orders and nobody who takes them.
-func (o observed) unattended(rests func(string) bool) (all []Trouble) {
+// unattended are the lanes that have orders and nobody who takes them. held: nothing
+// is bought because of a place that takes nothing, which is told.
+func (o observed) unattended(rests func(string) bool, held bool) (all []Trouble) {
 	lanes := map[string][]string{} // by who should
 	for _, c := range o.consumers {
 		quiet := c.Delivered.Last == nil || o.now.Sub(*c.Delivered.Last) > unattendedFor
@@ -130,6 +131,7 @@ func (o observed) unattended(rests func(string) bool) (all []Trouble) {
 		switch {
 		case c.Stream == pipeline.IntakeStream:
 			lanes["submitter"] = append(lanes["submitter"], fmt.Sprintf("order messages from the inbox (%d)", c.NumPending))
+		case ok && held && state == order.Submit: // nobody may buy
 		case ok && !rests(label):
 			who := string(takes[state])
 			lanes[who] = append(lanes[who], fmt.Sprintf("orders of account %s (%d)", label, c.NumPending))
@@ -169,7 +171,8 @@ func (c *Console) troubles(ctx context.Context) ([]Trouble, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := append(o.unattended(rests), o.edited()...)
+	places := c.refusingPlaces()
+	all := slices.Concat(places, o.unattended(rests, len(places) > 0), o.edited())
 	if t, is := c.refusing(ctx, o); is {
 		all = append([]Trouble{t}, all...)
 	} else if t, is := o.stalled(rests); is {

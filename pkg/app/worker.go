@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
@@ -46,8 +47,8 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 			return s.while(ctx, s.roomy, func(ctx context.Context) error { return s.line.Intake(ctx, urgent, intake) })
 		})
 	}
-	s.lanes(ctx, g, order.Submit, &stage.Submitter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Keys: s.keys,
-		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Flight: s.flight(), Duplicates: s.cfg.Duplicates == duplicatesAllow, Line: s.line, Numbers: s.keys})
+	s.lanes(ctx, g, order.Submit, &stage.Submitter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Keys: feltKeys{s.keys, s.place(account.KeyStorePlace)},
+		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Flight: s.flight(), Duplicates: s.cfg.Duplicates == duplicatesAllow, Line: s.line, Numbers: s.keys, MayBuy: s.mayBuy})
 
 	reconciler := &stage.Reconciler{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Guard: s.guard(), Log: s.log, Now: time.Now}
 	neighbours := s.neighbours(true)
@@ -146,8 +147,11 @@ func (s *session) trouble() stage.Trouble { return stage.Trouble{States: s.state
 // one while there is something in it.
 func (s *session) lanes(ctx context.Context, g *errgroup.Group, state order.State, h pipeline.Handler) {
 	for _, a := range s.accounts {
+		open := func(ctx context.Context) bool {
+			return s.active(a)(ctx) && (state != order.Submit || s.mayBuy())
+		}
 		g.Go(func() error {
-			return s.while(ctx, s.active(a), func(ctx context.Context) error {
+			return s.while(ctx, open, func(ctx context.Context) error {
 				return s.line.Work(ctx, state, a.Label, s.cfg.Parallel, h)
 			})
 		})
@@ -155,7 +159,7 @@ func (s *session) lanes(ctx context.Context, g *errgroup.Group, state order.Stat
 			lane := a.Label + order.UrgentSuffix
 			busy := func(ctx context.Context) bool {
 				some, err := s.line.Any(ctx, state, lane)
-				return s.active(a)(ctx) && (some || err != nil)
+				return open(ctx) && (some || err != nil)
 			}
 			urgent := pipeline.HandlerFunc(func(ctx context.Context, o order.Order) (order.Order, error) {
 				return h.Handle(permit.Urgent(ctx), o) // its calls pass the others of this process

@@ -199,6 +199,20 @@ func isShard(name string) bool {
 
 func (s *KeyStore) temp() string { return filepath.Join(s.dir, tempFolder) }
 
+// Try tells whether the store takes a file of so many bytes, which it removes again.
+// The error wraps ErrGone if it is not the store any more.
+func (s *KeyStore) Try(bytes int) error {
+	err := errors.Join(s.Check(), s.probe())
+	if err != nil {
+		return err
+	}
+	file, err := writeTemp(s.temp(), make([]byte, bytes), 0o600)
+	if err == nil {
+		err = os.Remove(file)
+	}
+	return err
+}
+
 // probe creates a file as Put does, and checks that the second of two loses.
 func (s *KeyStore) probe() error {
 	file, err := writeTemp(s.temp(), nil, 0o600)

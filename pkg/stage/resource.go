@@ -235,6 +235,9 @@ func (s *Submitter) sendStart(ctx context.Context, a *Account, flow issuer.Flow,
 		return o, pipeline.Retry(err, 0)
 	}
 	defer release()
+	if s.MayBuy != nil && !s.MayBuy() {
+		return o, pipeline.Snooze(restForPlace)
+	}
 	if err := s.noteResource(o); err != nil {
 		return notRaised(o, err)
 	}

@@ -37,6 +37,9 @@ type Submitter struct {
 	Flight   *Flight // nil: nothing is looked at before an order is bought
 	Line     *pipeline.Line
 	Numbers  Numbers // nil: the key store cannot tell whose calls it remembers
+	// MayBuy is asked before each call that buys or uses something up: not where what
+	// comes of it could not be delivered. nil: it always may.
+	MayBuy func() bool
 	// Duplicates lets an order go on whose names are in service already.
 	Duplicates bool
 }
@@ -241,6 +244,10 @@ func fingerprint(o order.Order) string {
 	return o.Key.Fingerprint
 }
 
+// restForPlace is how long an order rests whose purchase has to wait for a place. No
+// others come meanwhile.
+const restForPlace = 5 * time.Second
+
 // buy is the paid call. The order of its effects is what keeps money safe:
 // permit, number, entry, call, closing, transition.
 func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, e ledger.Entry) (order.Order, error) {
@@ -267,6 +274,9 @@ func (s *Submitter) buy(ctx context.Context, a *Account, flow issuer.Flow, o ord
 		return o, pipeline.Retry(err, 0)
 	}
 	defer release()
+	if s.MayBuy != nil && !s.MayBuy() { // since this visit began
+		return o, pipeline.Snooze(restForPlace)
+	}
 	unspend, verb := s.Budgets.take(ctx, a, o)
 	if verb != nil {
 		return o, verb
