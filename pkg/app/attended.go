@@ -53,14 +53,21 @@ func (c *Console) gone(ctx context.Context, label string) bool {
 	if label == "" {
 		return false
 	}
+	labels := c.attended(ctx)
+	return len(labels) > 0 && !labels[label]
+}
+
+// attended are the accounts in the config of connected workers; none where nobody can
+// tell.
+func (c *Console) attended(ctx context.Context) map[string]bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if time.Since(c.attention.at) > attentionHolds {
 		seen, err := observe(ctx, c.js)
 		if err != nil {
-			return false
+			return nil
 		}
 		c.attention = attention{time.Now(), seen.attended()}
 	}
-	return len(c.attention.labels) > 0 && !c.attention.labels[label]
+	return c.attention.labels
 }

@@ -123,7 +123,7 @@ func (c *Console) Each(ctx context.Context, s order.State,
 	case !slices.Contains(order.States, s):
 		return fmt.Errorf("%q is no state: write one of %v", s, order.States)
 	}
-	return c.line.List(ctx, s, f, unread)
+	return c.line.List(ctx, s, c.present(ctx, f), unread)
 }
 
 // Status is what an installation looks like now.
@@ -157,7 +157,7 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	states, err := c.line.Counts(ctx)
+	states, err := c.counts(ctx)
 	if err != nil {
 		return Status{}, err
 	}

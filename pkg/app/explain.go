@@ -581,7 +581,7 @@ var stuckStates = []order.State{order.Submit, order.Unsure, order.Waiting, order
 func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error) {
 	groups := map[string]*StuckGroup{}
 	for _, s := range stuckStates {
-		err := c.line.List(ctx, s, func(it pipeline.Item) error {
+		err := c.line.List(ctx, s, c.present(ctx, func(it pipeline.Item) error {
 			rests := s == order.Waiting || s == order.Held || it.Main == "" || c.stopped(it.Account, it.Main) || c.gone(ctx, it.Account)
 			if !rests && time.Since(since(it.Order)) < older {
 				return nil
@@ -591,7 +591,7 @@ func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error)
 				group(groups, e)
 			}
 			return err
-		}, func(u pipeline.Unread) error {
+		}), func(u pipeline.Unread) error {
 			group(groups, unreadable(u))
 			return nil
 		})

@@ -2,6 +2,7 @@ package app
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
 )
 
 // TestAccountThatIsGone: an order of an account that workers have in their config no
@@ -55,6 +57,21 @@ func TestAccountThatIsGone(t *testing.T) {
 	}
 	if status, err := console.Status(t.Context()); err != nil || !strings.Contains(status.Accounts[0].State, gone) {
 		t.Errorf("status: %+v, %v", status.Accounts, err)
+	}
+	// A server that was killed brings a state back that an order has left, and nobody
+	// is handed it: it is no second order.
+	lay(t, js, c, named(order.Order{V: order.SchemaVersion, State: order.Issuing, CloudID: "1", Received: time.Now()}, "lost"))
+	await(t, "it is counted once", func() bool {
+		status, err := console.Status(t.Context())
+		return err == nil && status.States[order.Issuing] == 1 && status.States[order.Submit] == 0
+	})
+	var listed []order.State
+	err = console.Each(t.Context(), "", func(it pipeline.Item) error { listed = append(listed, it.State); return nil }, nil)
+	if err != nil || !slices.Equal(listed, []order.State{order.Issuing}) {
+		t.Errorf("list: %v, %v", listed, err)
+	}
+	if stuck, err := console.Stuck(t.Context(), 0); err != nil || len(stuck.Groups) != 1 || len(stuck.Groups[0].IDs) != 1 || stuck.Groups[0].Example.State != order.Issuing {
+		t.Errorf("stuck: %+v, %v", stuck.Groups, err)
 	}
 	w.stop()
 	<-w.ended

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -56,11 +57,12 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 	waiter := &stage.Waiter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Guard: s.guard(), Log: s.log, Now: time.Now}
 	s.sweepGone(ctx, g)
 	for i, a := range s.accounts.Mains() {
+		pace := &pace{}
 		removed := &stage.Removed{Ledger: s.ledger, States: s.states, Line: s.line, Log: s.log, Now: time.Now}
 		if i == 0 { // a key's main account stands elsewhere
 			removed.Keys = s.keys
 		}
-		s.sweepMain(ctx, g, "removed", a.Main, func() time.Duration { return s.removedEvery }, removed.Sweep)
+		s.sweepMain(ctx, g, "removed", a.Main, func() time.Duration { return pace.every(s.removedEvery) }, pace.timed(removed.Sweep))
 		s.sweepMain(ctx, g, "neighbours", a.Main, func() time.Duration { return s.neighboursEvery }, neighbours.Sweep)
 		s.firstSweep(ctx, g, waiter, a.Main)
 		s.sweepMain(ctx, g, "surplus", a.Main, func() time.Duration { return waiter.SurplusEvery(a.Main) }, s.lists(waiter.Surplus))
@@ -244,8 +246,37 @@ func (s *session) resting(ctx context.Context, main string) bool {
 	return true
 }
 
-// removedEvery is how often orders are looked for whose message somebody removed.
+// removedEvery is how often, at the least, orders are looked for whose message somebody
+// removed. It costs a list of all subjects: where that takes no time it is done more
+// often, for nothing else tells of them.
 const removedEvery = 10 * time.Minute
+
+// pace lets what is done again and again take a small share of the time only.
+type pace struct{ took atomic.Int64 } // the last time, in nanoseconds; 0: it was not done yet
+
+// Share of the time, and what is often enough.
+const (
+	paceShare = 200
+	paceLeast = 5 * time.Second
+)
+
+// timed is f, of which is noted how long it takes.
+func (p *pace) timed(f func(context.Context, *stage.Account) error) func(context.Context, *stage.Account) error {
+	return func(ctx context.Context, a *stage.Account) error {
+		began := time.Now()
+		defer func() { p.took.Store(max(int64(time.Since(began)), 1)) }()
+		return f(ctx, a)
+	}
+}
+
+// every is how often, at most that seldom.
+func (p *pace) every(most time.Duration) time.Duration {
+	took := time.Duration(p.took.Load())
+	if took == 0 {
+		return most // some other worker does it
+	}
+	return min(most, max(paceLeast, paceShare*took))
+}
 
 // look is how often a lane's condition is looked at.
 const look = time.Second

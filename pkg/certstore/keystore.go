@@ -46,7 +46,8 @@ var ErrNoPair = errors.New("the order's key is not in the key store")
 // is of one order, and is used for that one only; the numbers of attempts are one
 // series for all of them, because none is ever used twice.
 //
-// Files are only ever created, never changed and never removed, so any number
+// Files are only ever created, never changed and never removed (but a damaged pair,
+// which Restore puts aside), so any number
 // of processes may use it at once. It needs hard links and create-exclusive
 // semantics: every local file system and NFS from version 3 have them.
 type KeyStore struct{ dir, id string }

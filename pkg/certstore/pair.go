@@ -138,7 +138,7 @@ func (s *KeyStore) readPair(r Ref, path string) (pair, error) {
 		err = p.check(r)
 	}
 	if err != nil {
-		return pair{}, fmt.Errorf("get key of %s: %s is damaged, restore it from a backup: %w", r.ID, path, err)
+		return pair{}, fmt.Errorf("get key of %s: %s %w, restore it from a backup: %w", r.ID, path, ErrDamaged, err)
 	}
 	return p, found(path)
 }

@@ -105,7 +105,12 @@ func (l *Line) Counts(ctx context.Context) (map[order.State]int, error) {
 
 // Count tells how many orders lie in one state.
 func (l *Line) Count(ctx context.Context, s order.State) (uint64, error) {
-	n, err := stream.Count(ctx, l.orders, order.Subject(s, "*", "*"))
+	return l.CountIn(ctx, s, "*")
+}
+
+// CountIn tells how many of them lie in one lane.
+func (l *Line) CountIn(ctx context.Context, s order.State, lane string) (uint64, error) {
+	n, err := stream.Count(ctx, l.orders, order.Subject(s, "*", lane))
 	if err != nil {
 		return 0, fmt.Errorf("count %s: %w", s, err)
 	}

@@ -402,6 +402,16 @@ func TestRefill(t *testing.T) {
 	if err != nil || again.Pairs+again.Numbers != 0 {
 		t.Errorf("again: %+v, %v", again, err)
 	}
+	// A damaged pair is like one that is lost, and the file is kept.
+	damaged, _ := filepath.Glob(filepath.Join(w.store, "*", "early", "*", "pair-000001"))
+	w.must(os.WriteFile(damaged[0], nil, 0o600))
+	got, err = stage.Refill{Line: w.line, Ledger: w.ledger, Keys: w.keys}.Sweep(t.Context())
+	if err != nil || got.Pairs != 1 || len(got.Left) != 0 {
+		t.Errorf("of a damaged one: %+v, %v", got, err)
+	}
+	if k, err := w.keys.Get(w.ref("early")); err != nil || k.Fingerprint != w.last("early").Key.Fingerprint {
+		t.Errorf("a damaged one became %+v, %v", k, err)
+	}
 	// JetStream is lost after that: the purchase is still known.
 	n := w.afterWipe()
 	n.sweepFirst()

@@ -27,6 +27,11 @@ type RefillStore interface {
 	IDs() ([]string, error)
 }
 
+// restorer is a key store that replaces a damaged pair, and keeps what was there.
+type restorer interface {
+	Restore(ctx context.Context, r certstore.Ref, k order.Key) (done bool, err error)
+}
+
 // Refilled says what was missing.
 type Refilled struct {
 	Pairs   int      `json:"pairs"`   // that were stored again
@@ -68,6 +73,12 @@ func (f Refill) one(ctx context.Context, o order.Order, all *Refilled) error {
 		_, won, err := f.Keys.Put(ctx, ref(o), *o.Key)
 		if errors.Is(err, certstore.ErrGone) || ctx.Err() != nil {
 			return err
+		}
+		if again, is := f.Keys.(restorer); is && errors.Is(err, certstore.ErrDamaged) {
+			won, err = again.Restore(ctx, ref(o), *o.Key)
+			if err == nil && !won {
+				err = fmt.Errorf("restore key of %s: %w", o.ID(), certstore.ErrDamaged)
+			}
 		}
 		if err != nil {
 			all.Left = append(all.Left, err.Error())
