@@ -187,11 +187,16 @@ func (h *house) limitsOff(ctx context.Context, why error, log *slog.Logger) erro
 	}
 	// A crash here leaves streams as they must be, and nobody who was told what may be
 	// lost; orders that are gone are told of by the sweep for removed ones.
-	if left, err := m.Look(ctx); err != nil || len(left) > 0 {
-		return fmt.Errorf("%w\nThe limits were taken off at once: %s\nThe rest is for certmill init --mend", why, strings.Join(off, "\n"))
+	left, err := m.Look(ctx)
+	if err != nil {
+		return errors.Join(why, err)
 	}
-	return fmt.Errorf("the streams of this run were edited, and not by certmill; the limits were taken off at once, "+
-		"and it can be started again. %s", strings.Join(off, "\n"))
+	then := "Start it again."
+	for _, e := range left {
+		then = fmt.Sprintf("Left is %s\nThat is for certmill init --mend, which says it, asks, and puts it back.", e)
+	}
+	return fmt.Errorf("the streams of this run were edited, and not by certmill; the limits were taken off at once: %s\n%s",
+		strings.Join(off, "\n"), then)
 }
 
 // Mended says what was put back, and what to do then.

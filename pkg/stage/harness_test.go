@@ -94,6 +94,7 @@ type world struct {
 
 	seq  atomic.Uint64 // of messages
 	late atomic.Int64  // how far the reconciler's clock runs ahead
+	full atomic.Bool   // nothing could be delivered
 }
 
 // guard is that of the world's lists.
@@ -302,7 +303,7 @@ func (w *world) worker() *worker {
 	return &worker{world: w, ctx: w.t.Context(),
 		intake: stage.Intake{Accounts: w.accounts, Ledger: w.ledger, Line: w.line, Log: log, Keys: w.keys},
 		submit: &stage.Submitter{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Keys: w.keys, Sealer: w.recipients,
-			Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: trouble, Line: w.line},
+			Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: trouble, Line: w.line, MayBuy: func() bool { return !w.full.Load() }},
 		verify: &stage.Verifier{Accounts: w.accounts, Solvers: w.solvers, Placed: w.placed, Looker: w.looker, Since: w.line.Since(), Trouble: trouble},
 		collect: &stage.Collector{Accounts: w.accounts, Ledger: w.ledger, Solvers: w.solvers, Placed: w.placed, Sinks: []stage.Sink{certstore.Dir{Path: w.out}},
 			Sealer: w.recipients, Opener: w.identities, Trouble: trouble, Guard: &guard,
