@@ -12,7 +12,7 @@ import (
 )
 
 type initCmd struct {
-	Mend bool `help:"Put back what somebody edited in the streams: it says each setting first, and asks. Stop the workers first; without a server in the config, it is that of the state folder."`
+	Mend bool `help:"Put back what somebody edited in the streams: it says each setting first, and asks."`
 	Yes  bool `help:"Do not ask."`
 }
 
@@ -67,7 +67,8 @@ func (i *initCmd) mend(ctx context.Context, c *cli) error {
 		for _, e := range edited {
 			fmt.Fprintln(os.Stderr, e)
 		}
-		if len(edited) > 0 && !i.Yes && !confirmed("These settings are put back; everything else of the streams stays. Write yes to go on: ", "yes") {
+		const question = "These settings are put back; everything else of the streams stays. Write yes to go on: "
+		if len(edited) > 0 && !i.Yes && !confirmed(question, "yes") {
 			return fmt.Errorf("nothing was changed")
 		}
 		done, err := m.Mend(ctx)

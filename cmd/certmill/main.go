@@ -39,7 +39,7 @@ type cli struct {
 	Log    string `help:"Log level: debug, info, warn, error."`
 	Output string `short:"o" enum:"text,json" default:"text" help:"text for people, json for machines."`
 
-	Init  initCmd  `cmd:"" group:"work" help:"Make the streams and buckets that must never be lost, once, before the workers start; with --mend, put back what somebody edited in them. Safe to repeat."`
+	Init  initCmd  `cmd:"" group:"work" help:"Make the streams and buckets that must never be lost, once, before the workers start; --mend puts back what somebody edited there. Safe to repeat."`
 	Run   runCmd   `cmd:"" group:"work" help:"Everything in one process: server, workers, and simulated clouds if no account is configured."`
 	Work  workCmd  `cmd:"" group:"work" help:"One worker, as the binary of its name."`
 	Order orderCmd `cmd:"" group:"work" help:"Hand order files in to a running installation."`

@@ -105,7 +105,8 @@ func forgot(d *stream.Differs) string {
 	if limits == "" {
 		return ""
 	}
-	return fmt.Sprintf("it forgets by that (%s); what it has forgotten meanwhile is gone, which means, of that: %s", limits, forgotten[d.Stream])
+	return fmt.Sprintf("it forgets by that (%s); what it has forgotten meanwhile is gone, which means, of that: %s",
+		limits, forgotten[d.Stream])
 }
 
 // Mend puts those settings back that are not as they must be. Everything else of the
