@@ -60,7 +60,8 @@ func TestAccountThatIsGone(t *testing.T) {
 	}
 	// A server that was killed brings a state back that an order has left, and nobody
 	// is handed it: it is no second order.
-	lay(t, js, c, named(order.Order{V: order.SchemaVersion, State: order.Issuing, CloudID: "1", Received: time.Now()}, "lost"))
+	now := order.Order{V: order.SchemaVersion, State: order.Issuing, CloudID: "1", Received: time.Now()}
+	lay(t, js, c, named(now, "lost"))
 	await(t, "it is counted once", func() bool {
 		status, err := console.Status(t.Context())
 		return err == nil && status.States[order.Issuing] == 1 && status.States[order.Submit] == 0
@@ -70,7 +71,9 @@ func TestAccountThatIsGone(t *testing.T) {
 	if err != nil || !slices.Equal(listed, []order.State{order.Issuing}) {
 		t.Errorf("list: %v, %v", listed, err)
 	}
-	if stuck, err := console.Stuck(t.Context(), 0); err != nil || len(stuck.Groups) != 1 || len(stuck.Groups[0].IDs) != 1 || stuck.Groups[0].Example.State != order.Issuing {
+	stuck, err = console.Stuck(t.Context(), 0)
+	if err != nil || len(stuck.Groups) != 1 || !slices.Equal(stuck.Groups[0].IDs, []string{"lost"}) ||
+		stuck.Groups[0].Example.State != order.Issuing {
 		t.Errorf("stuck: %+v, %v", stuck.Groups, err)
 	}
 	w.stop()

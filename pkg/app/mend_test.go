@@ -59,7 +59,8 @@ func begun(t *testing.T) (dir, file string) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	if sum, err := runIn(ctx, dir, &seen{moved: func(Progress) { stop() }}, file); !errors.Is(err, context.Canceled) || sum.Issued > 0 {
+	sum, err := runIn(ctx, dir, &seen{moved: func(Progress) { stop() }}, file)
+	if !errors.Is(err, context.Canceled) || sum.Issued > 0 {
 		t.Fatalf("%+v, %v", sum, err)
 	}
 	return dir, file
@@ -75,7 +76,9 @@ func TestEditedStreamOfARunIsMended(t *testing.T) {
 		edit(t, js, pipeline.OrdersStream, func(c *jetstream.StreamConfig) {
 			c.AllowDirect, c.MaxMsgSize, c.Metadata["theirs"] = !c.AllowDirect, 1<<19, "kept"
 		})
-		edit(t, js, ledger.StreamName, func(c *jetstream.StreamConfig) { c.Description, c.AllowDirect = "mine", !c.AllowDirect })
+		edit(t, js, ledger.StreamName, func(c *jetstream.StreamConfig) {
+			c.Description, c.AllowDirect = "mine", !c.AllowDirect
+		})
 		messages = stored(t, js)
 	})
 	_, err := runIn(t.Context(), dir, &seen{}, file)
@@ -83,7 +86,8 @@ func TestEditedStreamOfARunIsMended(t *testing.T) {
 
 	atRest(t, dir, func(js jetstream.JetStream, m *Mender) {
 		all, err := m.Look(t.Context())
-		if err != nil || len(all) != 2 || !strings.Contains(all[0].String(), "maximum size of a message is 524288 and must be unlimited") {
+		const words = "maximum size of a message is 524288 and must be unlimited"
+		if err != nil || len(all) != 2 || !strings.Contains(all[0].String(), words) {
 			t.Errorf("it says %v, %v", all, err)
 		}
 		done, err := m.Mend(t.Context())
@@ -126,7 +130,8 @@ func TestARunTakesLimitsOff(t *testing.T) {
 	dir, file := begun(t)
 	ended, admin := make(chan error, 1), make(chan NATS, 1)
 	go func() {
-		_, err := Run(t.Context(), RunOptions{Config: inDir(dir), Log: quiet, View: &startedAt{began: admin, dir: filepath.Join(dir, "state")}})
+		view := &startedAt{began: admin, dir: filepath.Join(dir, "state")}
+		_, err := Run(t.Context(), RunOptions{Config: inDir(dir), Log: quiet, View: view})
 		ended <- err
 	}()
 	js := connectAs(t, <-admin)
@@ -137,7 +142,8 @@ func TestARunTakesLimitsOff(t *testing.T) {
 	edit(t, js, ledger.StreamName, func(c *jetstream.StreamConfig) { c.MaxMsgs, c.MaxAge = 100_000, time.Hour })
 	select {
 	case err := <-ended:
-		wantWords(t, "run", err, "maximum age is 1h0m0s", "maximum of messages is 100000", "taken off at once", "a new incarnation began", "Start it again")
+		wantWords(t, "run", err, "maximum age is 1h0m0s", "maximum of messages is 100000", "taken off at once",
+			"a new incarnation began", "Start it again")
 	case <-time.After(natstest.Patience):
 		t.Fatal("it goes on")
 	}
@@ -207,7 +213,8 @@ func TestMendOnAServer(t *testing.T) {
 	if _, is := errors.AsType[*stream.Unmendable](err); !is {
 		t.Errorf("it says %v", err)
 	}
-	wantWords(t, "mend", err, "the server does not change", "writing before it is on disk is on and must be off", "certmill restored")
+	wantWords(t, "mend", err, "the server does not change",
+		"writing before it is on disk is on and must be off", "certmill restored")
 	if err != nil && strings.Contains(err.Error(), "maximum age") {
 		t.Errorf("what the server changes is left: %v", err)
 	}

@@ -50,7 +50,8 @@ const placePrefix = "place "
 // openPlaces are those of the process's roles.
 func (p *Process) openPlaces() {
 	add := func(name, what, path, stops string, try func() error) {
-		p.places = append(p.places, &volume{name: name, what: what, path: path, stops: stops, try: try, kicked: make(chan struct{}, 1)})
+		kicked := make(chan struct{}, 1)
+		p.places = append(p.places, &volume{name: name, what: what, path: path, stops: stops, try: try, kicked: kicked})
 	}
 	if p.keys != nil {
 		add(account.KeyStorePlace, "the key store", p.keys.Dir(), "without it no purchase of any account goes on, and none is begun",
@@ -59,11 +60,13 @@ func (p *Process) openPlaces() {
 	if slices.Contains(p.roles, order.Collector) {
 		at := absolute(p.cfg.Deliver.Directory)
 		add(account.DeliveryPlace, "the folder of certificates", at,
-			"what is issued is not delivered, and nothing more is bought until it can be", func() error { return tryFolder(at, 0o755) })
+			"what is issued is not delivered, and nothing more is bought until it can be",
+			func() error { return tryFolder(at, 0o755) })
 	}
 	if p.cfg.DCV.Copy != "" && (slices.Contains(p.roles, order.Verifier) || slices.Contains(p.roles, order.Collector)) {
 		at := absolute(p.cfg.DCV.Copy)
-		add(account.CopyPlace, "the folder of dcv.copy", at, "no challenge is placed without it", func() error { return tryFolder(at, 0o700) })
+		add(account.CopyPlace, "the folder of dcv.copy", at, "no challenge is placed without it",
+			func() error { return tryFolder(at, 0o700) })
 	}
 }
 
@@ -135,8 +138,8 @@ func (s *session) watchPlace(ctx context.Context, p *volume) error {
 // to everybody who looks or must not buy meanwhile. Where JetStream lies on the same
 // disk that second word may not be stored; then that is what is told there.
 func (s *session) refuses(ctx context.Context, p *volume, err error) {
-	t := Trouble{What: refusingWhat[p.name], Since: time.Now(), Why: fmt.Sprintf("%s at %s: %s; %s", p.what, p.path, diskWord(err), p.stops),
-		Helps: []string{placeHelps}}
+	t := Trouble{What: refusingWhat[p.name], Since: time.Now(), Helps: []string{placeHelps},
+		Why: fmt.Sprintf("%s at %s: %s; %s", p.what, p.path, diskWord(err), p.stops)}
 	s.ready.troubles.set(ctx, placePrefix+p.name, t)
 	told := account.Trouble{What: t.Why, Helps: placeHelps, Last: time.Now().UTC()}
 	if err := s.states.TellPlace(ctx, p.name, s.writer(), told); err != nil && ctx.Err() == nil {
@@ -144,7 +147,8 @@ func (s *session) refuses(ctx context.Context, p *volume, err error) {
 	}
 }
 
-const placeHelps = "make room on its disk, or make it writable for the workers: it is tried every 2 seconds, and everything goes on by itself then"
+const placeHelps = "make room on its disk, or make it writable for the workers: " +
+	"it is tried every 2 seconds, and everything goes on by itself then"
 
 // takes tells that a place takes what it is given, and whether that was stored.
 func (s *session) takes(ctx context.Context, p *volume) bool {
@@ -226,7 +230,8 @@ func (c *Console) refusingPlaces() (all []Trouble) {
 	refusing := c.states.Refusing(time.Now())
 	for _, name := range sorted(refusing) {
 		t := refusing[name]
-		all = append(all, Trouble{What: refusingWhat[name], Why: t.What + " (told by " + t.Kind + ")", Since: t.Since, Helps: []string{t.Helps}})
+		all = append(all, Trouble{What: refusingWhat[name], Why: t.What + " (told by " + t.Kind + ")", Since: t.Since,
+			Helps: []string{t.Helps}})
 	}
 	return all
 }

@@ -47,13 +47,16 @@ func TestAPlaceTakesNothing(t *testing.T) {
 			w.order("b")
 			await(t, "it is told at /readyz", func() bool { return strings.Contains(w.readyz(), tt.words) })
 			await(t, "a console is told", func() bool { // with the cause, where it looks anew
-				return slices.ContainsFunc(w.status(t).Troubles, func(t Trouble) bool { return t.What == tt.words && strings.Contains(t.Why, tt.why.Error()) })
+				return slices.ContainsFunc(w.status(t).Troubles, func(t Trouble) bool {
+					return t.What == tt.words && strings.Contains(t.Why, tt.why.Error())
+				})
 			})
 			w.order("c")
 			await(t, "the order waits for it", func() bool {
 				s, err := openConsole(t, w.cfg).Stuck(t.Context(), 0)
 				return err == nil && slices.ContainsFunc(s.Groups, func(g StuckGroup) bool {
-					return slices.Contains(g.IDs, "c") && strings.Contains(g.Example.Blocker, tt.why.Error()) && g.Example.Advice == placeHelps
+					return slices.Contains(g.IDs, "c") && strings.Contains(g.Example.Blocker, tt.why.Error()) &&
+						g.Example.Advice == placeHelps
 				})
 			})
 			if n := len(w.world.sim.Report().Orders); n != tt.bought {
@@ -114,7 +117,8 @@ func newMill(t *testing.T) *mill {
 
 func (w *mill) order(id string) {
 	w.t.Helper()
-	_, err := w.at.handIn(w.t.Context(), []order.Request{{ID: id, Names: []string{"www." + id + ".example"}, Account: "aliyun-1"}}, false)
+	o := order.Request{ID: id, Names: []string{"www." + id + ".example"}, Account: "aliyun-1"}
+	_, err := w.at.handIn(w.t.Context(), []order.Request{o}, false)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -216,7 +216,8 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.settled, s.unsettled, err = s.settle(start, s.states); err != nil {
 		return err
 	}
-	s.sinks = []stage.Sink{feltSink{plainSink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}, s.place(account.DeliveryPlace)}}
+	folder := plainSink{certstore.Dir{Path: absolute(s.cfg.Deliver.Directory)}}
+	s.sinks = []stage.Sink{feltSink{folder, s.place(account.DeliveryPlace)}}
 	if err := s.opens(start); err != nil {
 		return err
 	}

@@ -48,7 +48,8 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 			return s.while(ctx, s.roomy, func(ctx context.Context) error { return s.line.Intake(ctx, urgent, intake) })
 		})
 	}
-	s.lanes(ctx, g, order.Submit, &stage.Submitter{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Keys: feltKeys{s.keys, s.place(account.KeyStorePlace)},
+	s.lanes(ctx, g, order.Submit, &stage.Submitter{Accounts: s.accounts, Ledger: s.ledger, States: s.states,
+		Keys:   feltKeys{s.keys, s.place(account.KeyStorePlace)},
 		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Flight: s.flight(), Duplicates: s.cfg.Duplicates == duplicatesAllow, Line: s.line, Numbers: s.keys, MayBuy: s.mayBuy})
 
 	reconciler := &stage.Reconciler{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Guard: s.guard(), Log: s.log, Now: time.Now}
@@ -62,7 +63,8 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 		if i == 0 { // a key's main account stands elsewhere
 			removed.Keys = s.keys
 		}
-		s.sweepMain(ctx, g, "removed", a.Main, func() time.Duration { return pace.every(s.removedEvery) }, pace.timed(removed.Sweep))
+		s.sweepMain(ctx, g, "removed", a.Main,
+			func() time.Duration { return pace.every(s.removedEvery) }, pace.timed(removed.Sweep))
 		s.sweepMain(ctx, g, "neighbours", a.Main, func() time.Duration { return s.neighboursEvery }, neighbours.Sweep)
 		s.firstSweep(ctx, g, waiter, a.Main)
 		s.sweepMain(ctx, g, "surplus", a.Main, func() time.Duration { return waiter.SurplusEvery(a.Main) }, s.lists(waiter.Surplus))

@@ -42,7 +42,8 @@ func (s *KeyStore) Restore(ctx context.Context, r Ref, k order.Key) (done bool, 
 		case errors.Is(err, ErrNoPair):
 			return s.replaceDamaged(ctx, r, k, damaged)
 		case errors.Is(err, ErrDamaged) && damaged != "":
-			return false, fmt.Errorf("restore key of %s: two of its files are damaged, and nobody can tell which is whose: %w", r.ID, err)
+			return false, fmt.Errorf("restore key of %s: two of its files are damaged, and nobody can tell whose each is: %w",
+				r.ID, err)
 		case errors.Is(err, ErrDamaged):
 			damaged = path
 		case err != nil:

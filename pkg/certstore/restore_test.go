@@ -35,7 +35,8 @@ func TestRestore(t *testing.T) {
 	if aside, _ := filepath.Glob(filepath.Join(filepath.Dir(found[0]), "damaged-*")); len(aside) != 1 {
 		t.Errorf("put aside: %v", aside)
 	}
-	if err := s.Raise(ref("a"), certstore.Raised{Attempt: 1, Purchase: 1, Main: "1", Fingerprint: k.Fingerprint}); err != nil {
+	raised := certstore.Raised{Attempt: 1, Purchase: 1, Main: "1", Fingerprint: k.Fingerprint}
+	if err := s.Raise(ref("a"), raised); err != nil {
 		t.Error(err)
 	}
 
@@ -45,6 +46,9 @@ func TestRestore(t *testing.T) {
 	}
 	if done, err := s.Restore(t.Context(), ref("a"), k); done || err != nil {
 		t.Errorf("another key's file: %v, %v", done, err)
+	}
+	if _, err := os.Stat(two); err != nil {
+		t.Errorf("another key's file was put aside: %v", err)
 	}
 	if err := os.WriteFile(found[0], nil, 0o600); err != nil {
 		t.Fatal(err)
