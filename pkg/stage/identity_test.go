@@ -379,12 +379,12 @@ func TestNobodyDecidesByAnotherMainAccount(t *testing.T) {
 		"adopt":      func(p *worker) error { return p.by.Adopt(t.Context(), "a", "1") },
 	} {
 		w := newWorld(t, setup{})
-		p := w.lost("a", "reset_after_commit", "a.example.com")
+		w.lost("a", "reset_after_commit", "a.example.com")
 		right := w.accounts["ali"]
 		other := w.caller("900900", "LTAIother", "", "", "")
 		other.Main = "900900"
 		w.accounts["ali"] = other
-		p = w.worker()
+		p := w.worker()
 		w.later()
 		p.drive("a", order.Held)
 		err := verb(p)
