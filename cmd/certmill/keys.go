@@ -95,6 +95,25 @@ func (i *identityCmd) Run() error {
 	return nil
 }
 
+// decides is the config of what is decided while no run works: that of a run here
+// (certmill.yaml), else what a run left in its state folder.
+func (c *cli) decides() (app.Config, error) {
+	cfg, err := c.load()
+	if err != nil {
+		return cfg, err
+	}
+	if c.State != "" {
+		cfg.Rest(c.State)
+	}
+	if cfg.NATS.URL != "" {
+		cfg = cfg.Beside() // a server that --nats names may be a run's
+	}
+	if c.Log == "" {
+		cfg.Log = "warn"
+	}
+	return cfg, nil
+}
+
 // onServer opens a console on the config's server, or on that of the state folder
 // while no run works there.
 func (c *cli) onServer(ctx context.Context, f func(*app.Console, app.Config) error) error {
@@ -111,15 +130,9 @@ func (c *cli) onServer(ctx context.Context, f func(*app.Console, app.Config) err
 // atServer calls f with a config that names a server: its own, or that of the state
 // folder while no run works there.
 func (c *cli) atServer(ctx context.Context, f func(app.Config) error) error {
-	cfg, err := c.override(app.Load((&runCmd{}).config(c)))
+	cfg, err := c.decides()
 	if err != nil {
 		return err
-	}
-	if c.State != "" {
-		cfg.Rest(c.State)
-	}
-	if c.Log == "" {
-		cfg.Log = "warn"
 	}
 	return app.OnServer(ctx, cfg, f)
 }

@@ -137,11 +137,11 @@ type restoredCmd struct{}
 
 // Run is certmill restored.
 func (restoredCmd) Run(ctx context.Context, c *cli) error {
-	cfg, err := c.load()
+	cfg, err := c.decides()
 	if err != nil {
 		return err
 	}
-	if err := app.Restored(ctx, cfg, app.NewLogger(os.Stderr, "warn")); err != nil {
+	if err := app.Restored(ctx, cfg, app.NewLogger(os.Stderr, cfg.Log)); err != nil {
 		return err
 	}
 	fmt.Println("a new incarnation began: nothing is bought until each account's list was swept; start the workers, and hand the order files in again")

@@ -196,7 +196,7 @@ func (c Config) Beside() Config {
 // by is the way as another of our users, for what the operator may not, where the
 // state folder has the passwords of all; else as it is.
 func (n NATS) by(role string) NATS {
-	if n.atHome() && n.User == Operator {
+	if n.atHome() && (n.User == Operator || n.User == Worker) {
 		n.Password = Ref(strings.TrimSuffix(string(n.Password), n.User) + role)
 		n.User = role
 	}

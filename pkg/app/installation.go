@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -228,19 +229,73 @@ func (s *session) refill(ctx context.Context) error {
 	return nil // the session's work does not depend on it
 }
 
+// errOlderCopy: what was bought since the copy was taken would be bought again.
+var errOlderCopy = errors.New("the streams are an older copy: the key store has numbers, raised in this life of theirs, that they do not know")
+
+// thisLife makes sure, before anything is bought, that the streams are no older copy
+// which somebody put back without the word (certmill restored): what the key store
+// has and they do not shows it (stage.Older). Then a new incarnation begins, and each
+// account's list is swept before anything is bought there. A false alarm costs no more.
+// Whoever lacks the right to begin one ends, with what helps.
+func (s *session) thisLife(ctx context.Context) error {
+	if s.keys == nil {
+		return nil // it buys nothing
+	}
+	forgotten, err := stage.Older{Line: s.line, Ledger: s.ledger, Keys: s.keys}.Find(ctx)
+	if err != nil {
+		return fmt.Errorf("compare the key store with the streams: %w", err)
+	}
+	if len(forgotten) == 0 {
+		return nil
+	}
+	s.log.ErrorContext(ctx, "the streams are an older copy of themselves: the key store has numbers of this life that they do not know; "+
+		"a new incarnation begins, nothing is bought until each account's list was swept, and orders handed in since the copy are to be handed in again",
+		"numbers", len(forgotten), "one", forgotten[0].String())
+	switch err := s.anew(ctx); {
+	case err != nil && !errors.Is(err, errNoRight):
+		return err // it is tried again, on another connection
+	case err != nil:
+		return fmt.Errorf("%w (%d, one of them: %v): stop all workers, certmill restored, and start them again; nothing was bought: %w",
+			errOlderCopy, len(forgotten), forgotten[0], err)
+	}
+	return errAnew
+}
+
+// errAnew ends a session that began a new incarnation: the next stands on it.
+var errAnew = errors.New("a new incarnation of the streams began")
+
+// anew begins a new incarnation, unless another worker has just done so, and lets the
+// process stand on it. A crash behind it leaves streams that nobody works on yet.
+func (s *session) anew(ctx context.Context) error {
+	now, err := pipeline.Incarnation(ctx, s.js)
+	if err == nil && now == s.line.Incarnation() {
+		err = renew(ctx, s.cfg, s.log)
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Process.ground = nil
+	return nil
+}
+
 // OnServer calls f with a config that names a server: the config's own, or the one
 // of the state folder, which is started for it. For what is decided while no run
-// works there.
+// works there. The config that a run left there names the server of a run: while
+// none works, it is started, too.
 func OnServer(ctx context.Context, c Config, f func(Config) error) (err error) {
-	if c.NATS.URL != "" {
+	if c.NATS.URL != "" && !c.leftByARun() {
 		return f(c)
 	}
 	if traceOf(c).fresh {
 		return fmt.Errorf("no certmill run has worked in the state folder %s, so there is nothing to decide: "+
 			"name the folder where one did with --state, or the server with --nats; nothing was changed", absolute(c.State))
 	}
-	if err := claimState(c); err != nil {
-		return err
+	if !c.leftByARun() { // else its accounts may be the simulated ones
+		if err := claimState(c); err != nil {
+			return err
+		}
 	}
 	lock, err := lockState(c.State)
 	if err != nil {
@@ -257,4 +312,10 @@ func OnServer(ctx context.Context, c Config, f func(Config) error) (err error) {
 	c.NATS = server.As(Admin)
 	c.sealToItself() // as a run here does
 	return f(c)
+}
+
+// leftByARun tells whether this is the config that a run left in its state folder.
+func (c Config) leftByARun() bool {
+	home, is := c.NATS.home()
+	return is && absolute(filepath.Dir(home)) == absolute(c.State)
 }

@@ -116,8 +116,11 @@ func (p *Process) Run(ctx context.Context, roles ...order.Role) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case decided(err), errors.Is(err, errOtherStreams), errors.Is(err, permit.ErrSettings), errors.Is(err, errServe):
+		case decided(err), errors.Is(err, errOtherStreams), errors.Is(err, permit.ErrSettings), errors.Is(err, errServe),
+			errors.Is(err, errOlderCopy):
 			return err
+		case errors.Is(err, errAnew):
+			continue
 		}
 		p.log.WarnContext(ctx, "connection to NATS ended; connecting again", "err", err)
 		_ = stream.Sleep(ctx, 2*time.Second)
@@ -138,6 +141,9 @@ func (p *Process) serve(ctx context.Context, roles []order.Role) error {
 		return err
 	}
 	defer s.close()
+	if err := s.thisLife(ctx); err != nil {
+		return cmp.Or(context.Cause(ctx), err)
+	}
 	p.writes.clear() // another server answers, or the same one anew
 	p.ready.troubles.overAll(ctx, refusesPrefix)
 	p.working.Store(s.permits)

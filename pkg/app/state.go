@@ -126,11 +126,13 @@ func lockState(dir string) (*os.File, error) {
 	}
 	_ = f.Close()
 	if taken {
-		return nil, fmt.Errorf("another certmill run works in the state folder %s: hand order files in to that one (certmill order FILE), "+
-			"stop it first, or name another folder with --state", absolute(dir))
+		return nil, fmt.Errorf("%w %s: hand order files in to that one (certmill order FILE), "+
+			"stop it first, or name another folder with --state", errWorksThere, absolute(dir))
 	}
 	return nil, fmt.Errorf("lock the state folder: %w", err)
 }
+
+var errWorksThere = errors.New("another certmill run works in the state folder")
 
 // lockName is a file without content; who works in the folder holds its lock.
 const lockName = "lock"

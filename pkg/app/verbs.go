@@ -297,7 +297,18 @@ func (c *Console) FirstUse(ctx context.Context, label string) error {
 
 // Restored begins a new incarnation of the streams, after they were put back
 // from a copy. See pipeline.Renew.
+//
+// Where no server is named it is that of the state folder, whether a run works there
+// or none does. One that works ends itself, as all workers do.
 func Restored(ctx context.Context, c Config, log *slog.Logger) error {
+	err := OnServer(ctx, c, func(c Config) error { return renew(ctx, c, log) })
+	if errors.Is(err, errWorksThere) {
+		return renew(ctx, c.Beside(), log)
+	}
+	return err
+}
+
+func renew(ctx context.Context, c Config, log *slog.Logger) error {
 	c.NATS = c.NATS.by(Admin)
 	console, err := OpenConsole(ctx, c, log)
 	if err != nil {

@@ -213,3 +213,28 @@ func (s *KeyStore) below(r Ref, attempt, most int) error {
 	}
 	return nil
 }
+
+// RaisedSince are the numbers that were raised under an id later than that, for
+// whatever orders: the highest at each main account. A number that is damaged is left
+// to the order that meets it.
+func (s *KeyStore) RaisedSince(id string, since time.Time) ([]Raised, error) {
+	r := Ref{ID: id}
+	numbers, err := s.numbers(r)
+	if err != nil {
+		return nil, err
+	}
+	var all []Raised
+	for _, n := range slices.Backward(numbers) {
+		raised, err := s.readNumber(r, n)
+		if err != nil {
+			continue
+		}
+		if !raised.At.After(since) {
+			break // and the lower ones were raised before it
+		}
+		if !slices.ContainsFunc(all, func(o Raised) bool { return o.Main == raised.Main }) {
+			all = append(all, raised)
+		}
+	}
+	return all, nil
+}
