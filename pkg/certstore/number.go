@@ -214,7 +214,7 @@ func (s *KeyStore) below(r Ref, attempt, most int) error {
 	return nil
 }
 
-// RaisedSince are the numbers that were raised under an id later than that, for
+// RaisedSince are the numbers that were raised under an id from that second on, for
 // whatever orders: the highest at each main account. A number that is damaged is left
 // to the order that meets it.
 func (s *KeyStore) RaisedSince(id string, since time.Time) ([]Raised, error) {
@@ -229,7 +229,7 @@ func (s *KeyStore) RaisedSince(id string, since time.Time) ([]Raised, error) {
 		if err != nil {
 			continue
 		}
-		if !raised.At.After(since) {
+		if raised.At.Before(since.Truncate(time.Second)) {
 			break // and the lower ones were raised before it
 		}
 		if !slices.ContainsFunc(all, func(o Raised) bool { return o.Main == raised.Main }) {

@@ -25,7 +25,7 @@ type Older struct {
 type NumberStore interface {
 	// IDs lists the orders that have something here.
 	IDs() ([]string, error)
-	// RaisedSince are the numbers that were raised under an id later than that, the
+	// RaisedSince are the numbers that were raised under an id from then on, the
 	// highest at each main account.
 	RaisedSince(id string, since time.Time) ([]certstore.Raised, error)
 }
