@@ -350,7 +350,7 @@ func resting(e Explanation, o order.Order) Explanation {
 			e = e.with("certmill retry " + o.ID())
 		}
 		if o.CloudID != "" { // it was paid
-			e = e.with("certmill buy-again " + o.ID() + "   (spends once more)")
+			e = e.with(stage.BuysWith(o))
 		}
 		return e
 	case o.State == order.Issued && o.Certificate != nil:

@@ -111,7 +111,8 @@ func (o Owner) sameNames(names []string) bool {
 
 // own makes an order the owner of a cloud order. The error wraps ErrTaken if
 // another order is, unless that one has it without proof and its entry says
-// otherwise by now, or to has the proof. Safe to repeat.
+// otherwise by now, or to has the proof; and ErrOtherNames if it serves other names
+// for a term that is not over. Safe to repeat.
 func (l *Ledger) own(ctx context.Context, main, id string, to Owner) error {
 	return l.setOwner(ctx, main, id, func(is Owner) (Owner, bool, error) {
 		switch {
@@ -119,6 +120,8 @@ func (l *Ledger) own(ctx context.Context, main, id string, to Owner) error {
 			if is.Provisional == to.Provisional || !is.Provisional {
 				return is, false, nil // a proof is not taken back
 			}
+		case is.Order == "" && !is.sameNames(to.Names) && time.Now().Before(is.Till):
+			return is, false, fmt.Errorf("cloud order %s: %w, %s", id, ErrOtherNames, strings.Join(is.Names, " "))
 		case is.Order != "" && !is.Provisional:
 			return is, false, fmt.Errorf("cloud order %s: %w %q", id, ErrTaken, is.Order)
 		case is.Order != "" && to.Provisional:

@@ -188,6 +188,9 @@ func mayFollow(r order.Request, of order.Order, made bool, by string) error {
 	case !made && !of.Ended():
 		reason = fmt.Sprintf("order %q has not ended (state %s): what it orders is on its way; certmill show %s says what helps",
 			of.ID(), of.State, of.ID())
+	case !made && usesUp(r, of):
+		return &order.Invalid{Field: "resource", Reason: fmt.Sprintf(
+			"%s was used up by order %q, which this one follows: write another id, or \"any\" for an unused one of the account", r.Resource, of.ID())}
 	default:
 		return nil
 	}

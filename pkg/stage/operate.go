@@ -318,7 +318,7 @@ func (p *Operator) Adopt(ctx context.Context, id, cloudID string) error {
 	}
 	err = p.Ledger.Assign(ctx, it.Main, it.Request.Names, ledger.Claim{CloudID: cloudID, Order: id, Purchase: it.Purchase,
 		Attempt: it.Attempt, At: time.Now().UTC(), How: "by hand: " + p.Who})
-	if errors.Is(err, ledger.ErrTaken) {
+	if errors.Is(err, ledger.ErrTaken) || errors.Is(err, ledger.ErrOtherNames) {
 		return refuse("%v", err)
 	}
 	if err != nil {
@@ -352,7 +352,7 @@ func compare(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, c
 		return err
 	}
 	if len(others) > 0 {
-		return refuse("the certificate of cloud order %s has another key than order %s, so that nobody here could use it", cloudID, o.ID())
+		return refuse("the certificate of cloud order %s has another key than order %s, so that this order could not use it", cloudID, o.ID())
 	}
 	return nil
 }
@@ -375,7 +375,7 @@ func listedAs(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, 
 	st, err := flow.Look(ctx, cloudID)
 	switch {
 	case issuer.KindOf(err) == issuer.NotFound, issuer.KindOf(err) == issuer.Rejected:
-		return issuer.Row{}, refuse("%v has no cloud order %s (%v)", a, cloudID, err)
+		return issuer.Row{}, noneOf(ctx, a, flow, o, cloudID, err)
 	case err != nil:
 		return issuer.Row{}, err
 	}
@@ -383,7 +383,30 @@ func listedAs(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, 
 		return issuer.Row{}, refuse("cloud order %s is there (%s), but not among those for %s: it is for other names, or the list does not show it yet",
 			cloudID, st.Raw, names)
 	}
+	if st.Phase != issuer.Unstarted {
+		shown, err := shownNames(ctx, flow, cloudID, st)
+		if err != nil {
+			return issuer.Row{}, err
+		}
+		if why, others := differs(o, shown, st.CSR); others {
+			return issuer.Row{}, refuse("cloud order %s is not this order's: %s", cloudID, why)
+		}
+	}
 	return issuer.Row{CloudID: cloudID, CertID: st.CertID, Phase: st.Phase, Raw: st.Raw}, nil
+}
+
+// noneOf: what one way of ordering does not know may be there by another.
+func noneOf(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, cloudID string, why error) error {
+	for _, other := range a.Cloud.Flows() {
+		if other.Action() == flow.Action() {
+			continue
+		}
+		if st, err := other.Look(ctx, cloudID); err == nil {
+			return refuse("%s is there (%s), ordered another way (%s) than order %s (%s), so it is no purchase of this one; "+
+				"an order that is to use it names it: \"resource\": %q", cloudID, issuer.Word(st.Raw), other.Action(), o.ID(), flow.Action(), cloudID)
+		}
+	}
+	return refuse("%v has no cloud order %s (%v)", a, cloudID, why)
 }
 
 // resume takes the names again for an order that had ended and goes on with what

@@ -54,6 +54,9 @@ func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o o
 		o.Taken = e.Decision(o.ID(), time.Now())
 		return o, nil
 	}
+	if used, err := s.usedByAnother(ctx, a, flow, o); err != nil || used != "" {
+		return s.usedUp(a, flow, o, used, err)
+	}
 	if err := s.claim(ctx, o, e); err != nil {
 		return s.notOurs(ctx, o, err)
 	}
@@ -120,6 +123,52 @@ func (s *Submitter) startedBefore(ctx context.Context, a *Account, flow issuer.F
 	}
 	_, others := differs(o, names, st.CSR)
 	return !others, nil
+}
+
+// usedByAnother returns the order of the same names that has used the resource up,
+// if there is one. What serves a certificate stays that order's (DESIGN 12.4): it is
+// not taken over, or it would be given back by an order that never had it. An unused
+// one passes to the next order of its names.
+func (s *Submitter) usedByAnother(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (by string, err error) {
+	is, err := s.Ledger.Owner(ctx, o.Main, o.Resource)
+	if err != nil || is.Order == "" || is.Order == o.ID() {
+		return "", err
+	}
+	uses, err := s.used(o)
+	if err != nil || uses.Resource == o.Resource {
+		return "", err // this order may have started it
+	}
+	st, err := flow.Look(ctx, o.Resource)
+	switch {
+	case issuer.KindOf(err) == issuer.NotFound:
+		return "", nil
+	case err != nil:
+		return "", s.Trouble.Verb(ctx, a, err)
+	case st.Phase == issuer.Unstarted || order.NamesHash(is.Names) != order.NamesHash(o.Request.Names):
+		return "", nil
+	}
+	return is.Order, nil
+}
+
+// usedUp is what becomes of an order whose resource another one of its names used.
+func (s *Submitter) usedUp(a *Account, flow issuer.Flow, o order.Order, by string, err error) (order.Order, error) {
+	if err != nil {
+		return o, err
+	}
+	if !named(o.Request) {
+		return s.chooseAnother(a, flow, o)
+	}
+	return o, pipeline.Fail(order.Failure{Class: ClassInUse,
+		Reason: fmt.Sprintf("order %s, for the same names, has used %s up", by, o.Resource),
+		Advice: "name another id, or 'any' for an unused one", Mend: true})
+}
+
+// chooseAnother forgets a choice that came from a list which is old.
+func (s *Submitter) chooseAnother(a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
+	s.Pools.forget(a, flow)
+	what := o.Resource + " is in use already: another one is chosen"
+	o.Resource = ""
+	return o, pipeline.Wait(order.Wait{For: order.WaitForTime, What: what, Till: time.Now().UTC().Add(poolKeep.Answer)})
 }
 
 // claim takes the names, then the resource.
@@ -587,10 +636,7 @@ func (s *Submitter) inUse(ctx context.Context, a *Account, flow issuer.Flow, o o
 		}
 		// A crash here leaves a choice that the next visit claims again.
 		gap.At(ctx, "start: choice given back")
-		s.Pools.forget(a, flow)
-		what := o.Resource + " is in use already: another one is chosen"
-		o.Resource = ""
-		return o, pipeline.Wait(order.Wait{For: order.WaitForTime, What: what, Till: time.Now().UTC().Add(poolKeep.Answer)})
+		return s.chooseAnother(a, flow, o)
 	}
 	return o, pipeline.Fail(order.Failure{Class: ClassInUse,
 		Reason: fmt.Sprintf("%s is in use already: the cloud says %q", o.Resource, st.Raw),

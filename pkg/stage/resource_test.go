@@ -349,3 +349,47 @@ func TestResourceAfterARestore(t *testing.T) {
 	}
 	n.wantPaid(1, "a.example.com")
 }
+
+// A named resource brings one certificate. Who buys its order again is told so, and
+// what to write; a successor that names it all the same (a build before this one made
+// such) ends without taking it from its predecessor, and nobody adopts it.
+// DESIGN 12.4: a resource stays with its names until its term ends.
+func TestANamedResourceIsUsedUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.worker()
+	r := order.Request{ID: "a", Account: "ali", Resource: "cas-cn-stage0", Names: []string{"a.example.com"}}
+	w.publish(r)
+	p.drive("a", order.Issued)
+	w.wantNotNow("a", p.buyAgain("a"), "it has used up")
+	w.publish(order.Request{ID: "other", Account: "ali", Resource: "cas-cn-nobody", Names: []string{"other.example.com"}})
+	p.drive("other", order.Failed)
+	in, err := (stage.Preflight{Ledger: w.ledger, Line: w.line, Now: time.Now}).HandIns(t.Context(), []order.Request{{ID: "a", Again: order.AgainLast, Account: "ali", Resource: r.Resource, Names: r.Names}})
+	if err != nil || in[0].Refused == nil || !strings.Contains(in[0].Refused.Error(), `was used up by order "a"`) {
+		t.Errorf("handed in again: %+v, %v", in, err)
+	}
+
+	of, err := w.line.Last(t.Context(), "a")
+	w.must(err)
+	next, _, err := stage.Succession{Line: w.line}.Make(t.Context(), of.Order, func() order.Order {
+		o := order.Order{V: of.V, Request: of.Request, Hash: of.Hash, Received: time.Now().UTC(), State: order.Submit,
+			Account: of.Account, Main: of.Main, Operation: of.Operation, Product: of.Product, Purchase: 1}
+		o.Tell(order.Event{At: o.Received, State: order.Submit})
+		return o
+	})
+	w.must(err)
+	p.drive(next.ID(), order.Failed)
+	w.wantFailed(next.ID(), stage.ClassInUse)
+	if h := w.holder(aliUID, r.Resource); h != "a" {
+		t.Errorf("the resource of a is held by %q", h)
+	}
+	w.wantNotNow("other", p.by.Adopt(t.Context(), "other", r.Resource), "it is for a.example.com")
+	w.must(p.by.Retry(t.Context(), next.ID()))
+	p.drive(next.ID(), order.Failed)
+	w.wantFailed(next.ID(), stage.ClassInUse)
+	w.startElsewhere("ali", dvAudit, "cas-cn-stage1", "elsewhere.example.com")
+	w.wantNotNow("other", p.by.Adopt(t.Context(), "other", "cas-cn-stage1"), "it is for elsewhere.example.com")
+	if h := w.holder(aliUID, "cas-cn-stage1"); h != "" {
+		t.Errorf("adopted by %q", h)
+	}
+}

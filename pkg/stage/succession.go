@@ -197,6 +197,8 @@ func (p *Operator) mayBuyAgain(ctx context.Context, o order.Order) error {
 	}
 	paid, err := p.paid(ctx, o, e)
 	switch {
+	case err == nil && usesUp(o.Request, o):
+		return refuse("order %s names the resource %s, which it has used up, so that no other certificate comes from it: %s", o.ID(), o.CloudID, BuysWith(o))
 	case err != nil || paid || o.State == order.Issued:
 		return err
 	case o.Hold != nil && o.Hold.Fact != "":
@@ -209,6 +211,20 @@ func (p *Operator) mayBuyAgain(ctx context.Context, o order.Order) error {
 		return refuse("nothing was bought for order %s, and no other purchase would be: %s", o.ID(), HandInMended)
 	}
 	return refuse("nothing was bought for order %s: certmill retry %s buys it", o.ID(), o.ID())
+}
+
+// usesUp tells whether a request names the resource that an order has started: it
+// brings one certificate.
+func usesUp(r order.Request, of order.Order) bool {
+	return named(r) && r.Resource == of.CloudID
+}
+
+// BuysWith is the command that buys an order again.
+func BuysWith(o order.Order) string {
+	if usesUp(o.Request, o) {
+		return fmt.Sprintf("certmill order <file>   (with \"again\": %q, and another resource, or \"any\" for an unused one of the account)", o.ID())
+	}
+	return "certmill buy-again " + o.ID() + "   (spends once more)"
 }
 
 // paid asks the books whether something was bought, or something bought was

@@ -87,14 +87,15 @@ func bySomebodyElse(flow issuer.Flow, o order.Order, rows []loose, sent bool) er
 	for _, row := range rows {
 		said, facts = append(said, row.facts()), append(facts, order.FactUnclaimed(row.CloudID))
 	}
-	why := "nothing was ever sent under this id, so it was bought under another one (an id that somebody changed in the list), or by somebody else"
+	why := "for this order nothing was ever sent, so it was bought under another id (one that somebody changed in the list), or by somebody else"
 	commands := []string{"certmill approve " + o.ID()}
 	switch {
 	case sent && len(unissued(rows)) > 0:
 		why = "it is not issued, so nothing tells whose it is"
 		commands = append(commands, "certmill adopt "+o.ID()+" "+unissued(rows)[0].CloudID)
 	case sent && fingerprint(o) != "":
-		why = "its key is another than this order's, so it was bought under another id (that of a successor), or by somebody else"
+		why = "its key is another than this order's, so it was bought under another id (that of a successor), " +
+			"under this one when the order was another (its key, account or resource was changed in the list), or by somebody else"
 	case fingerprint(o) == "":
 		why = "the cloud makes this order's key, so nothing tells whose it is"
 		commands = append(commands, "certmill adopt "+o.ID()+" "+rows[0].CloudID)
