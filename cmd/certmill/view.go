@@ -118,8 +118,16 @@ func found(b app.Batch) (lines []string) {
 // example of those that need somebody.
 func knownLines(all []app.KnownLine) (lines []string) {
 	byState := map[order.State][]app.KnownLine{}
+	mended := 0
 	for _, k := range all {
+		if k.Mended {
+			mended++
+			continue
+		}
 		byState[k.State] = append(byState[k.State], k)
+	}
+	if mended > 0 {
+		lines = append(lines, fmt.Sprintf("mended   %s failed: nothing was bought for them, and they are tried again as they stand here now", orders(mended)))
 	}
 	for _, s := range order.States {
 		of := byState[s]

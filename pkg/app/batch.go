@@ -60,6 +60,7 @@ type KnownLine struct {
 	State    order.State `json:"state"`
 	Why      string      `json:"why"`
 	Commands []string    `json:"commands,omitempty"`
+	Mended   bool        `json:"mended,omitempty"` // it failed for what stands in it, and is tried again as it is handed in
 }
 
 // Again is a line that buys the last order of its line once more. Handed in again after

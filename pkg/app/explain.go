@@ -346,6 +346,9 @@ func resting(e Explanation, o order.Order) Explanation {
 		switch {
 		case o.OnlyMended():
 			e = e.with(stage.HandInMended)
+			if o.Request.Contact == (order.Contact{}) {
+				e = e.with("certmill retry " + o.ID() + "   (where it was the account's contact, once that is mended in the config)")
+			}
 		case o.Account != "":
 			e = e.with("certmill retry " + o.ID())
 		}

@@ -56,7 +56,9 @@ func (c *Console) lookUp(ctx context.Context, b Batch) (looked, error) {
 			out.Bad = append(out.Bad, at.bad(in.Request, step.problem))
 			continue
 		case in.Known != nil:
-			out.Known = append(out.Known, c.knownLine(ctx, at, *in.Known))
+			known := c.knownLine(ctx, at, *in.Known)
+			known.Mended = in.Mends
+			out.Known = append(out.Known, known)
 		case place != nil:
 			out.steps = append(out.steps, step)
 		}
@@ -196,6 +198,7 @@ type awaited struct {
 	id    string
 	hash  string // of what was ordered: another order's outcome under the id is not this one's; empty: any
 	after string // of a successor: whom it follows, which tells it whatever id it gets
+	above uint64 // of an order that is mended: how it failed before is no outcome
 	bad   string // where a refused message lies; empty: the order was known before
 }
 
@@ -204,6 +207,8 @@ func (a awaited) outcome(it pipeline.Item) bool {
 	switch {
 	case it.ID() == a.bad:
 		return true
+	case it.Seq <= a.above:
+		return false
 	case a.after != "":
 		return it.Predecessor == a.after
 	}
@@ -244,10 +249,17 @@ func (c *Console) hand(ctx context.Context, all []stage.HandIn, urgent bool) (ha
 
 // handOne publishes one order, unless it is known.
 func (c *Console) handOne(ctx context.Context, in stage.HandIn, urgent bool) (awaited, error) {
-	if in.Known != nil {
+	if in.Known != nil && !in.Mends {
 		return awaited{id: in.ID, hash: in.Known.Hash}, nil
 	}
 	a := awaited{id: in.ID, hash: in.Request.Hash(), after: in.Request.Again}
+	if in.Mends {
+		it, err := c.line.Last(ctx, in.ID)
+		if err != nil {
+			return a, err
+		}
+		a.above = it.Seq
+	}
 	body, err := json.Marshal(in.Request)
 	if err != nil {
 		return a, fmt.Errorf("encode order %s: %w", in.ID, err)

@@ -270,3 +270,27 @@ func TestWhatCannotBeOrderedIsNotHandedIn(t *testing.T) {
 		t.Errorf("%+v, %d in the inbox, %v", sum, inbox(), err)
 	}
 }
+
+// A file whose contact the cloud refused is mended and handed in again as it is,
+// without ids: its orders go on, the run waits for them, and nothing else is bought.
+func TestAMendedFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "orders.csv")
+	hand := func(phone string) (Summary, error) {
+		write(t, file, "names,account,contact_phone", "www.a.example,aliyun-1,"+phone, "www.b.example,aliyun-1,"+phone)
+		return runIn(t.Context(), dir, &seen{}, file)
+	}
+	if sum, err := hand("010.1234567"); err != nil || sum.Issued != 0 || len(sum.Failed) != 1 {
+		t.Fatalf("refused: %+v, %v", sum, err)
+	}
+	if sum, err := hand("13000000000"); err != nil || sum.Issued != 2 || len(sum.Failed) != 0 {
+		t.Errorf("mended: %+v, %v", sum, err)
+	}
+	w := booksOf(t, inDir(dir))
+	for _, name := range []string{"www.a.example", "www.b.example"} {
+		if n := bought(w, name); n != 1 {
+			t.Errorf("%s was bought %d times", name, n)
+		}
+	}
+}

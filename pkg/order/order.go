@@ -231,7 +231,8 @@ type Failure struct {
 }
 
 // OnlyMended tells whether nothing was bought for an order that failed for what
-// stands in it. What was handed in is never changed, so only another order helps.
+// stands in it: to try again as it is does not help. Handed in again with another
+// contact, validation or company it goes on; with anything else it is another order.
 func (o Order) OnlyMended() bool { return o.Failure != nil && o.Failure.Mend && o.CloudID == "" }
 
 func (f *Failure) Error() string { return f.Reason }

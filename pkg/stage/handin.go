@@ -20,6 +20,7 @@ type HandIn struct {
 	Request order.Request  // as it is handed in: for "again: true" the order that is meant
 	ID      string         // that it has, or will have unless somebody takes it first
 	Known   *order.Order   // it is there already: nothing is made; the last of its line, which tells how it stands
+	Mends   bool           // the known one, which failed for what stands in it: it is tried again as handed in
 	Refused *order.Invalid // why the intake would refuse it
 	Hidden  error          // there is an order that another build must read: its intake knows
 	Taken   Taken          // another order has its names
@@ -93,8 +94,12 @@ func (p Preflight) handIn(ctx context.Context, r order.Request) (h HandIn, err e
 func (p Preflight) there(ctx context.Context, h HandIn, err error) (HandIn, error) {
 	if err == nil {
 		var it pipeline.Item
+		own := h.Known.ID()
 		it, err = Succession{Line: p.Line}.after(ctx, pipeline.Item{Order: *h.Known})
 		h.Known, h.ID = &it.Order, it.ID()
+		r := h.Request
+		r.ID = h.ID
+		h.Mends = err == nil && own == h.ID && mends(r, it.Order, p.Publisher)
 	}
 	if errors.Is(err, pipeline.ErrUnreadable) {
 		h.Hidden, err = err, nil

@@ -97,8 +97,30 @@ func (in Intake) settled(ctx context.Context, m pipeline.Message, r order.Reques
 	if known == nil {
 		return fmt.Errorf("order %q: %w", r.ID, pipeline.ErrNoOrder)
 	}
+	if r.ID = known.ID(); mends(r, *known, m.Publisher) {
+		return in.mend(ctx, m, r)
+	}
 	in.Log.InfoContext(ctx, "order is known: nothing is bought for it", "order", known.ID(), "state", known.State)
 	return nil
+}
+
+// mend lets an order go on that failed for what stands in it, before anything was
+// bought, with what the message has in its place: no order is made, and no second
+// purchase. A message that comes again finds it so.
+func (in Intake) mend(ctx context.Context, m pipeline.Message, r order.Request) error {
+	p := Operator{Ledger: in.Ledger, Line: in.Line, Accounts: in.Accounts, Who: "intake"}
+	err := p.Mend(ctx, r, m.Publisher)
+	if !errors.Is(err, ErrNotNow) && !errors.Is(err, pipeline.ErrMoved) {
+		return err
+	}
+	now, lerr := in.Line.Last(ctx, r.ID)
+	switch {
+	case lerr != nil:
+		return lerr
+	case errors.Is(err, ErrNotNow) && mends(r, now.Order, m.Publisher): // what was mended is not what was wrong
+		return in.refuse(ctx, m, r.ID, &order.Invalid{Reason: err.Error()})
+	}
+	return nil // somebody was quicker, maybe this message
 }
 
 // slow: to make such a key takes tenths of seconds, in which a hundred other

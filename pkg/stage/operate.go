@@ -67,6 +67,38 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	return p.retry(ctx, it, it.Order, "retry")
+}
+
+// Mend sends an order that failed for what stands in it, and of which nothing was
+// bought, on its way with what this request has in its place (mends). Safe to repeat.
+func (p *Operator) Mend(ctx context.Context, r order.Request, by string) error {
+	it, err := p.Line.Last(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	if !mends(r, it.Order, by) {
+		return refuse("order %s is in state %s, and nothing of it is mended", r.ID, it.State)
+	}
+	o := it.Order
+	o.Request.Contact, o.Request.Validation, o.Request.Company = r.Contact, r.Validation, r.Company
+	return p.retry(ctx, it, o, "handed in again, mended")
+}
+
+// mends tells whether a request mends an order, by what is no part of what it buys:
+// one that failed for what stands in it, before anything was bought. It is the
+// publisher's own, or an operator's word.
+func mends(r order.Request, of order.Order, by string) bool {
+	if of.State != order.Failed || !of.OnlyMended() || r.Hash() != of.Hash || by != CommandLine && publisherName(by) != publisherName(of.Publisher) {
+		return false
+	}
+	now, was := r.Normal(), of.Request.Normal()
+	return now.Contact != was.Contact || now.Validation != was.Validation || now.Company != was.Company
+}
+
+// retry sends an order on as o, which is its record or a mended one.
+func (p *Operator) retry(ctx context.Context, it pipeline.Item, o order.Order, note string) error {
+	id := it.ID()
 	if !resting(it.State) {
 		return refuse("order %s is in state %s; only held and failed orders are retried", id, it.State)
 	}
@@ -74,9 +106,8 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	o := it.Order
 	if it.State == order.Held && o.Failure != nil {
-		return p.move(ctx, it, o, order.Collect, "retry") // its end is decided: it was held while it cleaned up
+		return p.move(ctx, it, o, order.Collect, note) // its end is decided: it was held while it cleaned up
 	}
 	if err := p.succeeded(ctx, o); err != nil {
 		return err
@@ -94,15 +125,15 @@ func (p *Operator) Retry(ctx context.Context, id string) error {
 	last, tried := e.Last(id)
 	switch {
 	case tried && last.Ending == ledger.Open && last.Provisional == "":
-		return p.move(ctx, it, o, order.Unsure, "retry")
+		return p.move(ctx, it, o, order.Unsure, note)
 	case o.CloudID != "":
 		o.Challenges, o.Proofs = nil, nil // asked for anew: it may have changed
-		return p.move(ctx, it, o, order.Verify, "retry")
+		return p.move(ctx, it, o, order.Verify, note)
 	}
 	if tried && last.Ending != ledger.Bought && o.Attempt <= last.Attempt {
 		o.Attempt = last.Attempt + 1
 	}
-	return p.move(ctx, it, o, order.Submit, "retry")
+	return p.move(ctx, it, o, order.Submit, note)
 }
 
 // succeeded refuses to go on with an order that was bought again: its line goes on

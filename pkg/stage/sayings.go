@@ -12,7 +12,8 @@ import (
 // names MUST NOT be refused for the state in its turn.
 
 // HandInMended is what helps an order that failed for what stands in it (Order.OnlyMended).
-const HandInMended = "certmill order <file>   (with the order mended, and without an id or with another one: what was handed in is never changed)"
+const HandInMended = "certmill order <file>   (with the order mended: what was wrong with contact, validation or company is tried again under its id; " +
+	"where names, account, product, resource, key or CSR change it is another order, without an id or with another one)"
 
 // helps are the commands of an order's hold, in a sentence; empty if it is not held.
 func helps(o order.Order) string {
