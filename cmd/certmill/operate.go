@@ -130,7 +130,16 @@ type firstUseCmd struct {
 
 // Run is certmill first-use.
 func (a *firstUseCmd) Run(ctx context.Context, c *cli) error {
-	return c.verb(ctx, "the first sweep of "+a.Account+" waits for no earlier calls", func(k *app.Console) error { return k.FirstUse(ctx, a.Account) })
+	console, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	if err := console.FirstUse(ctx, a.Account); err != nil {
+		return err
+	}
+	fmt.Println(console.FirstUsed(ctx, a.Account))
+	return nil
 }
 
 type restoredCmd struct{}

@@ -229,7 +229,11 @@ func (s *settingCmd) Run(c *cli) error {
 	case s.Table:
 		fmt.Print(app.Table())
 	case s.Check:
-		if _, err := c.load(); err != nil {
+		cfg, err := (&runCmd{}).load(c) // where a run takes another one, that one's run is checked
+		if err == nil {
+			err = cfg.MayRun()
+		}
+		if err != nil {
 			return err
 		}
 		fmt.Println("ok")

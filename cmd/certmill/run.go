@@ -17,12 +17,9 @@ type runCmd struct {
 
 // Run is certmill run.
 func (r *runCmd) Run(ctx context.Context, c *cli) error {
-	cfg, err := c.override(app.Load(r.config(c)))
+	cfg, err := r.load(c)
 	if err != nil {
 		return err
-	}
-	if c.State != "" {
-		cfg.Rest(c.State)
 	}
 	if r.Certs != "" {
 		cfg.Deliver.Directory = r.Certs
@@ -53,6 +50,15 @@ func (w *workCmd) Run(ctx context.Context, c *cli) error {
 		return err
 	}
 	return app.Work(ctx, cfg, order.Role(w.Role))
+}
+
+// load reads the config that a run goes by.
+func (r *runCmd) load(c *cli) (app.Config, error) {
+	cfg, err := c.override(app.Load(r.config(c)))
+	if err == nil && c.State != "" {
+		cfg.Rest(c.State)
+	}
+	return cfg, err
 }
 
 // config: a run takes no config that an earlier run left, because that names

@@ -76,4 +76,6 @@ type RemovedOrder struct {
 	Names []string  `json:"names,omitempty"`
 	Since time.Time `json:"since"` // seen for the first time
 	Known string    `json:"known"` // what knows it, a sentence
+	// Of is the order that it bought again: no file has it.
+	Of string `json:"of,omitempty"`
 }

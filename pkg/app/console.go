@@ -190,7 +190,7 @@ func (c *Console) Status(ctx context.Context) (Status, error) {
 // accountStatus is how one account stands.
 func (c *Console) accountStatus(ctx context.Context, a known) AccountStatus {
 	wrong := c.wrong(a.label, a.main)
-	line := AccountStatus{Label: a.label, Main: a.main, State: describe(account.State{}, wrong, a.label, true)}
+	line := AccountStatus{Label: a.label, Main: a.main, State: describe(account.State{}, wrong, a.label, true, false)}
 	for _, t := range wrong {
 		if t.Kind != "" { // else it stands in its state alone
 			line.Troubles = append(line.Troubles, t)
@@ -201,7 +201,7 @@ func (c *Console) accountStatus(ctx context.Context, a known) AccountStatus {
 	case a.main != "":
 		state := c.states.State(a.main)
 		line.Troubles = append(line.Troubles, state.Troubled(time.Now())...)
-		line.State = describe(state, wrong, a.label, state.Marked(c.line.Incarnation()))
+		line.State = describe(state, wrong, a.label, state.Marked(c.line.Incarnation()), c.firstUseSaid(state))
 		if id, known := state.Identities[a.label]; known {
 			line.Identity = &id
 		}
@@ -217,13 +217,13 @@ func (c *Console) accountStatus(ctx context.Context, a known) AccountStatus {
 }
 
 // describe puts an account's state into words.
-func describe(s account.State, wrong []account.Trouble, label string, marked bool) string {
+func describe(s account.State, wrong []account.Trouble, label string, marked, said bool) string {
 	var parts []string
 	for _, t := range wrong {
 		parts = append(parts, t.What)
 	}
 	if !marked {
-		parts = append(parts, unmarked(s, wrong, label))
+		parts = append(parts, unmarked(s, wrong, label, said))
 	}
 	if p, rests := s.Rest(label, time.Now()); rests {
 		parts = append(parts, "rests: "+p.Why)
@@ -238,13 +238,17 @@ func describe(s account.State, wrong []account.Trouble, label string, marked boo
 }
 
 // unmarked says of an account whose list was not swept yet what it waits for.
-func unmarked(s account.State, wrong []account.Trouble, label string) string {
+// said: somebody has said already that it need not wait for earlier calls.
+func unmarked(s account.State, wrong []account.Trouble, label string, said bool) string {
 	const nothing = "buys nothing until its list was swept"
 	if _, is := needsMending(wrong); is {
 		return nothing
 	}
 	if s.Unswept.Why != "" {
 		return nothing + ", which fails: " + s.Unswept.Why
+	}
+	if said {
+		return nothing + " (certmill first-use was said: the sweep waits for no earlier calls)"
 	}
 	return nothing + " (certmill first-use " + cmp.Or(label, "<label>") + " skips the wait: only if nothing was ever bought there, not after a loss)"
 }

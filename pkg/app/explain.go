@@ -41,6 +41,7 @@ type facts struct {
 	wrong  []account.Trouble // with its account: what stops it first
 	marked bool              // its list was swept once
 	full   []account.Trouble // places that take nothing, without which it does not go on
+	said   bool              // that it need not wait for earlier calls (first-use)
 	gone   bool              // workers are connected, and its account is in the config of none
 	open   ledger.Attempt    // of an unsure order
 	waits  time.Duration     // how long nobody may say that nothing was bought; 0: not known here
@@ -107,6 +108,9 @@ func unswept(e Explanation, o order.Order, f facts) Explanation {
 		return e.because("credentials of "+o.Account, fmt.Sprintf(nothing, o.Main)+", and "+t.What)
 	case f.state.Unswept.Why != "":
 		return e.because("first sweep of "+o.Main, fmt.Sprintf(nothing, o.Main)+", which fails: "+f.state.Unswept.Why)
+	}
+	if f.said {
+		return e.because("first sweep of "+o.Main, fmt.Sprintf(nothing, o.Main)+"; certmill first-use was said, so it waits for no earlier calls")
 	}
 	return e.because("first sweep of "+o.Main, fmt.Sprintf(nothing, o.Main)).
 		with("certmill first-use " + o.Account + "   (only if nothing was ever bought there, by an installation whose streams were lost either)")
@@ -458,7 +462,7 @@ func (c *Console) facts(ctx context.Context, o order.Order) facts {
 	f.full = c.fullFor(o.State)
 	if o.Main != "" {
 		f.state = c.states.State(o.Main)
-		f.marked = f.state.Marked(c.line.Incarnation())
+		f.marked, f.said = f.state.Marked(c.line.Incarnation()), c.firstUseSaid(f.state)
 	}
 	return f
 }

@@ -192,7 +192,7 @@ func (c *Console) wrongFor(label, main string) (all []preflight.Finding) {
 	swept := main == "" || state.Unswept.Why == "" || state.Marked(c.line.Incarnation())
 	if _, told := needsMending(wrong); !told && !swept {
 		all = append(all, preflight.Finding{Level: preflight.Warning, Kind: preflight.Stopped,
-			What: "account " + label + " " + unmarked(state, wrong, label),
+			What: "account " + label + " " + unmarked(state, wrong, label, c.firstUseSaid(state)),
 			Do:   "it is swept again and again; certmill status says how it stands"})
 	}
 	for _, t := range wrong {

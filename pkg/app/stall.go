@@ -256,7 +256,7 @@ func (c *Console) removed(ctx context.Context) (all []Trouble, err error) {
 			}
 			why := strings.TrimSpace(fmt.Sprintf("order %s %s", o.Order, strings.Join(o.Names, " ")))
 			all = append(all, Trouble{What: "an order's message was removed, and not by certmill", Since: o.Since,
-				Why: why + ": nothing goes on with it; " + o.Known, Helps: []string{stage.HandInAgain}})
+				Why: why + ": nothing goes on with it; " + o.Known, Helps: []string{stage.BringsBack(o)}})
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Trouble) int { return a.Since.Compare(b.Since) })

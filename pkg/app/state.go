@@ -32,7 +32,16 @@ func claimState(c Config) error {
 		return err
 	}
 	// A crash here leaves a folder for either kind, without anything in it.
-	return certstore.Dedicate(c.State, stateWord, c.clouds(), "Name another folder with --state, or state in the config")
+	return certstore.Dedicate(c.State, stateWord, c.clouds(), otherFolder)
+}
+
+const otherFolder = "Name another folder with --state, or state in the config"
+
+// MayRun is why a run with this config would not begin in its folders. It changes
+// nothing.
+func (c Config) MayRun() error {
+	return errors.Join(certstore.MayDedicate(c.State, stateWord, c.clouds(), otherFolder),
+		certstore.MayDedicateStore(absolute(c.Keys.Store), c.clouds()))
 }
 
 // ofARun tells whether a run has left what is in the folder. A key store says itself

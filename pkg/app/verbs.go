@@ -295,6 +295,17 @@ func (c *Console) FirstUse(ctx context.Context, label string) error {
 	})
 }
 
+// FirstUsed says what came of that word.
+func (c *Console) FirstUsed(ctx context.Context, label string) string {
+	if main, err := c.main(ctx, label); err == nil && c.states.State(main).Marked(c.line.Incarnation()) {
+		return label + " was swept already, and waits for nothing; noted is that its lists show all that was bought there"
+	}
+	return "the first sweep of " + label + " waits for no earlier calls"
+}
+
+// firstUseSaid tells whether somebody has given that word for this incarnation.
+func (c *Console) firstUseSaid(s account.State) bool { return s.FirstUse == c.line.Incarnation() }
+
 // Restored begins a new incarnation of the streams, after they were put back
 // from a copy. See pipeline.Renew.
 //

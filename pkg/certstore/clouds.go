@@ -49,7 +49,15 @@ func Dedicate(dir, what string, to Clouds, do string) error {
 	if err == nil || !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	return MayDedicate(dir, what, to, do)
+}
+
+// MayDedicate is why Dedicate would refuse a folder; it changes nothing.
+func MayDedicate(dir, what string, to Clouds, do string) error {
 	data, err := os.ReadFile(filepath.Join(dir, cloudsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -61,5 +69,12 @@ func Dedicate(dir, what string, to Clouds, do string) error {
 
 // Dedicate is the store's: who buys in it first decides.
 func (s *KeyStore) Dedicate(to Clouds) error {
-	return Dedicate(s.dir, storeWord, to, "Name another folder in keys.store")
+	return Dedicate(s.dir, storeWord, to, otherStore)
+}
+
+const otherStore = "Name another folder in keys.store"
+
+// MayDedicateStore is MayDedicate for a folder that is, or will be, a key store.
+func MayDedicateStore(dir string, to Clouds) error {
+	return MayDedicate(dir, storeWord, to, otherStore)
 }

@@ -7,8 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/pipeline"
 	"github.com/certmill/certmill/pkg/stage"
 )
 
@@ -54,4 +58,35 @@ func TestGoneAccountIsTold(t *testing.T) {
 	if told("300300") != "; " {
 		t.Errorf("it is there again, and told is %q", told("300300"))
 	}
+}
+
+// A successor whose message was removed is in no file: who looks is told to make it
+// anew by the order that it follows, and that brings it back with what was bought.
+func TestARemovedSuccessorIsBroughtBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.worker()
+	for _, id := range []string{"a", "row-2"} {
+		w.order(id, id+".example.com")
+		p.drive(id, order.Issued)
+	}
+	w.must(p.buyAgain("a"))
+	p.drive("a-2", order.Issued)
+	s, err := w.js.Stream(t.Context(), pipeline.OrdersStream)
+	w.must(err)
+	for _, id := range []string{"a-2", "row-2"} {
+		w.must(s.Purge(t.Context(), jetstream.WithPurgeSubject(order.AllOf(id))))
+	}
+	found, err := (&stage.Removed{Ledger: w.ledger, States: w.states, Line: w.line, Now: time.Now}).Find(t.Context(), aliUID)
+	w.must(err)
+	helps := map[string]string{}
+	for _, o := range found {
+		helps[o.Order] = stage.BringsBack(o)
+	}
+	if len(helps) != 2 || !strings.HasPrefix(helps["a-2"], "certmill buy-again a ") || !strings.HasPrefix(helps["row-2"], "hand the order in again") {
+		t.Errorf("%v", helps)
+	}
+	w.must(p.buyAgain("a"))
+	p.drive("a-2", order.Issued)
+	w.wantPaid(2, "a.example.com")
 }

@@ -7,10 +7,13 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/ledger"
+	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
 )
 
@@ -26,8 +29,17 @@ type Removed struct {
 	Now    func() time.Time
 }
 
-// HandInAgain is what helps an order whose message was removed.
-const HandInAgain = "hand the order in again, or its whole file: it goes on with its key and with what was bought, and nothing is bought twice"
+// BringsBack is what helps an order whose message was removed: a successor is made
+// anew by the order that it follows, and gets its id again.
+func BringsBack(o account.RemovedOrder) string {
+	if o.Of != "" {
+		return "certmill buy-again " + o.Of + "   (which makes " + o.Order + " anew, as the message with again: " + o.Of + " does that ordered it: " +
+			"it goes on with its key and with what was bought, and nothing is bought twice)"
+	}
+	return handInAgain
+}
+
+const handInAgain = "hand the order in again, or its whole file: it goes on with its key and with what was bought, and nothing is bought twice"
 
 // KeyLister is a key store that can say of which orders something was stored since a
 // time.
@@ -55,7 +67,7 @@ func (r *Removed) Sweep(ctx context.Context, a *Account) error {
 			found[i].Since = before.Since
 			continue
 		}
-		r.Log.ErrorContext(ctx, "an order's message was removed from stream "+pipeline.OrdersStream+", and not by certmill; nothing goes on with it: hand it in again",
+		r.Log.ErrorContext(ctx, "an order's message was removed from stream "+pipeline.OrdersStream+", and not by certmill; nothing goes on with it; what helps: "+BringsBack(o),
 			"order", o.Order, "names", o.Names, "main", a.Main, "known", o.Known)
 	}
 	if slices.EqualFunc(was, found, func(x, y account.RemovedOrder) bool { return x.Order == y.Order }) {
@@ -84,11 +96,50 @@ func (r *Removed) Find(ctx context.Context, main string) ([]account.RemovedOrder
 		if _, err := r.Line.Last(ctx, id); !errors.Is(err, pipeline.ErrNoOrder) {
 			continue
 		}
-		if all = append(all, known[id]); len(all) == mostRemoved {
+		o := known[id]
+		if o.Of, err = r.predecessor(ctx, id, there); err != nil {
+			return nil, err
+		}
+		if all = append(all, o); len(all) == mostRemoved {
 			break
 		}
 	}
 	return all, nil
+}
+
+// predecessor is the order whose successor had this id, and would get it again.
+func (r *Removed) predecessor(ctx context.Context, id string, there map[string]struct{}) (string, error) {
+	at := strings.LastIndexByte(id, '-')
+	n, err := strconv.Atoi(id[at+1:])
+	if at < 1 || err != nil || n < 2 {
+		return "", nil
+	}
+	of := id[:at]
+	if n > 2 {
+		of = order.Numbered(of, n-1)
+	}
+	if _, is := there[of]; !is {
+		return "", nil // also where the base of a long id was cut: then its file is all that is said
+	}
+	it, err := r.Line.Last(ctx, of)
+	if err != nil {
+		return "", ignore(err, pipeline.ErrNoOrder, pipeline.ErrUnreadable)
+	}
+	next, _, made, err := Succession{Line: r.Line}.Find(ctx, it.Order)
+	if err != nil || made || next != id || !it.Ended() && it.State != order.Held {
+		return "", ignore(err, pipeline.ErrUnreadable)
+	}
+	return of, nil
+}
+
+// ignore is the error, unless it is one of these.
+func ignore(err error, these ...error) error {
+	for _, is := range these {
+		if errors.Is(err, is) {
+			return nil
+		}
+	}
+	return err
 }
 
 // known are the orders that something is known of since this life of the streams

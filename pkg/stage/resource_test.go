@@ -392,4 +392,8 @@ func TestANamedResourceIsUsedUp(t *testing.T) {
 	if h := w.holder(aliUID, "cas-cn-stage1"); h != "" {
 		t.Errorf("adopted by %q", h)
 	}
+	w.publish(order.Request{ID: "bought", Account: "ali", Names: []string{"elsewhere.example.com"}, Contact: order.Contact{Phone: "010.1234567"}})
+	w.sweepFirst()
+	w.worker().driveTo("bought", "at rest", func(o order.Order) bool { return o.State == order.Failed || o.State == order.Held })
+	w.wantNotNow("bought", p.by.Adopt(t.Context(), "bought", "cas-cn-stage1"), "cas-cn-stage1 is there")
 }

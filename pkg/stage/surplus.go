@@ -207,7 +207,7 @@ func (p *Operator) Gone(ctx context.Context, a *Account, now time.Time) (all []L
 	r.Keys, _ = p.Keys.(KeyLister)
 	found, err := r.Find(ctx, a.Main)
 	for _, o := range found {
-		all = append(all, Left{Account: a.Label, Names: o.Names, Order: o.Order, Command: HandInAgain,
+		all = append(all, Left{Account: a.Label, Names: o.Names, Order: o.Order, Command: BringsBack(o),
 			Why: "its message was removed from stream " + pipeline.OrdersStream + ", and not by certmill: " + o.Known})
 	}
 	return all, err
