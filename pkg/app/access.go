@@ -196,7 +196,15 @@ func (c Config) Beside() Config {
 // by is the way as another of our users, for what the operator may not, where the
 // state folder has the passwords of all; else as it is.
 func (n NATS) by(role string) NATS {
-	if n.atHome() && (n.User == Operator || n.User == Worker) {
+	if n.User == Operator {
+		return n.instead(role)
+	}
+	return n
+}
+
+// instead is the way as another of our users, whoever it is now.
+func (n NATS) instead(role string) NATS {
+	if n.atHome() {
 		n.Password = Ref(strings.TrimSuffix(string(n.Password), n.User) + role)
 		n.User = role
 	}

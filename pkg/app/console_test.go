@@ -150,6 +150,9 @@ func TestVerbsWithoutConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := states.State(main)
+	if text := describe(s, nil, "aliyun-1", false, console.firstUseSaid(s)); strings.Contains(text, "skips the wait") || !strings.Contains(text, "first-use was said") {
+		t.Errorf("status offers what was given: %s", text)
+	}
 	if s.Paused["aliyun-1"].Why != "for the test" || s.FirstUse != console.line.Incarnation() || s.Limits["DescribePackageState"] != 3 {
 		t.Errorf("state %+v", s)
 	}

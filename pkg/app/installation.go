@@ -269,7 +269,9 @@ var errAnew = errors.New("a new incarnation of the streams began")
 func (s *session) anew(ctx context.Context) error {
 	now, err := pipeline.Incarnation(ctx, s.js)
 	if err == nil && now == s.line.Incarnation() {
-		err = renew(ctx, s.cfg, s.log)
+		c := s.cfg
+		c.NATS = c.NATS.instead(Admin) // the workers of a run are not, but may take the word
+		err = renew(ctx, c, s.log)
 	}
 	if err != nil {
 		return err

@@ -27,8 +27,8 @@ func putBack(t *testing.T, c Config, from string) {
 	}
 }
 
-// DESIGN 12.8: streams that were put back from an older copy are noticed by what the
-// key store knows besides, and nothing that was bought since is bought a second time,
+// DESIGN 12.8: who buys notices an older copy of the streams by what the key store
+// knows besides, and nothing that was bought since is bought a second time,
 // whoever hands it in as what and at whichever account, although nobody said
 // certmill restored.
 func TestAnOlderCopyIsNoticed(t *testing.T) {

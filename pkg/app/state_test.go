@@ -275,3 +275,23 @@ func TestOneRunAFolder(t *testing.T) {
 		t.Errorf("the first run: %v", err)
 	}
 }
+
+// config --check says of the folders what run would.
+func TestMayRun(t *testing.T) {
+	t.Parallel()
+	real := withClouds(t, "", 1)
+	c := inDir(t.TempDir())
+	if err := c.MayRun(); err != nil {
+		t.Errorf("nothing is there: %v", err)
+	}
+	if err := claimState(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.MayRun(); err != nil {
+		t.Errorf("its own: %v", err)
+	}
+	c.Accounts = real.Accounts
+	before := filesIn(t, c.State)
+	wantWords(t, "after a pilot", c.MayRun(), "has what a run on simulated clouds has left", "--state")
+	unchangedFiles(t, c.State, before)
+}

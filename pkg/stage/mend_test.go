@@ -11,7 +11,7 @@ import (
 // An order that a cloud refused for its contact, before anything was bought, goes on
 // when it is handed in again with another one, under the id that it has: with one of
 // its own and with the derived one. It is bought once, whatever is handed in again.
-// DESIGN 12.1: a hand-in never makes a second purchase by itself.
+// DESIGN 12.1: an id never runs twice, and what was not bought under it may go on.
 func TestAMendedContact(t *testing.T) {
 	t.Parallel()
 	for _, id := range []string{"own", ""} {

@@ -17,7 +17,7 @@ func (w *world) forgotten() []stage.Forgotten {
 	return all
 }
 
-// DESIGN 12.8: who buys notices an older copy by a number of this life that nobody
+// DESIGN 12.8: who buys notices an older copy, by a number of this life that nobody
 // knows. A crash leaves none, wherever it comes between a number and its entry.
 func TestNoCrashForgetsANumber(t *testing.T) {
 	t.Parallel()

@@ -93,6 +93,7 @@ var sentences = map[string][]string{
 		"sealed anew are the recipients first",
 		"of two seals of one key",
 		"simulated clouds and real accounts never share a state folder",
+		"who buys notices an older copy",
 	},
 	"12.9": {
 		"a build that knows another format refuses",
