@@ -115,7 +115,8 @@ func TestClaimsKeepWhatAnotherBuildWrote(t *testing.T) {
 	}
 	put(t, l.js, claimSubject(main, "s"), `{"v":2,"order":""}`)
 	_, err := l.Owner(t.Context(), main, "s")
-	for _, err := range []error{err, l.Claim(t.Context(), of(names), "s", "a", 1, decided), l.Release(t.Context(), main, "s", "a", time.Now(), 0)} {
+	_, released := l.Release(t.Context(), main, "s", "a", time.Now(), 0)
+	for _, err := range []error{err, l.Claim(t.Context(), of(names), "s", "a", 1, decided), released} {
 		wantErr(t, "a claim of a newer program", err, record.ErrNewer)
 	}
 	if got := raw(t, l.stream, claimSubject(main, "s")); got["v"] != 2.0 {

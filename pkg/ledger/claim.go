@@ -301,10 +301,10 @@ func (l *Ledger) Started(ctx context.Context, main, id, by string, till time.Tim
 // order. looked is when the look began: after a call without a clear answer it must
 // be wait later, or the error wraps ErrTooEarly. One that serves the names for a
 // term that is not over stays with them. Safe to repeat; a claim of another order
-// is left alone.
-func (l *Ledger) Release(ctx context.Context, main, id, by string, looked time.Time, wait time.Duration) error {
-	return l.setOwner(ctx, main, id, func(is Owner) (Owner, bool, error) {
-		if is.Order != by {
+// is left alone. released: this call gave it back, and surely no other one.
+func (l *Ledger) Release(ctx context.Context, main, id, by string, looked time.Time, wait time.Duration) (released bool, err error) {
+	err = l.setOwner(ctx, main, id, func(is Owner) (Owner, bool, error) {
+		if released = false; is.Order != by {
 			return is, false, nil
 		}
 		if over := is.Called.Add(wait); !is.Called.IsZero() && looked.Before(over) {
@@ -314,8 +314,10 @@ func (l *Ledger) Release(ctx context.Context, main, id, by string, looked time.T
 		if free.At.Before(is.Till) {
 			free.Names, free.Till = is.Names, is.Till
 		}
+		released = true
 		return free, true, nil
 	})
+	return released && err == nil, err
 }
 
 func (l *Ledger) setOwner(ctx context.Context, main, id string, to func(Owner) (Owner, bool, error)) error {

@@ -425,14 +425,14 @@ func TestResources(t *testing.T) {
 		if err := claimAt(t, l, "100002", []string{"elsewhere" + b[0]}, id, "b", 1, time.Time{}); err != nil {
 			t.Errorf("%q on another main account: %v", id, err)
 		}
-		if err := l.Release(t.Context(), main, id, "b", time.Now(), 0); err != nil {
+		if _, err := l.Release(t.Context(), main, id, "b", time.Now(), 0); err != nil {
 			t.Errorf("%q: %v", id, err)
 		}
 		if h, err := l.Owner(t.Context(), main, id); err != nil || h.Order != "a" {
 			t.Errorf("%q is held by %+v, %v", id, h, err)
 		}
 		for range 2 {
-			if err := l.Release(t.Context(), main, id, "a", time.Now(), 0); err != nil {
+			if _, err := l.Release(t.Context(), main, id, "a", time.Now(), 0); err != nil {
 				t.Errorf("%q: %v", id, err)
 			}
 		}

@@ -330,7 +330,8 @@ func TestGivenBackAfterALateCall(t *testing.T) {
 		return c
 	}
 	release := func(looked time.Time) error {
-		return l.Release(t.Context(), main, "cas-1", "a", looked, time.Hour)
+		_, err := l.Release(t.Context(), main, "cas-1", "a", looked, time.Hour)
+		return err
 	}
 	one := call(first)
 	two := call(first.Add(time.Minute))
@@ -367,7 +368,7 @@ func TestAWorkerThatSleptClaimsNothing(t *testing.T) {
 		if err := l.Ending(t.Context(), main, names, "a", decided); err != nil {
 			t.Fatal(err)
 		}
-		if err := l.Release(t.Context(), main, "cas-1", "a", time.Now(), 0); err != nil {
+		if _, err := l.Release(t.Context(), main, "cas-1", "a", time.Now(), 0); err != nil {
 			t.Fatal(err)
 		}
 		if err := l.Over(t.Context(), main, names, Attempt{Order: "a"}, false); err != nil {

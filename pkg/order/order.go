@@ -108,6 +108,9 @@ type Order struct {
 	// Taken is when it was last decided to take the names for a resource: what an
 	// older record would do with either is a worker's that slept.
 	Taken time.Time `json:"taken,omitzero"`
+	// Counted are the budgets towards which the use of its resource was counted. Other
+	// purchases are counted by their number.
+	Counted []Count `json:"counted,omitempty"`
 
 	Failure     *Failure     `json:"failure,omitempty"`
 	Hold        *Hold        `json:"hold,omitempty"`
@@ -127,6 +130,12 @@ type Key struct {
 	Sealed      []byte `json:"sealed,omitempty"`    // age ciphertext of the PKCS#8 PEM; empty when the key is the user's
 	SealedTo    string `json:"sealed_to,omitempty"` // the recipients of Sealed (certstore.Recipients.ID)
 	Stored      bool   `json:"stored,omitempty"`    // the key store has it
+}
+
+// Count is the use of a resource, counted towards a budget.
+type Count struct {
+	Key    string `json:"key" record:"key"`    // of the budget
+	Period string `json:"period" record:"key"` // a day (2026-11-25), or "all"
 }
 
 // Challenge is what the CA wants to see for one name.

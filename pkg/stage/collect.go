@@ -301,7 +301,10 @@ func (c *Collector) giveBack(ctx context.Context, a *Account, flow issuer.Flow, 
 		return false, err
 	}
 	if is.Order != o.ID() { // given back before a crash, or never had
-		return o.CloudID == o.Resource, nil
+		if started = o.CloudID == o.Resource; !started {
+			o.Counted = nil
+		}
+		return started, nil
 	}
 	looked := c.now()
 	st, started, err := c.startedByIt(ctx, a, flow, *o, is)
@@ -315,10 +318,14 @@ func (c *Collector) giveBack(ctx context.Context, a *Account, flow issuer.Flow, 
 		return false, pipeline.Retry(err, 0)
 	}
 	// A crash here leaves a row that the order's own claim explains.
-	err = c.Ledger.Release(ctx, o.Main, o.Resource, o.ID(), looked, a.Waits.Total())
+	released, err := c.Ledger.Release(ctx, o.Main, o.Resource, o.ID(), looked, a.Waits.Total())
 	if errors.Is(err, ledger.ErrTooEarly) {
 		return false, pipeline.Wait(order.Wait{For: order.WaitForTime, Till: is.Called.Add(a.Waits.Total()),
 			What: "a call on " + o.Resource + " got no clear answer and may still start it: then it is looked at again"})
+	}
+	if released {
+		// A crash here leaves a use counted that was none.
+		uncount(ctx, c.Trouble.States, o)
 	}
 	if o.CloudID == o.Resource {
 		o.CloudID = ""

@@ -44,6 +44,40 @@ func resource(r order.Request) func(*world) {
 	}
 }
 
+// budgeted lets few orders a day be bought, of each account.
+func budgeted(make func(*world)) func(*world) {
+	return func(w *world) {
+		for _, a := range w.accounts {
+			a.Daily = 9
+		}
+		make(w)
+	}
+}
+
+// counted is how many purchases are counted towards the accounts' budgets of today, or
+// of the day before where midnight has just passed.
+func (w *world) counted() (n int) {
+	for _, a := range w.accounts {
+		for _, day := range w.states.State(a.Main).Bought {
+			n += day
+		}
+	}
+	return n
+}
+
+// wantCounted checks, where there are budgets, that all that was paid is counted; and
+// no more than workers that died had counted besides.
+func (w *world) wantCounted(paid, died int) {
+	w.t.Helper()
+	budgets := false
+	for _, a := range w.accounts {
+		budgets = budgets || a.Daily > 0
+	}
+	if n := w.counted(); budgets && (n < paid || n > paid+died) {
+		w.t.Errorf("%d purchases are counted, %d were made, and %d workers died", n, paid, died)
+	}
+}
+
 // refusedPurchase makes an order that the cloud refused.
 func refusedPurchase(w *world) {
 	w.order("a", "*."+crashName)
@@ -85,6 +119,9 @@ var crashes = []crash{
 	{gap: "reconcile: not bought", make: after("reset_before_commit"), ends: order.Issued, paid: 1},
 	{gap: "start: names taken", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{gap: "start: resource claimed", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Issued, paid: 1},
+	{gap: "start: budget taken", make: budgeted(resource(order.Request{Account: "ten"})), ends: order.Issued, paid: 1},
+	{gap: "start: budget taken", make: budgeted(resource(order.Request{Account: "ali", Resource: "any"})), ends: order.Failed,
+		then: func(w *world, p *worker) { w.must(p.by.Cancel(p.ctx, "a")) }},
 	{gap: "start: choice given back", make: usedMeanwhile, ends: order.Issued, paid: 1},
 	{gap: "start: call noted", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{gap: "start: call noted", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Failed,
@@ -173,6 +210,7 @@ func TestCrashAtEveryGap(t *testing.T) {
 				w.wantIssued("a")
 			}
 			w.wantPaid(c.paid, names...)
+			w.wantCounted(c.paid, 1)
 			w.wantAtRest("a")
 			w.wantNothingPlaced()
 		})

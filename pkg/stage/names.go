@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
@@ -64,7 +65,7 @@ func (s *Submitter) names(flow issuer.Flow, o order.Order, e ledger.Entry) (ledg
 // resource for which it called nothing. While a person thinks, nobody waits for it
 // (DESIGN 12.2). What was bought for it, or may have been, it keeps, and the names
 // with it.
-func heldWithNothing(ctx context.Context, l *ledger.Ledger, o order.Order, verb error) (order.Order, error) {
+func heldWithNothing(ctx context.Context, l *ledger.Ledger, states *account.Accounts, o order.Order, verb error) (order.Order, error) {
 	if !pipeline.Holds(verb) || o.Resource != "" && o.Attempt > 0 || o.Main == "" {
 		return o, verb
 	}
@@ -75,12 +76,16 @@ func heldWithNothing(ctx context.Context, l *ledger.Ledger, o order.Order, verb 
 		}
 		// A crash here leaves names that nobody else may take: the next visit goes on
 		// here, or decides on them anew.
-		err := l.Release(ctx, o.Main, o.Resource, o.ID(), time.Time{}, 0)
+		released, err := l.Release(ctx, o.Main, o.Resource, o.ID(), time.Time{}, 0)
 		if errors.Is(err, ledger.ErrTooEarly) {
 			return o, verb // a call may still start it: only a look gives it back
 		}
 		if err != nil {
 			return o, err
+		}
+		if released {
+			// A crash here leaves a use counted that was none.
+			uncount(ctx, states, &o)
 		}
 		o.Resource = "" // by the time it goes on it may be somebody else's
 	}

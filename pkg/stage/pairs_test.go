@@ -149,6 +149,8 @@ var routes = []*route{
 	{name: "any certificate", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{name: "named certificate", make: resource(order.Request{Account: "ten", Resource: "stage2"}), ends: order.Issued, paid: 1},
 	{name: "unknown instance", make: resource(order.Request{Account: "ali", Resource: "cas-cn-nobody"}), ends: order.Failed},
+	{name: "any certificate, on a budget", make: budgeted(resource(order.Request{Account: "ten"})), ends: order.Issued, paid: 1},
+	{name: "cancelled certificate, on a budget", make: budgeted(atItsResource), do: cancel, again: cancel, ends: order.Failed},
 	{name: "cancelled certificate", make: atItsResource, do: cancel, again: cancel, ends: order.Failed},
 	{name: "cancelled, the answer lost", make: func(w *world) {
 		w.fault(cloudsim.Fault{Action: dvAudit, Kind: "reset_before_commit", Times: 1})
@@ -278,7 +280,7 @@ func (r *route) die(t *testing.T, deaths ...place) (passed []place, all bool) {
 	}
 	last := w.walking(func(place) {})
 	r.walk(last.worker, len(deaths) == 0)
-	r.check(w)
+	r.check(w, len(deaths))
 	return last.places(), all
 }
 
@@ -346,7 +348,7 @@ func (r *route) freeze(t *testing.T, late bool, at, wake place) (passed []place,
 	thaw()
 	w.later()
 	r.walk(w.worker(), false)
-	r.check(w)
+	r.check(w, 1)
 	return passed, all
 }
 
@@ -365,8 +367,8 @@ func (r *route) untilReached(p *worker, reached <-chan struct{}, until ...order.
 	}
 }
 
-// check asks the clouds' own books.
-func (r *route) check(w *world) {
+// check asks the clouds' own books. Of the workers, so many died or stood still.
+func (r *route) check(w *world, died int) {
 	w.t.Helper()
 	o := w.last("a")
 	if o.State != r.ends {
@@ -376,6 +378,7 @@ func (r *route) check(w *world) {
 		w.wantIssued("a")
 	}
 	w.wantPaid(r.paid, o.Request.Names...)
+	w.wantCounted(r.paid, died)
 	w.wantAtRest("a")
 	w.wantNothingPlaced()
 	spent, known := 0, 0

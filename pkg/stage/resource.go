@@ -50,8 +50,8 @@ func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o o
 	}
 	if !e.Decided(o.ID(), o.Taken) {
 		// The order had ended, and goes on. By a conditional publish first: a worker
-		// that slept comes here, too.
-		o.Taken = e.Decision(o.ID(), time.Now())
+		// that slept comes here, too. What was counted for it may have been taken back.
+		o.Taken, o.Counted = e.Decision(o.ID(), time.Now()), nil
 		return o, nil
 	}
 	if used, err := s.usedByAnother(ctx, a, flow, o); err != nil || used != "" {
@@ -191,10 +191,8 @@ func (s *Submitter) look(ctx context.Context, a *Account, flow issuer.Flow, o or
 			Reason: fmt.Sprintf("the cloud does not know %s", o.Resource), Advice: "name an id that the account has bought", Mend: named(o.Request)})
 	case err != nil:
 		return o, s.Trouble.Verb(ctx, a, err)
-	case st.Phase == issuer.Unstarted && o.Attempt == 0:
-		return s.prepare(ctx, a, flow, o)
 	case st.Phase == issuer.Unstarted:
-		return s.sendStart(ctx, a, flow, o, st)
+		return s.use(ctx, a, flow, o, st)
 	case o.Attempt == 0:
 		return s.inUse(ctx, a, flow, o, st)
 	}
@@ -203,6 +201,18 @@ func (s *Submitter) look(ctx context.Context, a *Account, flow issuer.Flow, o or
 	}
 	o.State, o.CloudID = order.Verify, o.Resource
 	return o, nil
+}
+
+// use takes the next step with a resource that is free yet. First of all it is counted.
+func (s *Submitter) use(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, st issuer.Status) (order.Order, error) {
+	next, verb, done := s.Budgets.count(ctx, a, o)
+	switch {
+	case done:
+		return next, verb
+	case o.Attempt == 0:
+		return s.prepare(ctx, a, flow, o)
+	}
+	return s.sendStart(ctx, a, flow, o, st)
 }
 
 // prepare hands the materials in, where the resource needs any, and takes a
@@ -631,7 +641,7 @@ func (s *Submitter) inUse(ctx context.Context, a *Account, flow issuer.Flow, o o
 	if !named(o.Request) {
 		// The list that it was chosen from is old. It was called for nothing, and
 		// whatever is on its way cannot start it once more.
-		if err := s.Ledger.Release(ctx, o.Main, o.Resource, o.ID(), time.Now(), 0); err != nil {
+		if _, err := s.Ledger.Release(ctx, o.Main, o.Resource, o.ID(), time.Now(), 0); err != nil {
 			return o, err
 		}
 		// A crash here leaves a choice that the next visit claims again.

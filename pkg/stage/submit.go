@@ -59,7 +59,7 @@ func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, err
 		return s.mended(o, a)
 	}
 	if o.Attempt == 0 && past(o) {
-		return heldWithNothing(ctx, s.Ledger, o, tooLate(o))
+		return heldWithNothing(ctx, s.Ledger, s.States, o, tooLate(o))
 	}
 	if needsKey(flow, o) {
 		// A visit of its own, if the intake did not do it: the sealed pair is in
@@ -80,7 +80,7 @@ func (s *Submitter) Handle(ctx context.Context, o order.Order) (order.Order, err
 		way = s.purchase
 	}
 	next, verb := way(ctx, a, flow, o)
-	return heldWithNothing(ctx, s.Ledger, next, verb)
+	return heldWithNothing(ctx, s.Ledger, s.States, next, verb)
 }
 
 // past tells whether the order's deadline is over.

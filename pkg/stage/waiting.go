@@ -63,7 +63,7 @@ func (w *Waiter) Handle(ctx context.Context, o order.Order) (order.Order, error)
 		}
 	case order.WaitForNames:
 		if err := w.names(ctx, o); err != nil {
-			return heldWithNothing(ctx, w.Ledger, o, err)
+			return heldWithNothing(ctx, w.Ledger, w.States, o, err)
 		}
 	case order.WaitForResource:
 		if err := w.resource(ctx, o); err != nil {
