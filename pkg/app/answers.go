@@ -206,9 +206,11 @@ func (o *onceEach) news(what string, err error) bool {
 }
 
 // wrong is what is wrong with an account by what its workers were told last: what
-// stops it first. label may be empty.
+// stops it first. label may be empty. main is that of an order, perhaps, which was
+// taken when the label was of another one: how the account stands goes by the label.
 func (c *Console) wrong(label, main string) (all []account.Trouble) {
 	now := time.Now()
+	main = cmp.Or(c.mainOf(label), main)
 	if state := c.states.State(main); main != "" {
 		if why := stranger(state, label, main); why != "" {
 			all = append(all, account.Trouble{Label: label, What: why, Stops: true, Since: state.Identities[label].At})

@@ -189,6 +189,13 @@ func TestAMadeUpMainAccountIsTold(t *testing.T) {
 	lost := s.await("lost", order.Submit)
 	const write = "write main: "
 	eventually(t, "told", func() bool { return strings.Contains(s.another().Why(t.Context(), lost.Order), write) })
+	// Also one that was taken when the label was of the right one, and has failed since.
+	failed := lost.Order
+	failed.Main, failed.Retries = "1000000000000001", 1
+	failed.Tell(order.Event{At: time.Now(), State: order.Submit, Note: "no answer"})
+	if why := s.another().Why(t.Context(), failed); !strings.Contains(why, write) {
+		t.Errorf("an order that has failed once: %s", why)
+	}
 	console := s.another()
 	stuck, err := console.Stuck(t.Context(), time.Hour)
 	if err != nil || len(stuck.Groups) != 1 {
@@ -204,4 +211,30 @@ func TestAMadeUpMainAccountIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	says(t, "order", looked.Findings, write)
+}
+
+// TestAStrayedOrderIsTold: an order whose label is of another main account now is not at
+// "its turn", nor "at the CA": every command says what stops it.
+func TestAStrayedOrderIsTold(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.only("aliyun-1")
+	s := h.work(t, NewLogger(io.Discard, "error"))
+	s.hand(order.Request{ID: "own", Account: "aliyun-1", Names: []string{"own.example.com"}})
+	o := s.await("own", order.Issued).Order
+	console := s.another()
+	for _, state := range []order.State{order.Submit, order.Verify, order.Issuing, order.Collect, order.Waiting} {
+		o.State, o.Wait = state, order.Wait{For: order.WaitForSweep, Then: order.Submit}
+		if why := console.Why(t.Context(), o); strings.Contains(why, "it was taken for main account") {
+			t.Errorf("%s: of its own account: %s", state, why)
+		}
+		strayed := o
+		strayed.Main = "1000777"
+		if why := console.Why(t.Context(), strayed); !strings.Contains(why, "it was taken for main account 1000777") {
+			t.Errorf("%s: %s", state, why)
+		}
+		if says, err := console.Now(t.Context(), strayed); err == nil || !strings.Contains(err.Error(), "1000777") {
+			t.Errorf("%s: the wrong cloud was asked: %v, %v", state, says, err)
+		}
+	}
 }

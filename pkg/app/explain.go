@@ -43,6 +43,7 @@ type facts struct {
 	full   []account.Trouble // places that take nothing, without which it does not go on
 	said   bool              // that it need not wait for earlier calls (first-use)
 	gone   bool              // workers are connected, and its account is in the config of none
+	moved  error             // its account is of another main account now than the order was taken for
 	open   ledger.Attempt    // of an unsure order
 	waits  time.Duration     // how long nobody may say that nothing was bought; 0: not known here
 	now    time.Time
@@ -60,6 +61,9 @@ func explain(o order.Order, f facts) Explanation {
 		e.Advice = stage.WriteAccount(o.Account, o.Main)
 		return e.because("account "+o.Account+" is in no worker's config",
 			"account "+o.Account+" "+unattended+", so nothing moves it: "+e.Advice)
+	}
+	if f.moved != nil && !o.State.Final() && o.State != order.Held {
+		return e.because("account "+o.Account+" is of another main account now", f.moved.Error())
 	}
 	switch o.State {
 	case order.Submit, order.Verify, order.Issuing, order.Collect:
@@ -458,7 +462,8 @@ func (c *Console) Why(ctx context.Context, o order.Order) string {
 
 // facts are those that are at hand without a look into the books.
 func (c *Console) facts(ctx context.Context, o order.Order) facts {
-	f := facts{now: time.Now(), marked: true, wrong: c.wrong(o.Account, o.Main), gone: c.gone(ctx, o.Account)}
+	f := facts{now: time.Now(), marked: true, wrong: c.wrong(o.Account, o.Main), gone: c.gone(ctx, o.Account),
+		moved: stage.Strayed(o, o.Account, c.mainOf(o.Account))}
 	f.full = c.fullFor(o.State)
 	if o.Main != "" {
 		f.state = c.states.State(o.Main)
@@ -540,6 +545,9 @@ func (c *Console) Now(ctx context.Context, o order.Order) ([]string, error) {
 	if err != nil {
 		return all, err
 	}
+	if err := stage.Strayed(o, a.Label, a.Main); err != nil {
+		return all, err // its cloud would be asked for what another one knows
+	}
 	flow := a.Flow(o.Operation)
 	if flow == nil {
 		return all, fmt.Errorf("%v: it cannot %s any more", a, o.Operation)
@@ -589,7 +597,8 @@ func (c *Console) Stuck(ctx context.Context, older time.Duration) (Stuck, error)
 	groups := map[string]*StuckGroup{}
 	for _, s := range stuckStates {
 		err := c.line.List(ctx, s, c.present(ctx, func(it pipeline.Item) error {
-			rests := s == order.Waiting || s == order.Held || it.Main == "" || c.stopped(it.Account, it.Main) || c.gone(ctx, it.Account)
+			rests := s == order.Waiting || s == order.Held || it.Main == "" || c.stopped(it.Account, it.Main) || c.gone(ctx, it.Account) ||
+				stage.Strayed(it.Order, it.Account, c.mainOf(it.Account)) != nil
 			if !rests && time.Since(since(it.Order)) < older {
 				return nil
 			}

@@ -233,7 +233,7 @@ func (as Accounts) flow(o order.Order) (*Account, issuer.Flow, error) {
 	if err != nil {
 		return nil, nil, pipeline.Hold(err.Error()+"; put it back into the config, then retry", "certmill retry "+o.ID())
 	}
-	if o.Main != a.Main && !untouched(o) {
+	if Strayed(o, a.Label, a.Main) != nil {
 		return nil, nil, ofAnother(o, a)
 	}
 	f := a.Flow(o.Operation)

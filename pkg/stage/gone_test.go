@@ -32,6 +32,17 @@ func TestGoneAccountIsTold(t *testing.T) {
 	opens("300300", "old", "old.example.com")
 	opens("300300", "old-2", "older.example.com")
 	opens(aliUID, "ours", "ours.example.com")
+	for id, issued := range map[string]bool{"paid": false, "done": true} { // both answered
+		names := []string{id + ".example.com"}
+		opens("300300", id, names[0])
+		e, err := w.ledger.Read(ctx, "300300", names)
+		w.must(err)
+		at, _ := e.OpenAttempt()
+		w.must(w.ledger.Bought(ctx, "300300", names, at, "cloud-"+id, "answered"))
+		if issued {
+			w.must(w.ledger.Issued(ctx, "300300", names, id, time.Now(), time.Now().Add(time.Hour)))
+		}
+	}
 	var log bytes.Buffer
 	gone := stage.Gone{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Log: slog.New(slog.NewTextHandler(&log, nil)), Now: time.Now}
 	told := func(main string) string {
@@ -40,7 +51,7 @@ func TestGoneAccountIsTold(t *testing.T) {
 	for range 2 {
 		w.must(gone.Sweep(ctx))
 	}
-	for _, says := range []string{"main account 300300", "(open attempts: 2)", "that of order old,", `main: "300300"`} {
+	for _, says := range []string{"main account 300300", "(open attempts: 2)", "bought and is not issued (1)", "that of order old,", `main: "300300"`} {
 		if !strings.Contains(told("300300"), says) {
 			t.Errorf("%q is not told, but %q", says, told("300300"))
 		}

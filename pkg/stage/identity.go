@@ -227,6 +227,18 @@ func ofAnother(o order.Order, a *Account) error {
 	return pipeline.Hold((&Elsewhere{Label: a.Label, Main: a.Main, Was: o.Main}).Error()+", then retry", "certmill retry "+o.ID())
 }
 
+// Strayed is what stops an order whose label is of main now, and was of another main
+// account when the order was taken; nil if nothing does: it is the same one, nobody
+// knows yet which it is, or nothing was sent and the order moves along. MUST be asked,
+// here or by Accounts, before anything is asked or concluded for an order by the account
+// of its label.
+func Strayed(o order.Order, label, main string) error {
+	if main == "" || o.Main == "" || o.Main == main || untouched(o) {
+		return nil
+	}
+	return &Elsewhere{Label: label, Main: main, Was: o.Main}
+}
+
 // Elsewhere: an order was taken for another main account than its label is of now.
 // What the label's clouds say says nothing of it.
 type Elsewhere struct{ Label, Main, Was string }

@@ -401,3 +401,56 @@ func TestNobodyDecidesByAnotherMainAccount(t *testing.T) {
 		w.wantPaid(1, "a.example.com")
 	}
 }
+
+// TestStrayedOrders: DESIGN 12.7: what was bought at one main account is asked for at no
+// other one, whatever stage it is at, also when the config gives its label to another
+// one: it is held with the sentence, and not cancelled where nobody could take back what
+// it has. With the account back it is issued.
+func TestStrayedOrders(t *testing.T) {
+	t.Parallel()
+	for state, r := range map[order.State]order.Request{
+		order.Verify:  request("a", "a.example.com"),
+		order.Issuing: request("a", "a.example.com"),
+		order.Waiting: {ID: "a", Account: "ali", Resource: "any", Names: []string{"a.example.com"}},
+	} {
+		t.Run(string(state), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, setup{})
+			w.publish(r)
+			was := w.worker()
+			if state == order.Waiting { // until its account works again, or what else may never come
+				was.driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" })
+				it, err := w.line.Last(t.Context(), "a")
+				w.must(err)
+				o := it.Order
+				o.State, o.Wait = order.Waiting, order.Wait{For: order.WaitForSweep, What: aliUID + "0", Then: order.Submit}
+				_, err = w.line.Move(t.Context(), it, o)
+				w.must(err)
+				w.accounts["old"] = &stage.Account{Label: "old", Main: aliUID + "0", Cloud: w.accounts["ali"].Cloud}
+			} else {
+				was.drive("a", state)
+			}
+			mine, other := w.accounts["ali"], w.caller("900900", "LTAIother", "", "", "")
+			other.Main = "900900"
+			w.accounts["ali"] = other
+			p := w.worker()
+			w.wantNotNow("a", p.by.Cancel(t.Context(), "a"), "taken for main account "+aliUID)
+			asked := w.calls("DescribeCertificateState")
+			for range 3 {
+				w.must(p.recheck.Sweep(t.Context(), other))
+			}
+			if o := w.last("a"); o.State != state {
+				t.Fatalf("%s", w.tell("a"))
+			}
+			p.drive("a", order.Held)
+			w.wantHeld("a", "it was taken for main account "+aliUID+", and account ali is of 900900 now", "certmill retry a")
+			if n := w.calls("DescribeCertificateState"); n != asked {
+				t.Errorf("the other main account was asked %d times", n-asked)
+			}
+			w.accounts["ali"] = mine
+			w.must(w.worker().by.Retry(t.Context(), "a"))
+			w.worker().drive("a", order.Issued)
+			w.wantPaid(1, "a.example.com")
+		})
+	}
+}

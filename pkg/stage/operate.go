@@ -158,7 +158,7 @@ func (p *Operator) succeeded(ctx context.Context, o order.Order) error {
 // the config's accounts are not at hand, the cloud says so.
 func (p *Operator) certified(o order.Order, e ledger.Entry) error {
 	a := p.Accounts[o.Account]
-	if a == nil || mayHave(o, e) {
+	if a == nil || mayHave(o, e) || Strayed(o, a.Label, a.Main) != nil {
 		return nil
 	}
 	f := a.Flow(o.Operation)
@@ -254,6 +254,9 @@ func (p *Operator) forgo(ctx context.Context, o *order.Order) error {
 		if e, err = p.entry(ctx, *o); err != nil {
 			return err
 		}
+	}
+	if err := Strayed(*o, a.Label, a.Main); err != nil {
+		return refuse("order %s cannot end here, where nobody can take back what it has: %v, then cancel it", o.ID(), err)
 	}
 	f := a.Flow(o.Operation)
 	if _, bought := e.Claim(o.ID(), o.Purchase); bought || f == nil {

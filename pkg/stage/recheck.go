@@ -116,6 +116,9 @@ func (r *Recheck) due(ctx context.Context, f *rounds, a *Account, lane string) (
 		}
 		read++
 		f.upTo[lane] = it.Seq
+		if Strayed(it.Order, a.Label, a.Main) != nil {
+			return nil // the issuing sweep holds it
+		}
 		if len(it.Challenges) > 0 && !now.Before(f.known[it.ID()].next) {
 			due = append(due, &looked{Item: it, proofs: it.Prove()})
 		}

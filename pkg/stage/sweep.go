@@ -84,14 +84,20 @@ func (s *IssuingSweep) Sweep(ctx context.Context, a *Account) error {
 func (s *IssuingSweep) read(ctx context.Context, a *Account, f *fleet) error {
 	all := f.readAllDue(s.Now())
 	present := map[string]bool{}
+	var strayed []pipeline.Item
 	for _, lane := range []string{a.Label, a.Label + order.UrgentSuffix} {
 		after := f.upTo[lane]
 		if all {
 			after = 0
 		}
 		err := s.Line.EachAfter(ctx, order.Issuing, lane, after, func(it pipeline.Item) error {
+			f.upTo[lane] = max(f.upTo[lane], it.Seq)
+			if Strayed(it.Order, a.Label, a.Main) != nil {
+				strayed = append(strayed, it)
+				return nil
+			}
 			f.add(it)
-			present[it.ID()], f.upTo[lane] = true, max(f.upTo[lane], it.Seq)
+			present[it.ID()] = true
 			return nil
 		})
 		if err != nil {
@@ -102,6 +108,24 @@ func (s *IssuingSweep) read(ctx context.Context, a *Account, f *fleet) error {
 		f.keep(present, s.Now())
 	}
 	f.age(s.Now())
+	return s.hold(ctx, a, strayed)
+}
+
+// hold holds the orders that were taken for another main account than the label is of
+// now: its clouds know nothing of them. One that could not be stored is held when all
+// are read again.
+func (s *IssuingSweep) hold(ctx context.Context, a *Account, strayed []pipeline.Item) error {
+	for _, it := range strayed {
+		last, err := s.Line.Settle(ctx, it)
+		if err == nil && last {
+			err = s.Line.Visit(ctx, it, pipeline.HandlerFunc(func(_ context.Context, o order.Order) (order.Order, error) {
+				return o, ofAnother(o, a)
+			}))
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -52,6 +52,12 @@ func (w *Waiter) Handle(ctx context.Context, o order.Order) (order.Order, error)
 	if w.Now().Before(o.Wait.Till) {
 		return o, pipeline.Snooze(time.Second)
 	}
+	if a := w.Accounts[o.Account]; a != nil && Strayed(o, a.Label, a.Main) != nil {
+		// What it waits for may never come: nobody looks after that main account. Its
+		// stage holds it, or moves it along.
+		o.State = o.Wait.Then
+		return o, nil
+	}
 	switch o.Wait.For {
 	case order.WaitForSweep:
 		if !w.swept(o) {
