@@ -88,7 +88,7 @@ type DCV struct {
 // Publisher is what one publisher may do.
 type Publisher struct {
 	Accounts []string `yaml:"accounts" doc:"labels that its orders may be for, and that any chooses from; empty: all; none: no account at all"`
-	Daily    int      `yaml:"daily" doc:"most purchases of its orders on a calendar day; over it, orders are held; 0: no bound. Those of * share theirs"`
+	Daily    int      `yaml:"daily" doc:"most purchases of its orders on a calendar day, what they use up of things already bought among them; over it, orders are held; 0: no bound. Those of * share theirs"`
 }
 
 // Account is one label.
@@ -106,7 +106,7 @@ type Account struct {
 	Contact          order.Contact  `yaml:"contact" doc:"name, email, phone, province, city of orders that leave them out"`
 	Company          string         `yaml:"company" doc:"of orders that leave it out; OV products only"`
 	CSRSANs          bool           `yaml:"csr_sans" doc:"it was proved that this account's product honours the SANs of a CSR"`
-	Daily            int            `yaml:"daily" doc:"most purchases of the main account on a calendar day; over it, orders are held; 0: no bound"`
+	Daily            int            `yaml:"daily" doc:"most purchases of the main account on a calendar day, what is used up of things already bought among them; over it, orders are held; 0: no bound"`
 	Limits           map[string]int `yaml:"limits" doc:"calls a second by API action, where they differ from the documented ones"`
 	Deadline         time.Duration  `yaml:"deadline" doc:"how long a call may take (3s)"`
 	SpendDeadline    time.Duration  `yaml:"spend_deadline" doc:"how long a call that starts an order may take (15s)"`

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
@@ -52,6 +53,24 @@ func budgeted(make func(*world)) func(*world) {
 		}
 		make(w)
 	}
+}
+
+// countedAndLate brings an order to the call on what it has claimed, when it is too late.
+func countedAndLate(w *world) {
+	budgeted(resource(order.Request{Account: "ten"}))(w)
+	w.worker().driveTo("a", "counted", func(o order.Order) bool { return len(o.Counted) > 0 })
+	over := time.Now().Add(-time.Second)
+	w.deadline("a", &over)
+}
+
+// deadline changes an order's.
+func (w *world) deadline(id string, to *time.Time) {
+	it, err := w.line.Last(w.t.Context(), id)
+	w.must(err)
+	o := it.Order
+	o.Request.Deadline = to
+	_, err = w.line.Move(w.t.Context(), it, o)
+	w.must(err)
 }
 
 // counted is how many purchases are counted towards the accounts' budgets of today, or
@@ -122,6 +141,13 @@ var crashes = []crash{
 	{gap: "start: budget taken", make: budgeted(resource(order.Request{Account: "ten"})), ends: order.Issued, paid: 1},
 	{gap: "start: budget taken", make: budgeted(resource(order.Request{Account: "ali", Resource: "any"})), ends: order.Failed,
 		then: func(w *world, p *worker) { w.must(p.by.Cancel(p.ctx, "a")) }},
+	{gap: "held: given back", make: countedAndLate, ends: order.Issued, paid: 1, then: func(w *world, p *worker) {
+		p.drive("a", order.Held)
+		w.must(p.by.Approve(p.ctx, "a"))
+	}},
+	{gap: "held: given back", make: countedAndLate, ends: order.Issued, paid: 1, then: func(w *world, _ *worker) {
+		w.deadline("a", nil) // what it was to be held for is over
+	}},
 	{gap: "start: choice given back", make: usedMeanwhile, ends: order.Issued, paid: 1},
 	{gap: "start: call noted", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{gap: "start: call noted", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Failed,

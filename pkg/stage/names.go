@@ -9,6 +9,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/account"
 	"github.com/certmill/certmill/pkg/certstore"
+	"github.com/certmill/certmill/pkg/gap"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
@@ -87,6 +88,10 @@ func heldWithNothing(ctx context.Context, l *ledger.Ledger, states *account.Acco
 			// A crash here leaves a use counted that was none.
 			uncount(ctx, states, &o)
 		}
+		// A crash here leaves a record that says it is counted still: it decides anew, and
+		// is counted anew.
+		gap.At(ctx, "held: given back")
+		o.Counted = nil
 		o.Resource = "" // by the time it goes on it may be somebody else's
 	}
 	// A crash here leaves names that nobody uses, as above.
