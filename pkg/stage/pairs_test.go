@@ -151,6 +151,7 @@ var routes = []*route{
 	{name: "unknown instance", make: resource(order.Request{Account: "ali", Resource: "cas-cn-nobody"}), ends: order.Failed},
 	{name: "any certificate, on a budget", make: budgeted(resource(order.Request{Account: "ten"})), ends: order.Issued, paid: 1},
 	{name: "cancelled certificate, on a budget", make: budgeted(atItsResource), do: cancel, again: cancel, ends: order.Failed},
+	{name: "counted, and too late", make: countedAndLate, ends: order.Held},
 	{name: "cancelled certificate", make: atItsResource, do: cancel, again: cancel, ends: order.Failed},
 	{name: "cancelled, the answer lost", make: func(w *world) {
 		w.fault(cloudsim.Fault{Action: dvAudit, Kind: "reset_before_commit", Times: 1})
