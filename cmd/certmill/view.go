@@ -150,9 +150,9 @@ func knownLines(all []app.KnownLine) (lines []string) {
 func planTable(steps []app.Step) string {
 	t := newTable(table.Row{"account", "operation", "product", "orders", "quota"})
 	for _, s := range steps {
-		quota := "already bought"
-		if s.Spends {
-			quota = fmt.Sprint(s.Orders)
+		quota := fmt.Sprint(s.Orders)
+		if !s.Spends {
+			quota += " already bought" // which budgets count, too
 		}
 		t.AppendRow(table.Row{s.Account, s.Operation, s.Product, s.Orders, quota})
 	}
