@@ -400,10 +400,10 @@ func TestNobodyDecidesByAnotherMainAccount(t *testing.T) {
 	}
 }
 
-// TestStrayedOrders: DESIGN 12.7: what was bought at one main account is asked for at no
-// other one, whatever stage it is at, also when the config gives its label to another
-// one: it is held with the sentence, and not cancelled where nobody could take back what
-// it has. With the account back it is issued.
+// TestStrayedOrders: DESIGN 12.7: no conclusion from a list that another main account
+// read, whatever stage an order is at when the config gives its label to another one: it
+// is held with the sentence, and not cancelled where nobody could take back what it has.
+// With the account back it is issued.
 func TestStrayedOrders(t *testing.T) {
 	t.Parallel()
 	for state, r := range map[order.State]order.Request{
