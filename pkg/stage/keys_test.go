@@ -30,6 +30,9 @@ func TestARowInsertedAfterALostJetStream(t *testing.T) {
 	n.sweepFirst()
 	p = n.worker()
 	n.order("row-1", "new.example.com")
+	p.drive("row-1", order.Held) // what is served under its id stays
+	n.must(os.Rename(filepath.Join(w.out, "row-1"), filepath.Join(w.out, "one")))
+	n.must(p.by.Retry(t.Context(), "row-1"))
 	p.drive("row-1", order.Issued)
 	n.wantPaid(1, "new.example.com")
 	if o := n.wantIssued("row-1"); o.Attempt != 2 {
