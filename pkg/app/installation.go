@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -241,7 +242,7 @@ func (s *session) thisLife(ctx context.Context) error {
 	if s.keys == nil {
 		return nil // it buys nothing
 	}
-	forgotten, err := stage.Older{Line: s.line, Ledger: s.ledger, Keys: s.keys}.Find(ctx)
+	forgotten, err := stage.Older{Line: s.line, Ledger: s.ledger, Keys: s.keys, Now: time.Now}.Find(ctx)
 	if err != nil {
 		return fmt.Errorf("compare the key store with the streams: %w", err)
 	}

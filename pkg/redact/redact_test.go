@@ -53,7 +53,7 @@ func TestEverySpellingIsTakenOut(t *testing.T) {
 // escaped once more, nothing is left, and what stands around it is.
 func TestWhateverIsEscaped(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		secret := rapid.StringMatching(`[a-z/+=%!'()*~:@]{8,20}`).Draw(t, "secret")
+		secret := rapid.StringMatching(`[a-z/+=%!'()*~:@]{8,20}[a-z]`).Draw(t, "secret")
 		small := rapid.Bool().Draw(t, "small")
 		escape := func(s, what string) string {
 			var b strings.Builder
@@ -71,7 +71,9 @@ func TestWhateverIsEscaped(t *testing.T) {
 		}
 		for _, form := range []string{escape(secret, "once"), escape(escape(secret, "in"), "out")} {
 			got := words(secret).Text("100% before " + form + " %41fter %")
-			if got != "100% before "+Mark+" %41fter %" {
+			middle, first := strings.CutPrefix(got, "100% before ")
+			middle, last := strings.CutSuffix(middle, " %41fter %")
+			if !first || !last || middle != Mark {
 				t.Fatalf("%q as %q: %q", secret, form, got)
 			}
 		}

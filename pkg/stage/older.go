@@ -19,6 +19,7 @@ type Older struct {
 	Line   *pipeline.Line
 	Ledger *ledger.Ledger
 	Keys   NumberStore
+	Now    func() time.Time
 }
 
 // NumberStore is a key store that can be read without its orders.
@@ -46,7 +47,9 @@ func (f Forgotten) String() string {
 // record. Who raises one has stored it in the record before, and his entry, or his
 // claim, comes behind it or before: so a crash, or a call that is being made, leaves
 // none, whatever it interrupts and however many work. The key store is read first. An
-// older copy of the key store only has fewer. What another build wrote counts as known.
+// older copy of the key store only has fewer. What another build wrote counts as known,
+// and so does what was raised by a clock that is ahead of this one: it would be of this
+// life in every further one, too, until the clocks meet.
 func (f Older) Find(ctx context.Context) ([]Forgotten, error) {
 	ids, err := f.Keys.IDs()
 	if err != nil {
@@ -62,7 +65,8 @@ func (f Older) Find(ctx context.Context) ([]Forgotten, error) {
 			if open[n.Main] == nil {
 				open[n.Main] = map[string]certstore.Raised{}
 			}
-			if !n.GaveBack { // nothing is bought or used under it
+			ahead := n.At.After(f.Now())
+			if !n.GaveBack && !ahead { // nothing is bought or used under what gave back
 				open[n.Main][id] = n
 			}
 		}

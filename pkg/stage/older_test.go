@@ -12,7 +12,7 @@ import (
 // forgotten are the numbers by which the streams are an older copy.
 func (w *world) forgotten() []stage.Forgotten {
 	w.t.Helper()
-	all, err := stage.Older{Line: w.line, Ledger: w.ledger, Keys: w.keys}.Find(w.t.Context())
+	all, err := stage.Older{Line: w.line, Ledger: w.ledger, Keys: w.keys, Now: time.Now}.Find(w.t.Context())
 	w.must(err)
 	return all
 }
@@ -67,6 +67,10 @@ func TestForgottenNumbers(t *testing.T) {
 	}
 	if len(got) != 4 || got["back"] {
 		t.Errorf("%v", got)
+	}
+	behind := stage.Older{Line: w.line, Ledger: w.ledger, Keys: w.keys, Now: func() time.Time { return time.Now().Add(-time.Hour) }}
+	if ahead, err := behind.Find(t.Context()); err != nil || len(ahead) > 0 {
+		t.Errorf("raised by a clock that is ahead: %v, %v", ahead, err)
 	}
 	all, err := w.keys.RaisedSince("gone", time.Now().Add(2*time.Second))
 	if err != nil || len(all) > 0 {

@@ -100,13 +100,13 @@ func (s *site) Books() (b chaos.Books) {
 }
 
 // TestSpend is the scene of chaos in which money is spent: workers are killed
-// while a third of the purchases' answers are lost, and all kinds of answers of
+// while half of the purchases' answers are lost, and all kinds of answers of
 // all calls. Nothing is paid twice, nothing is lost, no limit is passed, and no
 // file is left behind.
 func TestSpend(t *testing.T) {
 	t.Parallel()
 	const n = 16
-	for battery, lost := range map[string]float64{"kill": 0.3, "faults": 0} {
+	for battery, lost := range map[string]float64{"kill": 0.5, "faults": 0} {
 		t.Run(battery, func(t *testing.T) {
 			t.Parallel()
 			r, err := chaos.Run(t.Context(), chaos.Options{Batteries: []string{battery}, Clouds: open(lost), Seed: 11,
