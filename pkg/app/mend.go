@@ -193,8 +193,11 @@ func (h *house) limitsOff(ctx context.Context, why error, log *slog.Logger) erro
 		return errors.Join(why, err)
 	}
 	then := "Start it again."
-	for _, e := range left {
-		then = fmt.Sprintf("Left is %s\nThat is for certmill init --mend, which says it, asks, and puts it back.", e)
+	if len(left) > 0 {
+		then = "That is for certmill init --mend, which says it, asks, and puts it back."
+	}
+	for _, e := range slices.Backward(left) {
+		then = fmt.Sprintf("Left is %s\n%s", e, then)
 	}
 	return fmt.Errorf("the streams of this run were edited, and not by certmill; the limits were taken off at once: %s\n%s",
 		strings.Join(off, "\n"), then)

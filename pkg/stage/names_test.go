@@ -681,32 +681,29 @@ func TestCSRIsCompared(t *testing.T) {
 // another key, after a lost JetStream, gives it back as it found it.
 func TestGivenBackAsItWasFound(t *testing.T) {
 	t.Parallel()
-	for label, how := range map[string]order.Request{"ten": {Account: "ten"}} {
-		w := newWorld(t, setup{})
-		names := []string{label + ".example.com"}
-		how.ID, how.Names = "a", names
-		w.publish(how)
-		w.worker().drive("a", order.Issued)
-		for _, swept := range []string{"before", "before, and again meanwhile"} {
-			n := w.afterWipe()
-			n.sweepFirst()
-			again := how
-			again.Key = "rsa-2048" // a column was changed
-			n.publish(again)
-			p := n.worker()
-			p.drive("a", order.Held)
-			if swept != "before" {
-				n.must(p.waiter.Surplus(t.Context(), n.accounts[label]))
-			}
-			n.must(p.by.Cancel(t.Context(), "a"))
-			n.later()
-			p.drive("a", order.Failed)
-			n.publish(order.Request{ID: "b", Account: label, Names: names})
-			p = n.worker()
-			p.drive("b", order.Held)
-			n.wantHeld("b", "no ledger entry claims it", "certmill approve b")
-			n.wantPaid(1, names...)
+	w := newWorld(t, setup{})
+	names := []string{"a.example.com"}
+	r := order.Request{ID: "a", Account: "ten", Names: names}
+	w.publish(r)
+	w.worker().drive("a", order.Issued)
+	r.Key = "rsa-2048" // a column was changed
+	for _, sweptMeanwhile := range []bool{false, true} {
+		n := w.afterWipe()
+		n.sweepFirst()
+		n.publish(r)
+		p := n.worker()
+		p.drive("a", order.Held)
+		if sweptMeanwhile {
+			n.must(p.waiter.Surplus(t.Context(), n.accounts["ten"]))
 		}
+		n.must(p.by.Cancel(t.Context(), "a"))
+		n.later()
+		p.drive("a", order.Failed)
+		n.publish(order.Request{ID: "b", Account: "ten", Names: names})
+		p = n.worker()
+		p.drive("b", order.Held)
+		n.wantHeld("b", "no ledger entry claims it", "certmill approve b")
+		n.wantPaid(1, names...)
 	}
 }
 
