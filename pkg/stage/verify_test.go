@@ -179,15 +179,18 @@ func TestIssuedOrdersAreLearnedFromTheList(t *testing.T) {
 		p.drive(id, order.Issuing)
 	}
 	w.must(p.issuing.Sweep(t.Context(), w.accounts["ali"])) // all are listed as waiting
+	// One that is issued while a sweep is between the two lists may be asked about.
+	eventually(t, "all are issued", func() bool {
+		return !slices.ContainsFunc(w.sim.Report().Orders, func(o cloudsim.OrderReport) bool { return o.IssuedAt.IsZero() })
+	})
 	asked := w.calls("DescribeCertificateState")
-	for end := time.Now().Add(natstest.Patience); !slices.ContainsFunc(ids, func(id string) bool { return w.last(id).State == order.Collect }) ||
-		slices.ContainsFunc(ids, func(id string) bool { return w.last(id).State == order.Issuing }); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(natstest.Patience); slices.ContainsFunc(ids, func(id string) bool { return w.last(id).State == order.Issuing }); time.Sleep(50 * time.Millisecond) {
 		w.must(p.issuing.Sweep(t.Context(), w.accounts["ali"]))
 		if time.Now().After(end) {
 			t.Fatal("not all come to collect")
 		}
 	}
-	if n := w.calls("DescribeCertificateState") - asked; n > 1 { // one may be between the two lists
+	if n := w.calls("DescribeCertificateState") - asked; n > 0 {
 		t.Errorf("%d calls for single orders", n)
 	}
 	for _, id := range ids {
