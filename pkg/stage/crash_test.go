@@ -149,6 +149,7 @@ var crashes = []crash{
 		w.deadline("a", nil) // what it was to be held for is over
 	}},
 	{gap: "start: choice given back", make: usedMeanwhile, ends: order.Issued, paid: 1},
+	{gap: "start: old choice given back", make: olderChoice, ends: order.Issued, paid: 1},
 	{gap: "start: call noted", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{gap: "start: call noted", make: resource(order.Request{Account: "ali", Resource: "any"}), ends: order.Failed,
 		then: func(w *world, p *worker) { w.must(p.by.Cancel(p.ctx, "a")) }},

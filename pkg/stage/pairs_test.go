@@ -19,6 +19,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/order"
 	"github.com/certmill/certmill/pkg/pipeline"
@@ -119,6 +120,19 @@ func atItsResource(w *world) {
 	w.worker().driveTo("a", "about to start", func(o order.Order) bool { return o.Attempt == 1 })
 }
 
+// olderChoice has the record of an older copy: it chose one resource, and the order's
+// number in the key store names another.
+func olderChoice(w *world) {
+	resource(order.Request{Account: "ten"})(w)
+	o := w.worker().driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" })
+	other := "stage1"
+	if o.Resource == other {
+		other = "stage2"
+	}
+	w.claimedAt(tenUID, "a", o.Resource, crashName)
+	w.must(w.keys.Raise(w.ref("a"), certstore.Raised{Attempt: 1, Purchase: 1, Main: tenUID, Resource: other, Hash: o.Hash}))
+}
+
 func retry(p *worker)     { _ = p.by.Retry(p.ctx, "a") }
 func buyAgain(p *worker)  { _ = p.buyAgain("a") }
 func cancel(p *worker)    { _ = p.by.Cancel(p.ctx, "a") }
@@ -148,6 +162,7 @@ var routes = []*route{
 	{name: "named instance", make: resource(order.Request{Account: "ali", Resource: "cas-cn-stage1"}), ends: order.Issued, paid: 1},
 	{name: "any certificate", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{name: "named certificate", make: resource(order.Request{Account: "ten", Resource: "stage2"}), ends: order.Issued, paid: 1},
+	{name: "an older copy's choice", make: olderChoice, ends: order.Issued, paid: 1},
 	{name: "unknown instance", make: resource(order.Request{Account: "ali", Resource: "cas-cn-nobody"}), ends: order.Failed},
 	{name: "any certificate, on a budget", make: budgeted(resource(order.Request{Account: "ten"})), ends: order.Issued, paid: 1},
 	{name: "cancelled certificate, on a budget", make: budgeted(atItsResource), do: cancel, again: cancel, ends: order.Failed},

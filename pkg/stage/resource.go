@@ -28,6 +28,12 @@ func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o o
 	if err != nil {
 		return o, err
 	}
+	if c, ok := e.Claim(o.ID(), o.Purchase); ok {
+		return bought(o, c.CloudID), nil // a left-over of an earlier life, adopted
+	}
+	if o, err = s.withoutOldChoice(ctx, a, o); err != nil {
+		return o, err
+	}
 	if o.Resource == "" {
 		// What an earlier life called elsewhere is looked for there first: a row of
 		// it is nobody else's.
@@ -58,11 +64,34 @@ func (s *Submitter) start(ctx context.Context, a *Account, flow issuer.Flow, o o
 		return s.usedUp(a, flow, o, used, err)
 	}
 	if err := s.claim(ctx, o, e); err != nil {
-		return s.notOurs(ctx, o, err)
+		return s.notOurs(ctx, a, flow, o, err)
 	}
 	// A crash here leaves a claim of this order, which the next visit repeats.
 	gap.At(ctx, "start: resource claimed")
 	return s.look(ctx, a, flow, o)
+}
+
+// withoutOldChoice is the order without the resource that its record has chosen, if its
+// number in the key store names another one since: the record is that of an older copy
+// of the streams. Until it takes up the number's (chooseResource) it has none, as after
+// a lost JetStream, and what its record says is not taken for what it has started.
+func (s *Submitter) withoutOldChoice(ctx context.Context, a *Account, o order.Order) (order.Order, error) {
+	uses, err := s.used(o)
+	if err != nil || uses.Resource == "" || uses.Resource == o.Resource || o.Resource == "" || uses.Attempt <= o.Attempt {
+		return o, err
+	}
+	// The copy of the ledger may have it claimed for the order, which keeps its true
+	// order, in the life that is lost, from it.
+	if _, err := s.Ledger.Release(ctx, o.Main, o.Resource, o.ID(), time.Now(), a.Waits.Total()); errors.Is(err, ledger.ErrTooEarly) {
+		return o, pipeline.Wait(order.Wait{For: order.WaitForTime, Till: time.Now().UTC().Add(time.Minute),
+			What: "a call on " + o.Resource + " may still land, which it chose before " + uses.Resource})
+	} else if err != nil {
+		return o, err
+	}
+	// A crash here leaves a record that chose what nobody has: the next visit comes here.
+	gap.At(ctx, "start: old choice given back")
+	o.Resource = ""
+	return o, nil
 }
 
 // mayStart lets an order go on whose way is free, with the entry to go on with. What
@@ -105,7 +134,7 @@ func (s *Submitter) asksBefore(ctx context.Context, a *Account, flow issuer.Flow
 // store names was started for this order.
 func (s *Submitter) startedBefore(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (bool, error) {
 	uses, err := s.used(o)
-	if err != nil || uses.Resource == "" {
+	if err != nil || uses.Resource == "" || o.Resource != "" && uses.Resource != o.Resource {
 		return false, err
 	}
 	st, err := flow.Look(ctx, uses.Resource)
@@ -549,21 +578,59 @@ func spread(id string) int {
 
 // notOurs: another order has the names, or the resource. One that was chosen is
 // chosen anew, one that was named ends the order.
-func (s *Submitter) notOurs(ctx context.Context, o order.Order, err error) (order.Order, error) {
+func (s *Submitter) notOurs(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, err error) (order.Order, error) {
 	if by, is := errors.AsType[*ledger.NotFree](err); is {
 		return o, waitForNames(by.Standing)
 	}
 	if !errors.Is(err, ledger.ErrTaken) && !errors.Is(err, ledger.ErrOtherNames) {
 		return o, again(err)
 	}
-	if !named(o.Request) {
+	if named(o.Request) {
+		return o, s.anothers(ctx, o, err)
+	}
+	return s.chosenByAnother(ctx, a, flow, o)
+}
+
+// chosenByAnother: another order has the claim on what this one chose. Another resource
+// is chosen, unless this very order has started that one in a life that is lost, or its
+// call may still do so: then whoever has the claim sees it started for others, and
+// gives it back.
+func (s *Submitter) chosenByAnother(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
+	uses, err := s.used(o)
+	if err != nil {
+		return o, err
+	}
+	if uses.Resource == o.Resource {
+		started, err := s.startedBefore(ctx, a, flow, o)
+		if err != nil {
+			return o, err
+		}
+		if started || time.Since(uses.At) < a.Waits.Total() {
+			return o, s.startedBeside(ctx, o)
+		}
 		if err := forgetResource(s.Keys, o); err != nil { // or it would be chosen again
 			return o, err
 		}
-		o.Resource = ""
-		return o, nil
 	}
-	return o, s.anothers(ctx, o, err)
+	o.Resource = ""
+	return o, nil
+}
+
+// startedBeside is what becomes of an order that has started, perhaps, what another one
+// has the claim on: that one gives it back, or a person must.
+func (s *Submitter) startedBeside(ctx context.Context, o order.Order) error {
+	is, other, err := resourceOf(ctx, s.Ledger, s.Line, o)
+	switch {
+	case err != nil:
+		return err
+	case is.Order == "" || is.Order == o.ID():
+		return pipeline.Snooze(100 * time.Millisecond) // it was given back meanwhile
+	case goesOn(other):
+		return pipeline.Wait(order.Wait{For: order.WaitForResource, What: is.Order, Till: time.Now().UTC().Add(time.Second)})
+	}
+	return pipeline.Hold(fmt.Sprintf("the key store says that it has called for %s, on which the ledger has the claim of order %s: "+
+		"hand that one in again, or decide about it (certmill show %[2]s), and then retry this one", o.Resource, is.Order),
+		"certmill retry "+o.ID(), "certmill cancel "+o.ID())
 }
 
 // anothers is what becomes of an order whose named resource another order has. While

@@ -1,10 +1,13 @@
 package stage_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/certmill/certmill/pkg/certstore"
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/issuer"
 	"github.com/certmill/certmill/pkg/issuer/issuertest"
@@ -26,7 +29,12 @@ func (w *world) holder(main, id string) string {
 // claimed gives a resource of "ali" to an order that is nowhere but in the ledger.
 func (w *world) claimed(id, resource string, names ...string) {
 	w.t.Helper()
-	e, now := w.entry(aliUID, names...), time.Now()
+	w.claimedAt(aliUID, id, resource, names...)
+}
+
+func (w *world) claimedAt(main, id, resource string, names ...string) {
+	w.t.Helper()
+	e, now := w.entry(main, names...), time.Now()
 	w.must(w.ledger.Take(w.t.Context(), e, id, resource, e.Decision(id, now)))
 	w.must(w.ledger.Claim(w.t.Context(), e, resource, id, 1, e.Decision(id, now)))
 }
@@ -346,6 +354,111 @@ func TestResourceAfterARestore(t *testing.T) {
 	n.worker().drive("a", order.Issued)
 	if o := n.wantIssued("a"); o.Resource != early.Resource {
 		t.Errorf("it used %s, and then %s", early.Resource, o.Resource)
+	}
+	n.wantPaid(1, "a.example.com")
+}
+
+// Put back to a copy from before an order chose another resource, because its first
+// choice was another order's, it uses the one that it has started: the key store knows
+// that, and it is not forgotten for the record's choice.
+func TestAnOlderCopysChoice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.publish(order.Request{ID: "a", Names: []string{"a.example.com"}, Account: "ten", Resource: order.AnyResource})
+	p := w.worker()
+	early := p.driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" })
+	other := order.Request{ID: "b", Names: []string{"b.example.com"}, Account: "ten", Resource: early.Resource}
+	w.publish(other)
+	p.drive("b", order.Issued)
+	p.drive("a", order.Issued)
+	used := w.wantIssued("a").Resource
+	if early.Attempt != 0 || used == early.Resource {
+		t.Fatalf("attempt %d, resource %s and then %s", early.Attempt, early.Resource, used)
+	}
+	n := w.afterWipe()
+	n.sweepFirst()
+	n.publish(other)
+	q := n.worker()
+	q.drive("b", order.Issued)
+	_, err := n.line.Create(t.Context(), early)
+	w.must(err)
+	q.drive("a", order.Issued)
+	if o := n.wantIssued("a"); o.Resource != used || o.CloudID != used {
+		t.Errorf("it used %s, and then %s (%s)", used, o.Resource, o.CloudID)
+	}
+	n.wantPaid(1, "a.example.com")
+}
+
+// The other way about: the copy of the ledger has the claim of the order that chose the
+// resource first, and not that of the one that started it in the life that is lost. That
+// one waits until the claim is given back, and uses no other.
+func TestAnOlderCopysClaim(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	for _, id := range []string{"a", "b"} {
+		w.publish(order.Request{ID: id, Names: []string{id + ".example.com"}, Account: "ten", Resource: order.AnyResource})
+	}
+	p := w.worker()
+	early, used := p.driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" }), map[string]string{}
+	for _, id := range []string{"a", "b"} {
+		p.drive(id, order.Issued)
+		used[id] = w.wantIssued(id).Resource
+	}
+
+	n := w.afterWipe()
+	n.sweepFirst()
+	n.claimedAt(tenUID, "a", used["b"], "a.example.com")
+	early.Resource = used["b"]
+	_, err := n.line.Create(t.Context(), early)
+	w.must(err)
+	n.publish(order.Request{ID: "b", Names: []string{"b.example.com"}, Account: "ten", Resource: order.AnyResource})
+	q := n.worker()
+	q.drive("b", order.Waiting)
+	if o := n.last("b"); o.Wait.For != order.WaitForResource || o.Wait.What != "a" {
+		t.Errorf("b waits for %+v", o.Wait)
+	}
+	q.drive("a", order.Issued)
+	q.drive("b", order.Issued)
+	for id, resource := range used {
+		if o := n.wantIssued(id); o.Resource != resource {
+			t.Errorf("%s used %s, and then %s", id, resource, o.Resource)
+		}
+		n.wantPaid(1, id+".example.com")
+	}
+}
+
+// A key store put back from an older copy knows an order's pair and not which resource it
+// used: a certificate with its key is adopted, also where the worker dies behind that.
+func TestALeftOverOfAClaimingOrder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.publish(order.Request{ID: "a", Names: []string{"a.example.com"}, Account: "ten", Resource: order.AnyResource})
+	p := w.worker()
+	early := p.driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" })
+	p.drive("a", order.Issued)
+	used := w.wantIssued("a").Resource
+
+	n := w.afterWipe()
+	n.store = t.TempDir()
+	w.must(os.CopyFS(n.store, os.DirFS(w.store)))
+	numbers, err := filepath.Glob(filepath.Join(n.store, "*", "a", "attempt-*"))
+	if err != nil || len(numbers) != 1 {
+		t.Fatalf("%v, %v", numbers, err)
+	}
+	w.must(os.Remove(numbers[0]))
+	n.keys, err = certstore.OpenKeyStore(n.store)
+	w.must(err)
+	n.sweepFirst()
+	early.Resource, early.Taken = "", time.Time{}
+	_, err = n.line.Create(t.Context(), early)
+	w.must(err)
+	q, died := n.dying("submit: left-over adopted")
+	for !died() {
+		q.visit("a")
+	}
+	n.worker().drive("a", order.Issued)
+	if o := n.wantIssued("a"); o.CloudID != used {
+		t.Errorf("it used %s, and then %s", used, o.CloudID)
 	}
 	n.wantPaid(1, "a.example.com")
 }

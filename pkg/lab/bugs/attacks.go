@@ -33,4 +33,15 @@ var attacked = []bug{
 	{"a damaged pair is replaced although it may be another key's", "pkg/certstore/restore.go",
 		"case p.Key.Fingerprint == k.Fingerprint:", "case p.Key.Fingerprint == \"\":",
 		store, "TestRestore"},
+
+	// By the long form of chaos, where JetStream was put back to an older copy.
+	{"what an older copy's record has chosen counts, whatever was started since", resourceGo,
+		"o.Resource == \"\" || uses.Attempt <= o.Attempt {", "o.Resource == \"\" || true || uses.Attempt <= o.Attempt {",
+		stage, "TestAnOlderCopysChoice"},
+	{"what an order has started is forgotten where another has the claim", resourceGo,
+		"if started || time.Since(uses.At) < a.Waits.Total() {", "if started && false {",
+		stage, "TestAnOlderCopysClaim"},
+	{"a left-over that a claiming order adopted is not followed", resourceGo,
+		"if c, ok := e.Claim(o.ID(), o.Purchase); ok {", "if c, ok := e.Claim(o.ID(), o.Purchase); ok && false {",
+		stage, "TestALeftOverOfAClaimingOrder"},
 }
