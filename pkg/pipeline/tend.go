@@ -26,14 +26,19 @@ func (t *tended) pulls(from string, cfg jetstream.ConsumerConfig) (ended func())
 	key := [2]string{from, cfg.Durable}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.pull == nil {
-		t.pull, t.anew, t.told = map[[2]string]jetstream.ConsumerConfig{}, map[[2]string]time.Time{}, map[[2]string]bool{}
-	}
+	t.begin()
 	t.pull[key] = cfg
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		delete(t.pull, key)
+	}
+}
+
+// begin makes the maps. Callers hold the lock.
+func (t *tended) begin() {
+	if t.pull == nil {
+		t.pull, t.anew, t.told = map[[2]string]jetstream.ConsumerConfig{}, map[[2]string]time.Time{}, map[[2]string]bool{}
 	}
 }
 
@@ -56,6 +61,7 @@ func (t *tended) of(from string) map[string]jetstream.ConsumerConfig {
 func (t *tended) mayAnew(key [2]string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.begin()
 	if time.Since(t.anew[key]) < anewPause {
 		return false
 	}
@@ -67,6 +73,7 @@ func (t *tended) mayAnew(key [2]string) bool {
 func (t *tended) once(key [2]string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.begin()
 	if t.told[key] {
 		return false
 	}
@@ -214,12 +221,16 @@ func (l *Line) straighten(ctx context.Context, s jetstream.Stream, is, want jets
 // it is another one in what no server lets anybody change, is made anew.
 func (l *Line) consumer(ctx context.Context, from string, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
 	cons, err := l.js.CreateOrUpdateConsumer(ctx, from, stream.Marked(cfg))
-	if _, refused := errors.AsType[*jetstream.APIError](err); !refused {
+	api, refused := errors.AsType[*jetstream.APIError](err)
+	if !refused {
 		return cons, err
 	}
 	s, serr := l.js.Stream(ctx, from)
 	if serr != nil {
 		return nil, err
+	}
+	if api.ErrorCode == storeFailed {
+		return l.restored(ctx, s, cfg, err)
 	}
 	there, serr := s.Consumer(ctx, cfg.Durable)
 	if serr != nil {
@@ -227,6 +238,27 @@ func (l *Line) consumer(ctx context.Context, from string, cfg jetstream.Consumer
 	}
 	if serr := l.straighten(ctx, s, there.CachedInfo().Config, cfg, s.CachedInfo().TimeStamp); serr != nil {
 		return nil, errors.Join(err, serr)
+	}
+	return l.js.CreateOrUpdateConsumer(ctx, from, stream.Marked(cfg))
+}
+
+// storeFailed is the server's code for a consumer that it cannot store. Where one was
+// removed while workers made it again, the server may take the folder of the new one
+// away with the old one's, and refuses each change of it from then on, until it is
+// removed once more (seen with 2.15).
+const storeFailed jetstream.ErrorCode = 10012
+
+// restored makes a consumer anew that the server has and cannot store: it hands its
+// messages out once more. Where that is for want of room, the server says so again.
+func (l *Line) restored(ctx context.Context, s jetstream.Stream, cfg jetstream.ConsumerConfig, why error) (jetstream.Consumer, error) {
+	from := s.CachedInfo().Config.Name
+	if !l.tended.mayAnew([2]string{from, cfg.Durable}) {
+		return nil, why
+	}
+	l.log.WarnContext(ctx, "the server cannot store a consumer: it is made anew, and hands its messages out once more",
+		"stream", from, "consumer", cfg.Durable, "err", why)
+	if err := s.DeleteConsumer(ctx, cfg.Durable); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return nil, errors.Join(why, err)
 	}
 	return l.js.CreateOrUpdateConsumer(ctx, from, stream.Marked(cfg))
 }

@@ -3,6 +3,8 @@ package pipeline
 import (
 	"context"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -329,5 +331,40 @@ func TestNoMessage(t *testing.T) {
 	}
 	if err := s.DeleteMsg(t.Context(), 1); err == nil || NoMessage(err) {
 		t.Errorf("it is not permitted: %v", err)
+	}
+}
+
+// TestAConsumerWithoutItsFolder: a server that has lost the folder of the inbox's
+// consumer, as it does where one is removed and made again at the same time, refuses
+// each change of it. Orders are taken all the same.
+func TestAConsumerWithoutItsFolder(t *testing.T) {
+	t.Parallel()
+	s := natstest.Server(t)
+	l := lineOn(t, s)
+	cfg := jetstream.ConsumerConfig{Durable: "intake", AckPolicy: jetstream.AckExplicitPolicy}
+	_, err := l.consumer(t.Context(), IntakeStream, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folders, err := filepath.Glob(filepath.Join(s.JetStreamConfig().StoreDir, "*", "streams", IntakeStream, "obs", cfg.Durable))
+	if err != nil || len(folders) != 1 {
+		t.Fatalf("%v, %v", folders, err)
+	}
+	if err := os.RemoveAll(folders[0]); err != nil {
+		t.Fatal(err)
+	}
+	cfg.AckWait = time.Minute // as another build, or a start with another setting, wants it
+	if _, err := l.js.CreateOrUpdateConsumer(t.Context(), IntakeStream, cfg); err == nil {
+		t.Fatal("the server does not mind")
+	}
+	cons, err := l.consumer(t.Context(), IntakeStream, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = Publish(t.Context(), l.js, NewSubject, []byte(`{"id":"a","names":["a.example.com"]}`)); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := cons.Next(jetstream.FetchMaxWait(natstest.Patience)); err != nil || string(m.Data()) == "" {
+		t.Errorf("%v", err)
 	}
 }

@@ -44,4 +44,7 @@ var attacked = []bug{
 	{"a left-over that a claiming order adopted is not followed", resourceGo,
 		"if c, ok := e.Claim(o.ID(), o.Purchase); ok {", "if c, ok := e.Claim(o.ID(), o.Purchase); ok && false {",
 		stage, "TestALeftOverOfAClaimingOrder"},
+	{"a consumer that the server cannot store is refused for ever", "pkg/pipeline/tend.go",
+		"if api.ErrorCode == storeFailed {", "if api.ErrorCode == storeFailed && false {",
+		pipeline, "TestAConsumerWithoutItsFolder"},
 }
