@@ -39,6 +39,7 @@ type child struct {
 	Share  share      `json:",omitzero"`  // of these gaps
 	// A server, one of a cluster if it has routes:
 	Name   string   `json:",omitempty"`
+	Host   string   // where they are
 	Port   int      `json:",omitempty"`
 	Route  int      `json:",omitempty"`
 	Routes []string `json:",omitempty"`
@@ -125,10 +126,10 @@ func (f *freezer) at(name string) {
 
 // serve runs a nats-server that answers nothing before it is on disk.
 func (c child) serve(ctx context.Context) error {
-	o := &server.Options{ServerName: c.Name, Host: "127.0.0.1", Port: c.Port, NoSigs: true, LogFile: c.Dir + ".log",
+	o := &server.Options{ServerName: c.Name, Host: c.Host, Port: c.Port, NoSigs: true, LogFile: c.Dir + ".log",
 		JetStream: true, StoreDir: c.Dir, SyncAlways: true, JetStreamMaxMemory: 256 << 20, JetStreamMaxStore: 16 << 30}
 	if len(c.Routes) > 0 {
-		o.Cluster = server.ClusterOpts{Name: "chaos", Host: "127.0.0.1", Port: c.Route}
+		o.Cluster = server.ClusterOpts{Name: "chaos", Host: c.Host, Port: c.Route}
 		for _, r := range c.Routes {
 			u, err := url.Parse(r)
 			if err != nil {

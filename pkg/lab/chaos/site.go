@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -170,19 +171,20 @@ func (s *site) startServers(cluster bool) error {
 	if cluster {
 		n = 3
 	}
-	ports, err := freePorts(2 * n)
+	host := ownHost()
+	ports, err := freePorts(host, 2*n)
 	if err != nil {
 		return err
 	}
 	var routes []string
 	for _, p := range ports[n:] {
 		if cluster {
-			routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", p))
+			routes = append(routes, fmt.Sprintf("nats://%s:%d", host, p))
 		}
 	}
 	for i := range n {
 		name := fmt.Sprintf("n%d", i)
-		p := &process{name: name, log: logFile(s.dir, name+"-process"), what: child{Name: name, Port: ports[i], Route: ports[n+i], Routes: routes, Dir: s.store(name)}}
+		p := &process{name: name, log: logFile(s.dir, name+"-process"), what: child{Name: name, Host: host, Port: ports[i], Route: ports[n+i], Routes: routes, Dir: s.store(name)}}
 		if err := p.start(); err != nil {
 			return err
 		}
@@ -191,10 +193,20 @@ func (s *site) startServers(cluster bool) error {
 	return nil
 }
 
-func freePorts(n int) ([]int, error) {
+// sites counts those of this process.
+var sites atomic.Uint32
+
+// ownHost is a loopback address that no other site has. While a site's server is down,
+// another one's could get its port else, and its workers would go there.
+func ownHost() string {
+	n := sites.Add(1)
+	return fmt.Sprintf("127.77.%d.%d", n/200%256, n%200+1)
+}
+
+func freePorts(host string, n int) ([]int, error) {
 	var ports []int
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 		if err != nil {
 			return nil, err
 		}
@@ -207,7 +219,7 @@ func freePorts(n int) ([]int, error) {
 func (s *site) url() string {
 	var all []string
 	for _, p := range s.servers {
-		all = append(all, fmt.Sprintf("nats://127.0.0.1:%d", p.what.Port))
+		all = append(all, fmt.Sprintf("nats://%s:%d", p.what.Host, p.what.Port))
 	}
 	return strings.Join(all, ",")
 }
