@@ -1,14 +1,22 @@
 package dcv
 
-import "strings"
-
-// CheckLabel and CheckValue are the TXT record by which it is tried whether a
-// solver may write in a zone: one name and one value, so that replicas and
-// repetitions never make two.
-const (
-	CheckLabel = "_certmill-check"
-	CheckValue = "certmill tries whether it may write here, and removes this again"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
 )
+
+// CheckLabel is the name, in a zone, of the TXT record by which it is tried
+// whether a solver may write there.
+const CheckLabel = "_certmill-check"
+
+// CheckValue is what that record has for the solver of an account, by its label.
+// Replicas and repetitions never make two; and accounts that share a zone have
+// each their own, or what one placed would be another's to remove.
+func CheckValue(label string) string {
+	whose := sha256.Sum256([]byte(label))
+	return "certmill tries whether it may write here, and removes this again (" + hex.EncodeToString(whose[:4]) + ")"
+}
 
 // Divider is a Solver that may serve a part of a zone apart from the rest.
 type Divider interface {

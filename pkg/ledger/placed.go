@@ -235,19 +235,6 @@ func (p *Placed) Kept(c order.Challenge) bool {
 	return kept || errors.Is(err, record.ErrNewer)
 }
 
-// Forget removes the copy of what was taken back without an entry. An entry that
-// came meanwhile has its copy again. Safe to repeat.
-func (p *Placed) Forget(ctx context.Context, c order.Challenge) error {
-	if err := p.copy.forget(placedSubject(c)); err != nil {
-		return err
-	}
-	now, err := p.Read(ctx, c)
-	if err != nil || !now.Stored() {
-		return err
-	}
-	return p.copy.keep(now)
-}
-
 // Recall enters what the copy has and the book has not, as after the loss of
 // JetStream. known are the entries that the book had a moment ago. One that is
 // removed in this very moment comes back as an entry without a record. Files
@@ -284,10 +271,11 @@ func (p *Placed) Recall(ctx context.Context, known []Placement) (entered int, un
 	return entered, unread, nil
 }
 
-// Confirm notes that the record was placed. still tells whether the order needs
-// it at all: if not, another visit has taken it back since Need, and the caller
-// MUST remove what it placed. The write is what tells whoever is just removing
-// the record, and will remove the entry that it has read, to look again.
+// Confirm notes that the record was placed, and is ours: whoever found it there
+// meanwhile found this one. still tells whether the order needs it at all: if not,
+// another visit has taken it back since Need, and the caller MUST remove what it
+// placed. The write is what tells whoever is just removing the record, and will
+// remove the entry that it has read, to look again.
 func (p *Placed) Confirm(ctx context.Context, pl Placement, id string) (still bool, err error) {
 	pl.At = time.Now().UTC()
 	if _, err = p.write(ctx, pl); err == nil { // nearly always
@@ -297,10 +285,29 @@ func (p *Placed) Confirm(ctx context.Context, pl Placement, id string) (still bo
 		return false, err
 	}
 	pl, err = p.change(ctx, pl.Challenge, func(pl Placement) (Placement, bool) {
-		pl.At = time.Now().UTC()
+		pl.At, pl.Found = time.Now().UTC(), false
 		return pl, pl.Needs(id)
 	})
 	return pl.Needs(id), err
+}
+
+// Again enters the need of an order for what it has placed, or may have: also where
+// the entry is gone that it made before, with all that was seen of the record, or where
+// others found the record meanwhile. So nothing lies there that the book does not know.
+// Safe to repeat.
+func (p *Placed) Again(ctx context.Context, c order.Challenge, label, id string) error {
+	pl, err := p.change(ctx, c, func(pl Placement) (Placement, bool) {
+		if pl.Needs(id) && slices.Contains(pl.Labels, label) && !pl.Found {
+			return pl, false
+		}
+		pl.Challenge, pl.At, pl.Found = c, time.Now().UTC(), false
+		pl.Orders, pl.Labels = with(pl.Orders, id), with(pl.Labels, label)
+		return pl, true
+	})
+	if err != nil {
+		return err
+	}
+	return p.copy.keep(pl)
 }
 
 // Ours notes that a record which others had put there is gone, and that it will

@@ -408,7 +408,7 @@ func (c *Collector) cleanUp(ctx context.Context, a *Account, o *order.Order, pro
 		case !forAPerson(err):
 			return pipeline.Retry(fmt.Errorf("clean up %s: %w", pr.Place().Host, err), 0)
 		}
-		if err := p.leftBehind(ctx, pr.Place(), err); err != nil {
+		if err := p.leftBehind(ctx, pr.Place(), a.Label, o.ID(), err); err != nil {
 			return pipeline.Retry(err, 0)
 		}
 		o.Tell(order.Event{At: time.Now().UTC(), State: order.Collect, Note: fmt.Sprintf("left behind at %s %s: %v", pr.Place().Host, pr.Challenge.Path, err)})

@@ -74,11 +74,11 @@ func (p places) lay(ctx context.Context, solver dcv.Solver, at order.Challenge, 
 			return err
 		}
 		if err := solver.Present(ctx, at); err != nil {
-			return errors.Join(err, p.withdraw(ctx, at, id, fresh, err))
+			return errors.Join(err, p.unplaced(ctx, at, label, id, fresh, err))
 		}
 		// A crash here leaves a record that the book knows of.
 		gap.At(ctx, "place: placed")
-		if err := p.confirm(ctx, solver, pl, id); err != nil {
+		if err := p.confirm(ctx, pl, label, id); err != nil {
 			return err
 		}
 	}
@@ -142,26 +142,36 @@ func has(ctx context.Context, s dcv.Solver, c order.Challenge) (bool, error) {
 
 // confirm notes that the record is there. Whoever stood still between the entry
 // and the record, for so long that another visit brought the order to its end,
-// has put there what nobody will take back, unless another order needs it.
-func (p places) confirm(ctx context.Context, s dcv.Solver, pl ledger.Placement, id string) error {
+// takes back what it has put there, by an entry of its own, unless another order
+// needs it.
+func (p places) confirm(ctx context.Context, pl ledger.Placement, label, id string) error {
 	still, err := p.book.Confirm(ctx, pl, id)
 	if err != nil || still {
 		return err
 	}
-	now, err := p.book.Read(ctx, pl.Challenge)
-	if err == nil && !now.Stored() {
-		if err = s.CleanUp(ctx, pl.Challenge); err == nil {
-			// A crash here leaves a copy, by which PlacedSweep looks once more.
-			err = p.book.Forget(ctx, pl.Challenge)
-		}
+	if err = p.book.Again(ctx, pl.Challenge, label, id); err == nil {
+		// A crash here leaves an entry that no order needs: PlacedSweep takes it back.
+		err = p.takeBack(ctx, label, id, order.Proof{Challenge: pl.Challenge}, false)
 	}
 	return errors.Join(errors.New("the challenge was taken back while it was placed"), err)
 }
 
-// withdraw takes the entry back when it is clear that nothing of ours is there:
-// other orders must not wait for one that waits itself.
-func (p places) withdraw(ctx context.Context, at order.Challenge, id string, fresh bool, why error) error {
-	if !errors.Is(why, dcv.Conflict) && !(fresh && forAPerson(why)) {
+// noting is how long it may take to note what a call may have left, also when the
+// time of the visit is over.
+const noting = 5 * time.Second
+
+// unplaced is what a call leaves that failed. Where it is clear that nothing of ours
+// is there, the entry is taken back: other orders must not wait for one that waits
+// itself. Else the entry stays, and comes back if it is gone: the record may come yet.
+// A crash before leaves the entry; only if another visit removes that one while the
+// call is under way, and this process ends, is a record left that nobody knows.
+func (p places) unplaced(ctx context.Context, at order.Challenge, label, id string, fresh bool, why error) error {
+	if !forAPerson(why) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noting)
+		defer cancel()
+		return p.book.Again(ctx, at, label, id)
+	}
+	if !errors.Is(why, dcv.Conflict) && !fresh {
 		return nil
 	}
 	pl, last, err := p.book.Leave(ctx, at, id)
@@ -303,8 +313,15 @@ func (p places) clean(ctx context.Context, labels []string, c order.Challenge) e
 }
 
 // leftBehind notes in the book that a record of an order that ends could not be
-// removed: PlacedSweep goes on trying.
-func (p places) leftBehind(ctx context.Context, at order.Challenge, why error) error {
+// removed, also if the book was lost since it was placed: PlacedSweep goes on trying.
+func (p places) leftBehind(ctx context.Context, at order.Challenge, label, id string, why error) error {
+	if err := p.book.Again(ctx, at, label, id); err != nil {
+		return err
+	}
+	return p.stuck(ctx, at, why)
+}
+
+func (p places) stuck(ctx context.Context, at order.Challenge, why error) error {
 	pl, err := p.book.Read(ctx, at)
 	if err != nil || !pl.Stored() {
 		return err
@@ -507,7 +524,7 @@ func (s *PlacedSweep) remove(ctx context.Context, pl ledger.Placement) error {
 		return s.Placed.Remove(ctx, pl)
 	default:
 		log.WarnContext(ctx, "cannot remove a challenge that no order needs any more", "tries", pl.Tries+1, "err", err)
-		noted := p.leftBehind(ctx, pl.Challenge, err)
+		noted := p.stuck(ctx, pl.Challenge, err)
 		if noted == nil && !forAPerson(err) {
 			return errSilent
 		}

@@ -554,6 +554,73 @@ func TestPlacedTooLate(t *testing.T) {
 	}
 }
 
+// One whose call got no answer, and that put its record there all the same when all
+// was taken back, is taken back, too: by the entry that it makes anew.
+func TestPlacedTooLateWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.order("a", "a.example.com")
+	f := w.freezing("place: noted")
+	ended := f.freeze("a")
+	w.worker().drive("a", order.Issued)
+	w.fault(cloudsim.Fault{Action: "AddDomainRecord", Kind: "http_502_html"})
+	f.thaw()
+	<-ended
+	w.sim.ClearFaults()
+	if len(w.ours()) != 1 || len(w.booked()) != 1 {
+		t.Errorf("there is %v, booked %+v", w.ours(), w.booked())
+	}
+	w.wantNothingPlaced()
+}
+
+// The record of one that comes too late is found by another order as that of
+// strangers: it is not, and goes with that order.
+func TestPlacedTooLateAndFound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.order("a", "a.example.com")
+	f := w.freezing("place: placed")
+	ended := f.freeze("a")
+	c := w.last("a").Challenges[0]
+	pl, err := w.placed.Read(t.Context(), c)
+	w.must(err)
+	w.must(w.placed.Remove(t.Context(), pl)) // as the order's end does that saw no record
+	w.order("b", "b.example.com")
+	_, err = w.placed.Need(t.Context(), c, "ali", "b", true)
+	w.must(err)
+	f.thaw()
+	<-ended
+	if all := w.booked(); len(all) != 1 || all[0].Found || !slices.Equal(all[0].Orders, []string{"b"}) {
+		t.Errorf("booked %+v", all)
+	}
+	w.must(w.worker().placing.Sweep(t.Context())) // b does not need it
+	if w.shows(c) {
+		t.Error("it is left behind")
+	}
+}
+
+// A record of a book that was lost, which cannot be removed when its order ends, is
+// booked anew: somebody must go on trying.
+func TestRecordOfALostBookThatCannotBeRemoved(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.order("a", "a.example.com")
+	w.worker().driveTo("a", "placed", placed)
+	w.must(w.placed.Remove(t.Context(), w.booked()[0]))
+	key := w.sim.Accounts()[0]
+	zones := key.Zones
+	key.Zones = []string{"example.org"}
+	w.must(w.sim.AddAccount(key))
+	w.solvers["ali"] = w.openSolvers()["ali"] // which does not remember the zones
+	w.worker().drive("a", order.Issued)
+	if all := w.booked(); len(all) != 1 || !strings.Contains(all[0].Why, "no zone") {
+		t.Fatalf("booked %+v", all)
+	}
+	key.Zones = zones
+	w.must(w.sim.AddAccount(key))
+	w.wantNothingPlaced()
+}
+
 // An order that forgot its challenge, because it was retried after the cloud had
 // seen it, keeps it until its end; then the sweep takes it back.
 func TestForgottenChallengeStaysUntilTheEnd(t *testing.T) {

@@ -400,7 +400,7 @@ func (c *Checks) Answer(ctx context.Context, k account.ZoneKey) error {
 		return err
 	}
 	gap.At(ctx, "check: taken")
-	pr := order.Proof{Challenge: order.Challenge{Name: k.Zone, Type: dcv.TXT, Host: dcv.CheckLabel + "." + k.Zone, Value: dcv.CheckValue}}
+	pr := order.Proof{Challenge: order.Challenge{Name: k.Zone, Type: dcv.TXT, Host: dcv.CheckLabel + "." + k.Zone, Value: dcv.CheckValue(k.Label)}}
 	why := c.try(ctx, k, &pr)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -498,7 +498,7 @@ func (c *Checks) takeBack(ctx context.Context, k account.ZoneKey, pr order.Proof
 		return nil
 	}
 	c.Log.WarnContext(ctx, "the record of a check could not be removed", "account", k.Label, "zone", k.Zone, "err", err)
-	left := p.leftBehind(ctx, pr.Place(), err)
+	left := p.leftBehind(ctx, pr.Place(), k.Label, checkID, err)
 	if !noRight(err) {
 		return left
 	}

@@ -433,6 +433,65 @@ func TestOneTriesForAll(t *testing.T) {
 	w.wantNoCheckLeft()
 }
 
+// Accounts that share a zone try it side by side, each with a record of its own: what
+// one has placed is not found by another as that of strangers, and left behind.
+func TestAccountsOfOneZoneTryApart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	labels := []string{"first", "second", "third"}
+	for _, label := range labels {
+		w.solvers[label] = w.openSolvers()["ali"]
+		_, _, err := w.states.ChangeZone(t.Context(), sharedZone(label), func(z *account.Zone) bool {
+			z.Asked = time.Now().UTC()
+			return true
+		})
+		w.must(err)
+	}
+	answer := func(label string, at map[string]func()) {
+		w.must(w.checks().Answer(gap.With(t.Context(), func(_ context.Context, where string) {
+			if f := at[where]; f != nil {
+				f()
+			}
+		}), sharedZone(label)))
+	}
+	first := w.solvers["first"]
+	w.solvers["first"] = lateSolver{first, first.(dcv.Haser), func() { answer("second", nil) }}
+	tried, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	answer("first", map[string]func(){
+		"place: placed": func() {
+			go func() {
+				defer close(ended)
+				answer("third", map[string]func(){"check: tried": func() { close(tried); <-goOn }})
+			}()
+			<-tried
+		},
+	})
+	close(goOn)
+	<-ended
+	if n := w.written("AddDomainRecord"); n != 3 {
+		t.Errorf("%d records were placed, want 3", n)
+	}
+	if left, book := w.ours(), w.booked(); len(left)+len(book) > 0 {
+		t.Errorf("left behind: %v, %+v", left, book)
+	}
+}
+
+// lateSolver places after something else.
+type lateSolver struct {
+	dcv.Solver
+	dcv.Haser
+	first func()
+}
+
+func (s lateSolver) Present(ctx context.Context, c order.Challenge) error {
+	s.first()
+	return s.Solver.Present(ctx, c)
+}
+
+func sharedZone(label string) account.ZoneKey {
+	return account.ZoneKey{Main: aliUID, Label: label, Zone: "example.com"}
+}
+
 // Where the challenges lie by a CNAME, that zone is tried; what leads the check's
 // own name elsewhere means nothing.
 func TestDelegatedZoneIsTried(t *testing.T) {
