@@ -213,6 +213,10 @@ func (c *Collector) deliver(ctx context.Context, o *order.Order, cloudKey order.
 // how its names stand from now on. Only then the order is final: whoever sees it
 // so finds its names free, or in service, or paid for in vain.
 func (c *Collector) end(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, s order.State) (order.Order, error) {
+	o, err := c.withAdopted(ctx, a, flow, o)
+	if err != nil {
+		return o, err
+	}
 	ours := o.Key != nil && len(o.Key.Sealed) > 0 // a key that nobody else has
 	if err := c.cleanUp(ctx, a, &o, s == order.Issued && ours); err != nil {
 		return o, err
@@ -220,7 +224,6 @@ func (c *Collector) end(ctx context.Context, a *Account, flow issuer.Flow, o ord
 	// A crash here cleans up again, which finds nothing.
 	gap.At(ctx, "collect: cleaned up")
 	o.Placed = false
-	var err error
 	if s == order.Issued {
 		err = c.inService(ctx, flow, o)
 	} else {
@@ -230,6 +233,33 @@ func (c *Collector) end(ctx context.Context, a *Account, flow issuer.Flow, o ord
 		return o, err
 	}
 	o.State = s
+	return o, nil
+}
+
+// withAdopted is the order with the cloud order that it adopted as its resource, where
+// it uses what is bought: that one serves its names. What its record had chosen before,
+// in a life that is lost or before a person chose, is given back.
+func (c *Collector) withAdopted(ctx context.Context, a *Account, flow issuer.Flow, o order.Order) (order.Order, error) {
+	if flow.Spends() || o.CloudID == "" || o.Resource == o.CloudID {
+		return o, nil
+	}
+	if has, err := c.Ledger.Owner(ctx, o.Main, o.CloudID); err != nil || has.Order != o.ID() {
+		return o, err
+	}
+	if o.Resource != "" {
+		chose := o
+		chose.CloudID = ""
+		is, err := c.Ledger.Owner(ctx, o.Main, o.Resource)
+		if err == nil && is.Order == o.ID() {
+			_, _, err = c.release(ctx, a, flow, chose, is)
+		}
+		if err != nil {
+			return o, err
+		}
+	}
+	// A crash here leaves a choice that is given back: the next visit finds it so.
+	gap.At(ctx, "collect: old choice given back")
+	o.Resource = o.CloudID
 	return o, nil
 }
 
@@ -306,22 +336,9 @@ func (c *Collector) giveBack(ctx context.Context, a *Account, flow issuer.Flow, 
 		}
 		return started, nil
 	}
-	looked := c.now()
-	st, started, err := c.startedByIt(ctx, a, flow, *o, is)
-	if err != nil {
-		return false, err
-	}
-	if started {
-		return true, c.keep(ctx, *o, st)
-	}
-	if err := seenStarted(ctx, c.Ledger, flow, *o, st); err != nil {
-		return false, pipeline.Retry(err, 0)
-	}
-	// A crash here leaves a row that the order's own claim explains.
-	released, err := c.Ledger.Release(ctx, o.Main, o.Resource, o.ID(), looked, a.Waits.Total())
-	if errors.Is(err, ledger.ErrTooEarly) {
-		return false, pipeline.Wait(order.Wait{For: order.WaitForTime, Till: is.Called.Add(a.Waits.Total()),
-			What: "a call on " + o.Resource + " got no clear answer and may still start it: then it is looked at again"})
+	started, released, err := c.release(ctx, a, flow, *o, is)
+	if err != nil || started {
+		return started, err
 	}
 	if released {
 		// A crash here leaves a use counted that was none.
@@ -331,11 +348,35 @@ func (c *Collector) giveBack(ctx context.Context, a *Account, flow issuer.Flow, 
 		o.CloudID = ""
 	}
 	o.Resource = "" // by the time of a retry it may be somebody else's
-	return false, err
+	return false, nil
+}
+
+// release looks at the order's resource, and gives it back unless the order has
+// started it: then it stays with its names.
+func (c *Collector) release(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, is ledger.Owner) (started, released bool, err error) {
+	looked := c.now()
+	st, started, err := c.startedByIt(ctx, a, flow, o, is)
+	if err != nil {
+		return false, false, err
+	}
+	if started {
+		return true, false, c.keep(ctx, o, st)
+	}
+	if err := seenStarted(ctx, c.Ledger, flow, o, st); err != nil {
+		return false, false, pipeline.Retry(err, 0)
+	}
+	// A crash here leaves a row that the order's own claim explains.
+	released, err = c.Ledger.Release(ctx, o.Main, o.Resource, o.ID(), looked, a.Waits.Total())
+	if errors.Is(err, ledger.ErrTooEarly) {
+		return false, false, pipeline.Wait(order.Wait{For: order.WaitForTime, Till: is.Called.Add(a.Waits.Total()),
+			What: "a call on " + o.Resource + " got no clear answer and may still start it: then it is looked at again"})
+	}
+	return false, released, err
 }
 
 // startedByIt looks whether the order has started its resource. What was started
-// before its first call, or for other names, is somebody else's.
+// before its first call, or for other names, is somebody else's, unless it was
+// adopted: then its key is the order's, or a person said so.
 func (c *Collector) startedByIt(ctx context.Context, a *Account, flow issuer.Flow, o order.Order, is ledger.Owner) (issuer.Status, bool, error) {
 	st, err := flow.Look(ctx, o.Resource)
 	switch issuer.KindOf(err) {
@@ -347,7 +388,7 @@ func (c *Collector) startedByIt(ctx context.Context, a *Account, flow issuer.Flo
 	default:
 		return st, false, c.Trouble.Verb(ctx, a, err)
 	}
-	if st.Phase == issuer.Unstarted || o.Attempt == 0 {
+	if st.Phase == issuer.Unstarted || o.Attempt == 0 && o.CloudID != o.Resource {
 		return st, false, nil
 	}
 	names, err := shownNames(ctx, flow, o.Resource, st)

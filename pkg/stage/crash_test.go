@@ -106,7 +106,7 @@ func refusedPurchase(w *world) {
 // usedMeanwhile makes an order whose choice somebody else starts before it does.
 func usedMeanwhile(w *world) {
 	resource(order.Request{Account: "ali", Resource: "any"})(w)
-	o := w.worker().driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" })
+	o := w.worker().driveTo("a", "chosen", chosen)
 	w.startElsewhere("ali", dvAudit, o.Resource, "elsewhere.example.com")
 }
 
@@ -167,6 +167,7 @@ var crashes = []crash{
 	{gap: "collect: cleaned up", make: purchase, ends: order.Issued, paid: 1},
 	{gap: "collect: term noted", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{gap: "collect: in service", make: purchase, ends: order.Issued, paid: 1},
+	{gap: "collect: old choice given back", make: adoptsAnother, ends: order.Issued, paid: 1},
 	{gap: "collect: end noted", make: resource(order.Request{Account: "ali", Resource: "cas-cn-nobody"}), ends: order.Failed},
 	{gap: "collect: given back", make: resource(order.Request{Account: "ali", Resource: "cas-cn-nobody"}), ends: order.Failed},
 	{gap: "collect: over", make: func(w *world) { w.order("a", "*."+crashName) }, ends: order.Failed},

@@ -417,7 +417,7 @@ func TestStrayedOrders(t *testing.T) {
 			w.publish(r)
 			was := w.worker()
 			if state == order.Waiting { // until its account works again, or what else may never come
-				was.driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" })
+				was.driveTo("a", "chosen", chosen)
 				it, err := w.line.Last(t.Context(), "a")
 				w.must(err)
 				o := it.Order

@@ -124,7 +124,7 @@ func atItsResource(w *world) {
 // number in the key store names another.
 func olderChoice(w *world) {
 	resource(order.Request{Account: "ten"})(w)
-	o := w.worker().driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" })
+	o := w.worker().driveTo("a", "chosen", chosen)
 	other := "stage1"
 	if o.Resource == other {
 		other = "stage2"
@@ -163,6 +163,7 @@ var routes = []*route{
 	{name: "any certificate", make: resource(order.Request{Account: "ten"}), ends: order.Issued, paid: 1},
 	{name: "named certificate", make: resource(order.Request{Account: "ten", Resource: "stage2"}), ends: order.Issued, paid: 1},
 	{name: "an older copy's choice", make: olderChoice, ends: order.Issued, paid: 1},
+	{name: "another is adopted", make: adoptsAnother, ends: order.Issued, paid: 1},
 	{name: "unknown instance", make: resource(order.Request{Account: "ali", Resource: "cas-cn-nobody"}), ends: order.Failed},
 	{name: "any certificate, on a budget", make: budgeted(resource(order.Request{Account: "ten"})), ends: order.Issued, paid: 1},
 	{name: "cancelled certificate, on a budget", make: budgeted(atItsResource), do: cancel, again: cancel, ends: order.Failed},

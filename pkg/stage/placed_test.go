@@ -83,6 +83,8 @@ func (w *world) console(c order.Challenge) string {
 
 func challenged(o order.Order) bool { return o.State == order.Verify && len(o.Challenges) > 0 }
 
+func chosen(o order.Order) bool { return o.Resource != "" }
+
 func placed(o order.Order) bool { return len(o.Proofs) > 0 && !o.Proofs[0].Placed.IsZero() }
 
 // slow is a cloud at which orders stay in issuing.

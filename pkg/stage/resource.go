@@ -80,8 +80,9 @@ func (s *Submitter) withoutOldChoice(ctx context.Context, a *Account, o order.Or
 	if err != nil || uses.Resource == "" || uses.Resource == o.Resource || o.Resource == "" || uses.Attempt <= o.Attempt {
 		return o, err
 	}
-	// The copy of the ledger may have it claimed for the order, which keeps its true
-	// order, in the life that is lost, from it.
+	// The copy of the ledger may have this order's claim on its old choice, although
+	// another order has used that one in the life that is lost: the claim would keep the
+	// other from what it has started.
 	if _, err := s.Ledger.Release(ctx, o.Main, o.Resource, o.ID(), time.Now(), a.Waits.Total()); errors.Is(err, ledger.ErrTooEarly) {
 		return o, pipeline.Wait(order.Wait{For: order.WaitForTime, Till: time.Now().UTC().Add(time.Minute),
 			What: "a call on " + o.Resource + " may still land, which it chose before " + uses.Resource})

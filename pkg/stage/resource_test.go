@@ -366,7 +366,7 @@ func TestAnOlderCopysChoice(t *testing.T) {
 	w := newWorld(t, setup{})
 	w.publish(order.Request{ID: "a", Names: []string{"a.example.com"}, Account: "ten", Resource: order.AnyResource})
 	p := w.worker()
-	early := p.driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" })
+	early := p.driveTo("a", "chosen", chosen)
 	other := order.Request{ID: "b", Names: []string{"b.example.com"}, Account: "ten", Resource: early.Resource}
 	w.publish(other)
 	p.drive("b", order.Issued)
@@ -399,7 +399,7 @@ func TestAnOlderCopysClaim(t *testing.T) {
 		w.publish(order.Request{ID: id, Names: []string{id + ".example.com"}, Account: "ten", Resource: order.AnyResource})
 	}
 	p := w.worker()
-	early, used := p.driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" }), map[string]string{}
+	early, used := p.driveTo("a", "chosen", chosen), map[string]string{}
 	for _, id := range []string{"a", "b"} {
 		p.drive(id, order.Issued)
 		used[id] = w.wantIssued(id).Resource
@@ -434,7 +434,7 @@ func TestALeftOverOfAClaimingOrder(t *testing.T) {
 	w := newWorld(t, setup{})
 	w.publish(order.Request{ID: "a", Names: []string{"a.example.com"}, Account: "ten", Resource: order.AnyResource})
 	p := w.worker()
-	early := p.driveTo("a", "chosen", func(o order.Order) bool { return o.Resource != "" })
+	early := p.driveTo("a", "chosen", chosen)
 	p.drive("a", order.Issued)
 	used := w.wantIssued("a").Resource
 
@@ -460,7 +460,57 @@ func TestALeftOverOfAClaimingOrder(t *testing.T) {
 	if o := n.wantIssued("a"); o.CloudID != used {
 		t.Errorf("it used %s, and then %s", used, o.CloudID)
 	}
+	n.wantServed("a", used)
 	n.wantPaid(1, "a.example.com")
+}
+
+// wantServed checks that a resource serves an issued order until its certificate ends, by the record and by the ledger.
+func (w *world) wantServed(id, resource string) {
+	w.t.Helper()
+	o := w.wantIssued(id)
+	is, err := w.ledger.Owner(w.t.Context(), o.Main, resource)
+	if w.must(err); o.Resource != resource || is.Order != id || !is.Till.Equal(o.Certificate.NotAfter) {
+		w.t.Errorf("order %s has %s, and %s is %s's until %s, want %s", id, o.Resource, resource, is.Order, is.Till, o.Certificate.NotAfter)
+	}
+}
+
+// adoptsAnother makes an order that has the claim on one instance, and for which a
+// person adopts another one, started elsewhere.
+func adoptsAnother(w *world) {
+	resource(order.Request{Account: "ali", Resource: "cas-cn-stage1"})(w)
+	w.startElsewhere("ali", dvAudit, "cas-cn-stage0", crashName)
+	p := w.worker()
+	o := p.driveTo("a", "chosen", chosen)
+	w.claimed("a", o.Resource, crashName)
+	it, err := w.line.Last(w.t.Context(), "a")
+	w.must(err)
+	o.State, o.Hold = order.Held, &order.Hold{Reason: "for the test", From: order.Submit, Commands: []string{"certmill adopt a cas-cn-stage0"}}
+	w.must(w.line.MoveByHand(w.t.Context(), it, o))
+	w.must(p.by.Adopt(w.t.Context(), "a", "cas-cn-stage0"))
+}
+
+// An order that adopts another cloud order than it had chosen gives its choice back: it
+// serves nobody, and another order may use it.
+func TestAnOrderThatAdoptsGivesItsChoiceBack(t *testing.T) {
+	t.Parallel()
+	for _, ends := range []order.State{order.Issued, order.Failed} {
+		w := newWorld(t, setup{})
+		adoptsAnother(w)
+		p := w.worker()
+		if ends == order.Failed {
+			w.must(p.by.Cancel(t.Context(), "a"))
+		}
+		p.drive("a", ends)
+		if h := w.holder(aliUID, "cas-cn-stage1"); h != "" {
+			t.Errorf("%s: what it had chosen is held by %q", ends, h)
+		}
+		if h := w.holder(aliUID, "cas-cn-stage0"); h != "a" {
+			t.Errorf("%s: what it adopted is held by %q", ends, h)
+		}
+		if ends == order.Issued {
+			w.wantServed("a", "cas-cn-stage0")
+		}
+	}
 }
 
 // A named resource brings one certificate. Who buys its order again is told so, and

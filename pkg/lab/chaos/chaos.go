@@ -83,7 +83,7 @@ var batteries = []battery{
 	{"stock", "somebody with the stock nats command: consumers edited, paused, removed, messages and streams too", Size{Orders: 40, For: 30 * time.Second}, Size{Orders: 600, For: 6 * time.Minute}, stockCommand, siteOptions{}, true},
 	{"disk", "the disk of the server, the keys and the certificates is full, again and again", Size{Orders: 40, For: 20 * time.Second}, Size{Orders: 1000, For: 5 * time.Minute}, fillDisk, siteOptions{disk: true}, true},
 	{"spreadsheets", "one list handed in twenty times, saved in other ways, before and after JetStream is lost and put back", Size{Orders: 24, For: 18 * time.Second}, Size{Orders: 120, For: 2 * time.Minute, Runs: 6}, spreadsheets, siteOptions{}, false},
-	{"identities", "two labels with one key; keys and endpoints swapped, and a user who sees little, while calls are open", Size{Orders: 80, For: time.Second}, Size{Orders: 240, For: 5 * time.Minute}, identities, siteOptions{}, false},
+	{"identities", "two labels with one key; keys and endpoints swapped, and a user who sees little, while calls are open", Size{Orders: 80, For: time.Second}, Size{Orders: 240, For: 5 * time.Minute}, identities, siteOptions{rounds: 8}, false},
 	{"keystore", "the key store removed, unmounted, replaced by another, lost for good", Size{Orders: 50, For: 12 * time.Second}, Size{Orders: 1500, For: 3 * time.Minute}, loseKeyStore, siteOptions{}, false},
 	{"poison", "bad messages among good ones", Size{Orders: 40, For: 2 * time.Second}, Size{Orders: 4000, For: 2 * time.Second}, poisonInbox, siteOptions{}, false},
 }

@@ -39,7 +39,7 @@ type child struct {
 	Share  share      `json:",omitzero"`  // of these gaps
 	// A server, one of a cluster if it has routes:
 	Name   string   `json:",omitempty"`
-	Host   string   // where they are
+	Host   string   // its address, and that of its routes
 	Port   int      `json:",omitempty"`
 	Route  int      `json:",omitempty"`
 	Routes []string `json:",omitempty"`

@@ -48,6 +48,7 @@ const (
 type siteOptions struct {
 	cluster    bool
 	submitters int  // 0: 2
+	rounds     int  // in which that many orders are handed in; 0: one
 	budget     bool // purchases are counted towards one, so that account state is written all the time
 	disk       bool // what must not be lost lies on a small disk
 }
@@ -58,6 +59,7 @@ type site struct {
 	dir    string
 	seed   uint64
 	size   Size
+	rounds int // in which its orders are handed in: the accounts have enough for that many
 	tell   func(string)
 	open   func(Setting) (Clouds, error)
 	clouds Clouds
@@ -92,7 +94,7 @@ func newSite(ctx context.Context, b battery, size Size, clouds func(Setting) (Cl
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("site: %w", err)
 	}
-	s = &site{dir: dir, seed: seed, size: size, tell: tell, open: clouds, books: newBooks(), did: Report{Battery: b.name}}
+	s = &site{dir: dir, seed: seed, size: size, rounds: max(b.site.rounds, 1), tell: tell, open: clouds, books: newBooks(), did: Report{Battery: b.name}}
 	begun := s
 	defer func() {
 		if err != nil {
@@ -159,7 +161,7 @@ func (s *site) openClouds() (err error) {
 }
 
 func (s *site) setting() Setting {
-	return Setting{Seed: s.seed, Orders: s.size.Orders, Accounts: s.size.Accounts, Web: s.web.Addr().String(),
+	return Setting{Seed: s.seed, Orders: s.rounds * s.size.Orders, Accounts: s.size.Accounts, Web: s.web.Addr().String(),
 		SignatureLife: signatureLife, Clocks: clocks, ListLag: listLag, Deadline: deadline}
 }
 
