@@ -370,7 +370,7 @@ func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Fl
 		// purchase.
 		return growth, nil
 	}
-	strangers, err := strangers(ctx, flow, known, open, names)
+	strangers, err := strangers(ctx, flow, known, open, now.Read, names)
 	return growth - strangers, err
 }
 
@@ -386,12 +386,12 @@ func explains(product string, intent time.Time, open ledger.Attempt, now time.Ti
 }
 
 // strangers counts the rows of the product that nobody claims and that came
-// after the entry's reading: orders of every status, because the cloud counts
-// every successful call. No allowance is made for clocks: a row from before the
-// reading is in the count already, and would hide a purchase that is not listed. Nor
-// does a row of the attempt's own names explain anything, unless its key is known to
+// between the entry's reading and the count of now: orders of every status, because
+// the cloud counts every successful call. No allowance is made for clocks: a row from
+// before the reading is in the first count already, one from after the second in
+// neither, and each would hide a purchase that is not listed. Nor does a row of the attempt's own names explain anything, unless its key is known to
 // be another: it may be this very purchase, that the list shows only now.
-func strangers(ctx context.Context, flow issuer.Flow, known map[string]bool, open ledger.Attempt, names []string) (int64, error) {
+func strangers(ctx context.Context, flow issuer.Flow, known map[string]bool, open ledger.Attempt, now time.Time, names []string) (int64, error) {
 	all, ok := flow.(issuer.AllLister)
 	if !ok {
 		return 0, nil
@@ -399,7 +399,7 @@ func strangers(ctx context.Context, flow issuer.Flow, known map[string]bool, ope
 	seen := map[string]bool{}
 	err := eachRow(ctx, all.All, func(row issuer.Row) error {
 		own := order.Shows(row.Names, names) && !slices.Contains(open.Foreign, row.CloudID)
-		if row.CloudID != "" && row.Product == open.Product && row.Created.After(open.Used.Read) && !known[row.CloudID] && !own {
+		if row.CloudID != "" && explains(row.Product, row.Created, open, now) && !known[row.CloudID] && !own {
 			seen[row.CloudID] = true
 		}
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -278,6 +279,46 @@ func TestUsedCountExplainedByTheLedger(t *testing.T) {
 	if o := w.last("a"); o.State != order.Submit {
 		t.Errorf("although the ledger has the purchase that was counted: %s", w.tell("a"))
 	}
+}
+
+// What a stranger buys after the count was read is not in it, and explains no use.
+func TestRowFromAfterTheCountExplainsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("a", "reset_after_commit", "a.example.com")
+	shown := w.accounts["ali"].Cloud
+	own := w.paid("a.example.com")[0].ID
+	w.replaceFlow("ali", boughtBeside{w.accounts["ali"].Flow(forPackage).(packages), own, sync.OnceFunc(func() { w.stranger("b.example.com") })})
+	w.later()
+	p.visit("a")
+	if o := w.last("a"); o.State != order.Unsure {
+		t.Errorf("with a stranger's row from after the count: %s", w.tell("a"))
+	}
+	w.accounts["ali"].Cloud = shown
+	p.drive("a", order.Issued)
+	w.wantPaid(1, "a.example.com")
+}
+
+// boughtBeside is the package flow at a cloud that lists one cloud order only later,
+// where something else is bought once the count was read.
+type boughtBeside struct {
+	packages
+	unlisted string
+	buy      func()
+}
+
+func (boughtBeside) Find(context.Context, []string) ([]issuer.Row, error) { return nil, nil }
+
+func (f boughtBeside) Usage(ctx context.Context, product string) (issuer.Usage, error) {
+	u, err := f.packages.Usage(ctx, product)
+	f.buy()
+	return u, err
+}
+
+func (f boughtBeside) All(ctx context.Context, page int) (issuer.Page, error) {
+	p, err := f.packages.All(ctx, page)
+	p.Rows = slices.DeleteFunc(p.Rows, func(r issuer.Row) bool { return r.CloudID == f.unlisted })
+	return p, err
 }
 
 // Growth that other orders' rows explain is no obstacle.

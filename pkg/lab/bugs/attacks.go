@@ -34,6 +34,10 @@ var attacked = []bug{
 		"case p.Key.Fingerprint == k.Fingerprint:", "case p.Key.Fingerprint == \"\":",
 		store, "TestRestore"},
 
+	{"a stranger's row from after the count explains what was counted", "pkg/stage/reconcile.go",
+		"explains(row.Product, row.Created, open, now) &&", "explains(row.Product, row.Created, open, now.Add(time.Hour)) &&",
+		stage, "TestRowFromAfterTheCountExplainsNothing"},
+
 	// By the long form of chaos, where JetStream was put back to an older copy.
 	{"what an older copy's record has chosen counts, whatever was started since", resourceGo,
 		"o.Resource == \"\" || uses.Attempt <= o.Attempt {", "o.Resource == \"\" || true || uses.Attempt <= o.Attempt {",
