@@ -152,9 +152,13 @@ type Flow interface {
 
 // Further abilities, found by type assertion.
 type (
-	// Preparer is a flow whose resource needs its materials before Submit. Safe
-	// to repeat: it overwrites, and so must not come late (Within).
+	// Preparer is a flow whose resource needs its materials before Submit.
 	Preparer interface {
+		// ReservePrepare waits for Prepare's permit, as Reserve does for Submit's:
+		// the call is noted when it can be made, and may come soon after that.
+		ReservePrepare(ctx context.Context) (reserved context.Context, release func(), err error)
+		// Prepare is safe to repeat: it overwrites, and so must not come late
+		// (Within).
 		Prepare(ctx context.Context, a Application) error
 	}
 	// Namer is a flow whose Look does not show what a started resource is for. No

@@ -268,7 +268,12 @@ func (s *Submitter) materials(ctx context.Context, a *Account, flow issuer.Flow,
 	if err != nil {
 		return err
 	}
-	return s.call(ctx, a, o, false, func(f issuer.Fence) error { return p.Prepare(issuer.Within(ctx, f), app) })
+	reserved, release, err := p.ReservePrepare(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return s.call(ctx, a, o, false, func(f issuer.Fence) error { return p.Prepare(issuer.Within(reserved, f), app) })
 }
 
 // call makes a call on the order's resource. It is noted before, and the request

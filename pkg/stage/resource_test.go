@@ -13,6 +13,7 @@ import (
 	"github.com/certmill/certmill/pkg/issuer/issuertest"
 	"github.com/certmill/certmill/pkg/ledger"
 	"github.com/certmill/certmill/pkg/order"
+	"github.com/certmill/certmill/pkg/permit"
 	"github.com/certmill/certmill/pkg/stage"
 )
 
@@ -328,6 +329,39 @@ func TestLateVisitLeavesItsOrdersResourceAlone(t *testing.T) {
 		w.worker().drive(r.ID, order.Issued)
 		w.wantIssued(r.ID)
 	}
+}
+
+// The permit for the materials comes before the note of their call: an order that waits
+// for it behind many others, for longer than a note stands, sends them all the same.
+func TestPermitComesBeforeTheNoteOfTheMaterials(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{permits: func(k permit.Key) permit.Limit {
+		l := permit.Limit{Calls: 500, Period: 10 * time.Millisecond, Deadline: 3 * waits.Entry}
+		if k.Action == "CertificateInfoSubmit" {
+			l.Calls = 1
+		}
+		return l
+	}})
+	w.publish(order.Request{ID: "a", Account: "ten", Resource: "stage1", Names: []string{"a.example.com"}})
+	p := w.worker()
+	p.driveTo("a", "chosen and decided", func(o order.Order) bool { return o.Resource != "" && !o.Taken.IsZero() })
+	_, release, err := w.accounts["ten"].Flow(orderSubmit).(issuer.Preparer).ReservePrepare(t.Context())
+	w.must(err)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.driveTo("a", "with a number", func(o order.Order) bool { return o.Attempt == 1 })
+	}()
+	time.Sleep(waits.Entry + 200*time.Millisecond)
+	if is, err := w.ledger.Owner(t.Context(), tenUID, "stage1"); err != nil || is.Order != "a" || !is.Called.IsZero() {
+		t.Errorf("while it waits: %+v, %v", is, err)
+	}
+	release()
+	<-ended
+	if tl := w.tell("a"); strings.Contains(tl, "never sent") {
+		t.Error(tl)
+	}
+	p.drive("a", order.Issued)
 }
 
 // Put back to a copy from between the choice and the first call, an order knows

@@ -74,6 +74,11 @@ type materials struct {
 	CsrKeyParameter string   `json:",omitempty"`
 }
 
+// ReservePrepare implements issuer.Preparer.
+func (f *certificates) ReservePrepare(ctx context.Context) (context.Context, func(), error) {
+	return f.c.caller.Reserve(ctx, infoSubmit)
+}
+
 // Prepare submits the materials: our CSR, or what the cloud makes key and CSR
 // from. Safe to repeat until the order was submitted: it overwrites.
 func (f *certificates) Prepare(ctx context.Context, a issuer.Application) error {

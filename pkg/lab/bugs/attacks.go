@@ -34,6 +34,9 @@ var attacked = []bug{
 		"case p.Key.Fingerprint == k.Fingerprint:", "case p.Key.Fingerprint == \"\":",
 		store, "TestRestore"},
 
+	{"the call for the materials is noted before its permit is there", resourceGo,
+		"reserved, release, err := p.ReservePrepare(ctx)", "reserved, release, err := ctx, func() {}, error(nil)",
+		stage, "TestPermitComesBeforeTheNoteOfTheMaterials"},
 	{"a stranger's row from after the count explains what was counted", "pkg/stage/reconcile.go",
 		"explains(row.Product, row.Created, open, now) &&", "explains(row.Product, row.Created, open, now.Add(time.Hour)) &&",
 		stage, "TestRowFromAfterTheCountExplainsNothing"},

@@ -140,7 +140,7 @@ var spending = []bug{
 		"NotAfter: at.Add(a.Waits.Entry)})", "NotAfter: time.Now().Add(a.Waits.Entry)})",
 		stage, "TestClaimIsKeptUntilALateCallCannotLand"},
 	{"materials have no fence", resourceGo,
-		"p.Prepare(issuer.Within(ctx, f), app)", "p.Prepare(ctx, app)",
+		"p.Prepare(issuer.Within(reserved, f), app)", "p.Prepare(reserved, app)",
 		stage, "TestMaterialsThatComeLate"},
 	{"a claim that was written for an order which had ended stands", claimGo,
 		"return l.stands(ctx, e, id, by, decided)", "return nil",
