@@ -269,6 +269,20 @@ func TestPlacedSweep(t *testing.T) {
 	}
 }
 
+// withoutZone takes the account's zone away from its key, until back is called.
+func (w *world) withoutZone() (back func()) {
+	w.t.Helper()
+	key := w.sim.Accounts()[0]
+	zones := key.Zones
+	key.Zones = []string{"example.org"}
+	w.must(w.sim.AddAccount(key))
+	w.solvers["ali"] = w.openSolvers()["ali"] // which does not remember the zones
+	return func() {
+		key.Zones = zones
+		w.must(w.sim.AddAccount(key))
+	}
+}
+
 // A record that cannot be removed does not keep its order from being delivered.
 // It stays in the book, with the reason, until it can be.
 func TestRecordThatCannotBeRemoved(t *testing.T) {
@@ -277,11 +291,7 @@ func TestRecordThatCannotBeRemoved(t *testing.T) {
 	w.order("a", "a.example.com")
 	p := w.worker()
 	p.driveTo("a", "placed", placed)
-	key := w.sim.Accounts()[0]
-	zones := key.Zones
-	key.Zones = []string{"example.org"}
-	w.must(w.sim.AddAccount(key))
-	w.solvers["ali"] = w.openSolvers()["ali"] // which does not remember the zones
+	back := w.withoutZone()
 	w.worker().drive("a", order.Issued)
 	w.wantIssued("a")
 	all := w.booked()
@@ -301,8 +311,7 @@ func TestRecordThatCannotBeRemoved(t *testing.T) {
 	if all := w.booked(); len(all) != 1 || all[0].Tries != 2 || time.Until(all[0].Next) < time.Minute {
 		t.Errorf("booked %+v", all)
 	}
-	key.Zones = zones
-	w.must(w.sim.AddAccount(key))
+	back()
 	w.wantNothingPlaced()
 	if len(w.booked()) > 0 {
 		t.Error("the entry is left")
@@ -609,17 +618,12 @@ func TestRecordOfALostBookThatCannotBeRemoved(t *testing.T) {
 	w.order("a", "a.example.com")
 	w.worker().driveTo("a", "placed", placed)
 	w.must(w.placed.Remove(t.Context(), w.booked()[0]))
-	key := w.sim.Accounts()[0]
-	zones := key.Zones
-	key.Zones = []string{"example.org"}
-	w.must(w.sim.AddAccount(key))
-	w.solvers["ali"] = w.openSolvers()["ali"] // which does not remember the zones
+	back := w.withoutZone()
 	w.worker().drive("a", order.Issued)
 	if all := w.booked(); len(all) != 1 || !strings.Contains(all[0].Why, "no zone") {
 		t.Fatalf("booked %+v", all)
 	}
-	key.Zones = zones
-	w.must(w.sim.AddAccount(key))
+	back()
 	w.wantNothingPlaced()
 }
 
