@@ -247,11 +247,9 @@ func (c *Collector) withAdopted(ctx context.Context, a *Account, flow issuer.Flo
 		return o, err
 	}
 	if o.Resource != "" {
-		chose := o
-		chose.CloudID = ""
 		is, err := c.Ledger.Owner(ctx, o.Main, o.Resource)
 		if err == nil && is.Order == o.ID() {
-			_, _, err = c.release(ctx, a, flow, chose, is)
+			_, _, err = c.release(ctx, a, flow, o, is)
 		}
 		if err != nil {
 			return o, err

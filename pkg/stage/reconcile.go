@@ -333,6 +333,7 @@ func narrow(err error) bool {
 // unexplained is how many uses of a product since the entry's reading neither
 // the ledger nor an unclaimed row accounts for.
 func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Flow, c issuer.Counter, open ledger.Attempt, names []string) (int64, error) {
+	asked := time.Now() // what came since may not be in the count: the time of its answer is later
 	now, err := c.Usage(ctx, open.Product)
 	if err != nil {
 		return 0, err
@@ -346,13 +347,13 @@ func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Fl
 	unread, err := r.Ledger.Each(ctx, a.Main, func(e ledger.Entry) error {
 		for _, c := range e.Claims {
 			known[c.CloudID] = true
-			if explains(c.Product, c.Intent, open, now.Read) {
+			if explains(c.Product, c.Intent, open, asked) {
 				growth--
 			}
 		}
 		for _, other := range e.Attempts {
 			known[other.Provisional] = true
-			if other.Provisional != "" && explains(other.Product, other.Opened, open, now.Read) {
+			if other.Provisional != "" && explains(other.Product, other.Opened, open, asked) {
 				growth--
 			}
 		}
@@ -370,15 +371,18 @@ func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Fl
 		// purchase.
 		return growth, nil
 	}
-	strangers, err := strangers(ctx, flow, known, open, now.Read, names)
+	// A list shows times cut off, to a second at the most: a row of the second in which
+	// the count was asked for may be from after it, and explains something a second later.
+	whole := asked.Truncate(time.Second).Add(-1)
+	strangers, err := strangers(ctx, flow, known, open, whole, names)
 	return growth - strangers, err
 }
 
 // explains tells whether a purchase, which has a row at the cloud, is one of the
-// uses that were counted since the entry's reading and until the count of now: one
-// with a later intent, by whatever order (an earlier purchase of this very one,
-// too). One whose call was under way while the entry's count was read may be in it
-// already. An attempt without a row never explains: to let it buys twice where
+// uses that were counted since the entry's reading and until the count of now was
+// asked for: one with a later intent, by whatever order (an earlier purchase of this
+// very one, too). One whose call was under way while the entry's count was read may be
+// in it already. An attempt without a row never explains: to let it buys twice where
 // the list hides longer than was allowed for (TestPurchaseModel finds it), not to
 // costs a hold now and then, which is looked at again (Sweep).
 func explains(product string, intent time.Time, open ledger.Attempt, now time.Time) bool {
@@ -389,8 +393,9 @@ func explains(product string, intent time.Time, open ledger.Attempt, now time.Ti
 // between the entry's reading and the count of now: orders of every status, because
 // the cloud counts every successful call. No allowance is made for clocks: a row from
 // before the reading is in the first count already, one from after the second in
-// neither, and each would hide a purchase that is not listed. Nor does a row of the attempt's own names explain anything, unless its key is known to
-// be another: it may be this very purchase, that the list shows only now.
+// neither, and each would hide a purchase that is not listed. Nor does a row of the
+// attempt's own names explain anything, unless its key is known to be another: it may
+// be this very purchase, that the list shows only now.
 func strangers(ctx context.Context, flow issuer.Flow, known map[string]bool, open ledger.Attempt, now time.Time, names []string) (int64, error) {
 	all, ok := flow.(issuer.AllLister)
 	if !ok {

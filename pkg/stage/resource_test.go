@@ -498,7 +498,8 @@ func TestALeftOverOfAClaimingOrder(t *testing.T) {
 	n.wantPaid(1, "a.example.com")
 }
 
-// wantServed checks that a resource serves an issued order until its certificate ends, by the record and by the ledger.
+// wantServed checks that a resource serves an issued order until its certificate ends,
+// by the record and by the ledger.
 func (w *world) wantServed(id, resource string) {
 	w.t.Helper()
 	o := w.wantIssued(id)
