@@ -423,6 +423,32 @@ func TestAnOlderCopysChoice(t *testing.T) {
 	n.wantPaid(1, "a.example.com")
 }
 
+// Nobody has used the first choice: the other order only claimed it, and the lost
+// JetStream has taken that claim with it. What is unused again is not used besides
+// what the order has started, which is not issued yet: no key tells whose that is.
+func TestAnOlderCopysChoiceIsUnusedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	w.publish(order.Request{ID: "a", Names: []string{"a.example.com"}, Account: "ten", Resource: order.AnyResource})
+	p := w.worker()
+	early := p.driveTo("a", "chosen", chosen)
+	w.claimedAt(tenUID, "b", early.Resource, "b.example.com")
+	p.drive("a", order.Verify)
+	used := w.last("a").Resource
+	if used == early.Resource {
+		t.Fatalf("it used %s, which another order has claimed", used)
+	}
+	n := w.afterWipe()
+	n.sweepFirst()
+	_, err := n.line.Create(t.Context(), early)
+	w.must(err)
+	n.worker().drive("a", order.Issued)
+	if o := n.wantIssued("a"); o.Resource != used || o.CloudID != used {
+		t.Errorf("it used %s, and then %s (%s)", used, o.Resource, o.CloudID)
+	}
+	n.wantPaid(1, "a.example.com")
+}
+
 // The other way about: the copy of the ledger has the claim of the order that chose the
 // resource first, and not that of the one that started it in the life that is lost. That
 // one waits until the claim is given back, and uses no other.

@@ -44,7 +44,7 @@ var attacked = []bug{
 	// By the long form of chaos, where JetStream was put back to an older copy.
 	{"what an older copy's record has chosen counts, whatever was started since", resourceGo,
 		"o.Resource == \"\" || uses.Attempt <= o.Attempt {", "o.Resource == \"\" || true || uses.Attempt <= o.Attempt {",
-		stage, "TestAnOlderCopysChoice"},
+		stage, "TestAnOlderCopysChoiceIsUnusedAgain"},
 	{"what an order has started is forgotten where another has the claim", resourceGo,
 		"if started || time.Since(uses.At) < a.Waits.Total() {", "if started && false {",
 		stage, "TestAnOlderCopysClaim"},
