@@ -50,7 +50,7 @@ func (s *session) submitter(ctx context.Context, g *errgroup.Group) {
 	}
 	s.lanes(ctx, g, order.Submit, &stage.Submitter{Accounts: s.accounts, Ledger: s.ledger, States: s.states,
 		Keys:   feltKeys{s.keys, s.place(account.KeyStorePlace)},
-		Sealer: s.recipients, Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Flight: s.flight(), Duplicates: s.cfg.Duplicates == duplicatesAllow, Line: s.line, Numbers: s.keys, MayBuy: s.mayBuy})
+		Sealer: s.recipients, Usages: &stage.Usages{Now: s.ledger.Now}, Pools: &stage.Pools{}, Trouble: s.trouble(), Budgets: s.budgets(), Flight: s.flight(), Duplicates: s.cfg.Duplicates == duplicatesAllow, Line: s.line, Numbers: s.keys, MayBuy: s.mayBuy})
 
 	reconciler := &stage.Reconciler{Accounts: s.accounts, Ledger: s.ledger, States: s.states, Line: s.line, Guard: s.guard(), Log: s.log, Now: time.Now}
 	neighbours := s.neighbours(true)

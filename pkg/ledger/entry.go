@@ -41,6 +41,7 @@ type Attempt struct {
 	Sought      time.Time `json:"sought,omitzero"`       // rows since then are looked at; zero: since Opened
 	Used        *Used     `json:"used,omitempty"`        // quota before
 	Provisional string    `json:"provisional,omitempty"` // cloud id adopted without proof
+	Adopted     time.Time `json:"adopted,omitzero"`      // when, on the server's clock; zero in the message that adopts
 	Foreign     []string  `json:"foreign,omitempty"`     // cloud ids that have another key than this order
 	Note        string    `json:"note,omitempty"`        // why it was refused, cancelled or not bought
 }
@@ -65,10 +66,10 @@ type Claim struct {
 	Order    string    `json:"order"`
 	Purchase int       `json:"purchase"`
 	Attempt  int       `json:"attempt"`
-	At       time.Time `json:"at"`
+	At       time.Time `json:"at,omitzero"`       // the server's clock; zero in the message that claims
 	How      string    `json:"how,omitempty"`     // answered, adopted, by hand
 	Product  string    `json:"product,omitempty"` // one of its quota was used
-	Intent   time.Time `json:"intent,omitzero"`   // when the attempt was opened; zero: by hand, without one
+	Intent   time.Time `json:"intent,omitzero"`   // since when it may have been bought; zero: by hand, without an attempt
 }
 
 // Unclaimed is a cloud order for these names that no claim explains.

@@ -66,6 +66,19 @@ func New(ctx context.Context, js jetstream.JetStream, replicas int) (*Ledger, er
 // Began is when this ledger was created, on the server's clock.
 func (l *Ledger) Began() time.Time { return l.stream.CachedInfo().Created }
 
+// Now is the time on the clock that the times of entries are of: that of the server
+// which leads the ledger's stream.
+func (l *Ledger) Now(ctx context.Context) (time.Time, error) {
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("the ledger's time: %w", err)
+	}
+	if info.TimeStamp.IsZero() { // a server before 2.10 does not tell
+		return time.Time{}, errors.New("the ledger's time: the server does not tell it")
+	}
+	return info.TimeStamp, nil
+}
+
 func spendSubject(main string, names []string) string {
 	return "spend." + main + "." + order.NamesHash(names)
 }
@@ -124,8 +137,9 @@ func stored(main string, names []string, all []stream.Value, last uint64) (Entry
 	return own, nil
 }
 
-// decodeEntry reads an entry. An attempt that this very message opened has no
-// time of its own yet: the message's time is the intent's time.
+// decodeEntry reads an entry. What this very message opened, adopted or claimed has
+// no time of its own yet: the message's time is its time. So these are times of one
+// clock, the server's, and can be compared with its Now.
 func decodeEntry(data []byte, seq uint64, stored time.Time) (Entry, error) {
 	var e Entry
 	rest, err := record.Decode(data, version, &e)
@@ -136,6 +150,14 @@ func decodeEntry(data []byte, seq uint64, stored time.Time) (Entry, error) {
 	for i := range e.Attempts {
 		if e.Attempts[i].Ending == Open && e.Attempts[i].Opened.IsZero() {
 			e.Attempts[i].Opened = stored
+		}
+		if e.Attempts[i].Provisional != "" && e.Attempts[i].Adopted.IsZero() {
+			e.Attempts[i].Adopted = stored
+		}
+	}
+	for i := range e.Claims {
+		if e.Claims[i].At.IsZero() {
+			e.Claims[i].At = stored
 		}
 	}
 	return e, nil
@@ -291,7 +313,7 @@ func (l *Ledger) Bought(ctx context.Context, main string, names []string, a Atte
 		}
 		last.Ending, last.Provisional = Bought, ""
 		return e.with(last).withClaim(Claim{CloudID: cloudID, Order: a.Order, Purchase: last.Purchase,
-			Attempt: last.Attempt, At: time.Now().UTC(), How: how, Product: last.Product, Intent: last.Opened}), true, nil
+			Attempt: last.Attempt, How: how, Product: last.Product, Intent: last.Since()}), true, nil
 	})
 }
 
@@ -492,7 +514,7 @@ func (l *Ledger) Adopt(ctx context.Context, main string, names []string, a Attem
 		case last.Provisional != "" || !e.Free(cloudID, a.Order):
 			return e, false, ErrConflict
 		}
-		last.Provisional = cloudID
+		last.Provisional, last.Adopted = cloudID, time.Time{}
 		return e.with(last), true, nil
 	})
 }
@@ -516,7 +538,7 @@ func (l *Ledger) Disown(ctx context.Context, main string, names []string, a Atte
 			}
 			return e, false, ErrConflict
 		}
-		last.Provisional = ""
+		last.Provisional, last.Adopted = "", time.Time{}
 		last.Foreign = append(slices.Clone(last.Foreign), cloudID)
 		return e.with(last).withUnclaimed(cloudID), true, nil
 	})
@@ -569,7 +591,7 @@ func (l *Ledger) Assign(ctx context.Context, main string, names []string, c Clai
 		}
 		if last, ok := e.Last(c.Order); ok && last.Ending == Open {
 			last.Ending, last.Provisional = Bought, ""
-			e, c.Product, c.Intent = e.with(last), last.Product, last.Opened
+			e, c.Product, c.Intent = e.with(last), last.Product, last.Since()
 		}
 		// Until it is issued or has ended, whoever has the names besides: what was
 		// bought is on its way.

@@ -143,6 +143,41 @@ func TestAClosedEntryIsNotSent(t *testing.T) {
 	wantErr(t, "an opener that woke too late", err, ErrNotOpener)
 }
 
+// What an attempt of an earlier life bought was bought since then, although its entry was
+// opened anew later: it explains no use of today. When it was claimed is the server's word.
+func TestClaimOfAnEarlierLife(t *testing.T) {
+	t.Parallel()
+	for how, claim := range map[string]func(*Ledger, Attempt) error{
+		"bought": func(l *Ledger, a Attempt) error { return l.Bought(t.Context(), main, names, a, "77", "adopted") },
+		"assigned": func(l *Ledger, a Attempt) error {
+			return l.Assign(t.Context(), main, names, Claim{CloudID: "77", Order: a.Order})
+		},
+	} {
+		l := openLedger(t)
+		a := attempt("a", 2)
+		a.Sought = time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
+		if err := l.BeginOwnerless(t.Context(), read(t, l), a); err != nil {
+			t.Fatal(err)
+		}
+		before, err := l.Now(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		open, _ := read(t, l).OpenAttempt()
+		if err := claim(l, open); err != nil {
+			t.Fatal(err)
+		}
+		after, err := l.Now(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, _ := read(t, l).Claimed("77")
+		if !c.Intent.Equal(a.Sought) || !c.At.After(before) || !c.At.Before(after) {
+			t.Errorf("%s: %+v; it was sent after %v, and claimed from %v to %v", how, c, a.Sought, before, after)
+		}
+	}
+}
+
 func TestOwnerless(t *testing.T) {
 	t.Parallel()
 	l := openLedger(t)

@@ -303,7 +303,7 @@ func (w *world) worker() *worker {
 	return &worker{world: w, ctx: w.t.Context(),
 		intake: stage.Intake{Accounts: w.accounts, Ledger: w.ledger, Line: w.line, Log: log, Keys: w.keys},
 		submit: &stage.Submitter{Accounts: w.accounts, Ledger: w.ledger, States: w.states, Keys: w.keys, Sealer: w.recipients,
-			Usages: &stage.Usages{}, Pools: &stage.Pools{}, Trouble: trouble, Budgets: stage.Budgets{States: w.states}, Line: w.line,
+			Usages: &stage.Usages{Now: w.ledger.Now}, Pools: &stage.Pools{}, Trouble: trouble, Budgets: stage.Budgets{States: w.states}, Line: w.line,
 			MayBuy: func() bool { return !w.full.Load() }},
 		verify: &stage.Verifier{Accounts: w.accounts, Solvers: w.solvers, Placed: w.placed, Looker: w.looker, Since: w.line.Since(), Trouble: trouble},
 		collect: &stage.Collector{Accounts: w.accounts, Ledger: w.ledger, Solvers: w.solvers, Placed: w.placed, Sinks: []stage.Sink{certstore.Dir{Path: w.out}},
@@ -643,6 +643,13 @@ func (w *world) loses(kind string) {
 func (w *world) stranger(names ...string) string {
 	w.t.Helper()
 	return w.buyWith(issuertest.CSR(w.t, names...), names...)
+}
+
+// apart waits until what is bought from now on is after what was read before, as far as
+// the cloud's clock and the ledger's may be apart.
+func (w *world) apart() {
+	w.t.Helper()
+	time.Sleep(waits.Clocks + 100*time.Millisecond)
 }
 
 func (w *world) buyWith(csr string, names ...string) string {

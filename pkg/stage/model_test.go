@@ -167,7 +167,7 @@ func (m *model) handler(t *rapid.T, s order.State) pipeline.Handler {
 	trouble := stage.Trouble{States: m.states, Log: log}
 	switch s {
 	case order.Submit:
-		return &stage.Submitter{Accounts: all, Ledger: m.ledger, States: m.states, Keys: m.keys, Usages: &stage.Usages{},
+		return &stage.Submitter{Accounts: all, Ledger: m.ledger, States: m.states, Keys: m.keys, Usages: &stage.Usages{Now: m.ledger.Now},
 			Pools: &stage.Pools{}, Trouble: trouble, Line: m.line}
 	case order.Verify:
 		return &stage.Verifier{Accounts: all, Trouble: trouble}

@@ -351,7 +351,7 @@ func (p *Operator) Adopt(ctx context.Context, id, cloudID string) error {
 		return err
 	}
 	err = p.Ledger.Assign(ctx, it.Main, it.Request.Names, ledger.Claim{CloudID: cloudID, Order: id, Purchase: it.Purchase,
-		Attempt: it.Attempt, At: time.Now().UTC(), How: "by hand: " + p.Who})
+		Attempt: it.Attempt, How: "by hand: " + p.Who})
 	if errors.Is(err, ledger.ErrTaken) || errors.Is(err, ledger.ErrOtherNames) {
 		return refuse("%v", err)
 	}

@@ -333,7 +333,10 @@ func narrow(err error) bool {
 // unexplained is how many uses of a product since the entry's reading neither
 // the ledger nor an unclaimed row accounts for.
 func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Flow, c issuer.Counter, open ledger.Attempt, names []string) (int64, error) {
-	asked := time.Now() // what came since may not be in the count: the time of its answer is later
+	asked, err := r.Ledger.Now(ctx) // what came since may not be in the count
+	if err != nil {
+		return 0, err
+	}
 	now, err := c.Usage(ctx, open.Product)
 	if err != nil {
 		return 0, err
@@ -347,13 +350,13 @@ func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Fl
 	unread, err := r.Ledger.Each(ctx, a.Main, func(e ledger.Entry) error {
 		for _, c := range e.Claims {
 			known[c.CloudID] = true
-			if explains(c.Product, c.Intent, open, asked) {
+			if explains(c.Product, c.Intent, c.At, open, asked) {
 				growth--
 			}
 		}
 		for _, other := range e.Attempts {
 			known[other.Provisional] = true
-			if other.Provisional != "" && explains(other.Product, other.Opened, open, asked) {
+			if other.Provisional != "" && explains(other.Product, other.Since(), other.Adopted, open, asked) {
 				growth--
 			}
 		}
@@ -371,32 +374,32 @@ func (r *Reconciler) unexplained(ctx context.Context, a *Account, flow issuer.Fl
 		// purchase.
 		return growth, nil
 	}
-	// A list shows times cut off, to a second at the most: a row of the second in which
-	// the count was asked for may be from after it, and explains something a second later.
-	whole := asked.Truncate(time.Second).Add(-1)
-	strangers, err := strangers(ctx, flow, known, open, whole, names)
+	strangers, err := strangers(ctx, flow, known, open, a.Waits.Clocks, asked, names)
 	return growth - strangers, err
 }
 
 // explains tells whether a purchase, which has a row at the cloud, is one of the
 // uses that were counted since the entry's reading and until the count of now was
 // asked for: one with a later intent, by whatever order (an earlier purchase of this
-// very one, too). One whose call was under way while the entry's count was read may be
-// in it already. An attempt without a row never explains: to let it buys twice where
+// very one, too), whose row was known by then. One whose call was under way while the
+// entry's count was read may be in that one already; one whose call was under way while
+// the count of now was asked for may not be in this one, and explains something when it
+// is asked for again. All of these times are of the ledger's clock. An attempt without a row never explains: to let it buys twice where
 // the list hides longer than was allowed for (TestPurchaseModel finds it), not to
 // costs a hold now and then, which is looked at again (Sweep).
-func explains(product string, intent time.Time, open ledger.Attempt, now time.Time) bool {
-	return product == open.Product && intent.After(open.Used.Read) && !intent.After(now)
+func explains(product string, intent, known time.Time, open ledger.Attempt, asked time.Time) bool {
+	return product == open.Product && intent.After(open.Used.Read) && known.Before(asked)
 }
 
 // strangers counts the rows of the product that nobody claims and that came
 // between the entry's reading and the count of now: orders of every status, because
-// the cloud counts every successful call. No allowance is made for clocks: a row from
-// before the reading is in the first count already, one from after the second in
-// neither, and each would hide a purchase that is not listed. Nor does a row of the
+// the cloud counts every successful call. A row from before the reading is in the first
+// count already, one from after the second in neither, and each would hide a purchase
+// that is not listed: their times are of the cloud's clock, so what may be either, as
+// far as clocks may be apart, explains nothing. Nor does a row of the
 // attempt's own names explain anything, unless its key is known to be another: it may
 // be this very purchase, that the list shows only now.
-func strangers(ctx context.Context, flow issuer.Flow, known map[string]bool, open ledger.Attempt, now time.Time, names []string) (int64, error) {
+func strangers(ctx context.Context, flow issuer.Flow, known map[string]bool, open ledger.Attempt, clocks time.Duration, asked time.Time, names []string) (int64, error) {
 	all, ok := flow.(issuer.AllLister)
 	if !ok {
 		return 0, nil
@@ -404,7 +407,7 @@ func strangers(ctx context.Context, flow issuer.Flow, known map[string]bool, ope
 	seen := map[string]bool{}
 	err := eachRow(ctx, all.All, func(row issuer.Row) error {
 		own := order.Shows(row.Names, names) && !slices.Contains(open.Foreign, row.CloudID)
-		if row.CloudID != "" && explains(row.Product, row.Created, open, now) && !known[row.CloudID] && !own {
+		if row.CloudID != "" && explains(row.Product, row.Created.Add(-clocks), row.Created.Add(clocks), open, asked) && !known[row.CloudID] && !own {
 			seen[row.CloudID] = true
 		}
 		return nil

@@ -27,6 +27,22 @@ func (w *world) lost(id, fault string, names ...string) *worker {
 	return p
 }
 
+// lostApart is lost, with all clocks' distance between the reading of the count and the
+// purchase, and again since then: no clock is in doubt.
+func (w *world) lostApart(id, fault string, names ...string) *worker {
+	w.t.Helper()
+	w.order(id, names...)
+	w.loses(fault)
+	p := w.at(func(_ context.Context, name string) {
+		if name == "submit: quota read" {
+			w.apart()
+		}
+	})
+	p.drive(id, order.Unsure)
+	w.apart()
+	return p
+}
+
 // A single candidate is adopted without proof: the entry stays open until the
 // key was compared at collection.
 func TestProvisionalAdoptionWithTheRightKey(t *testing.T) {
@@ -76,6 +92,7 @@ func TestProvisionalAdoptionOfAStrangersOrder(t *testing.T) {
 	w := newWorld(t, setup{})
 	p := w.lost("a", "reset_before_commit", "a.example.com")
 	opened := w.attempt("a").Opened
+	w.apart()
 	foreign := w.stranger("a.example.com")
 	if o := p.drive("a", order.Collect); o.CloudID != foreign {
 		t.Fatalf("it adopted %s", o.CloudID)
@@ -223,7 +240,7 @@ func TestUsedCountStopsNotBought(t *testing.T) {
 func TestOwnRowExplainsNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
-	p := w.lost("a", "reset_after_commit", "a.example.com")
+	p := w.lostApart("a", "reset_after_commit", "a.example.com")
 	shown := w.accounts["ali"].Cloud
 	w.replaceFlow("ali", late{w.accounts["ali"].Flow(forPackage).(packages)})
 	w.later()
@@ -241,7 +258,7 @@ func TestOwnRowExplainsNothing(t *testing.T) {
 func TestOwnRowWithAddedNamesExplainsNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
-	p := w.lost("a", "reset_after_commit", "a.example.com")
+	p := w.lostApart("a", "reset_after_commit", "a.example.com")
 	w.replaceFlow("ali", lateAdding{late{w.accounts["ali"].Flow(forPackage).(packages)}})
 	w.later()
 	p.visit("a")
@@ -289,10 +306,36 @@ func TestRowFromAfterTheCountExplainsNothing(t *testing.T) {
 	shown := w.accounts["ali"].Cloud
 	own := w.paid("a.example.com")[0].ID
 	w.replaceFlow("ali", boughtBeside{w.accounts["ali"].Flow(forPackage).(packages), own, sync.OnceFunc(func() { w.stranger("b.example.com") })})
+	w.apart()
 	w.later()
 	p.visit("a")
 	if o := w.last("a"); o.State != order.Unsure {
 		t.Errorf("with a stranger's row from after the count: %s", w.tell("a"))
+	}
+	w.accounts["ali"].Cloud = shown
+	p.drive("a", order.Issued)
+	w.wantPaid(1, "a.example.com")
+}
+
+// What this installation buys explains nothing that was counted before: a purchase
+// whose intent is from before the count of now, and whose call lands after it.
+func TestPurchaseUnderWayExplainsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	p := w.lost("a", "reset_after_commit", "a.example.com")
+	shown := w.accounts["ali"].Cloud
+	own := w.paid("a.example.com")[0].ID
+	w.order("b", "b.example.com")
+	slow := w.freezing("submit: entry opened")
+	ended := slow.freeze("b")
+	w.replaceFlow("ali", boughtBeside{w.accounts["ali"].Flow(forPackage).(packages), own, func() { slow.thaw(); <-ended }})
+	w.later()
+	p.visit("a")
+	if o := w.last("b"); o.State != order.Verify {
+		t.Fatalf("the other purchase did not land: %s", w.tell("b"))
+	}
+	if o := w.last("a"); o.State != order.Unsure {
+		t.Errorf("with a purchase that landed after the count: %s", w.tell("a"))
 	}
 	w.accounts["ali"].Cloud = shown
 	p.drive("a", order.Issued)
@@ -328,6 +371,7 @@ func TestExplainedUsedCount(t *testing.T) {
 	p := w.lost("a", "reset_before_commit", "a.example.com")
 	w.order("b", "b.example.com")
 	p.drive("b", order.Verify)
+	w.apart()
 	w.stranger("c.example.com")
 	w.later()
 	p.drive("a", order.Issued)
@@ -428,6 +472,7 @@ func TestCandidatesAreToldApartByTheirKeys(t *testing.T) {
 			w.loses(tt.fault)
 			p := w.worker()
 			p.drive("a", order.Unsure)
+			w.apart()
 			for range 2 {
 				w.stranger("a.example.com")
 			}
@@ -480,6 +525,7 @@ func TestHeldIsLookedAtAgain(t *testing.T) {
 	w := newWorld(t, setup{})
 	p := w.lost("a", "reset_before_commit", "a.example.com")
 	w.must(w.sim.SetConfig(func(c *cloudsim.Config) { c.ListLag = cloudsim.Exactly(3 * time.Second) }))
+	w.apart()
 	w.stranger("c.example.com") // counted at once, listed late
 	w.late.Store(int64(4 * waits.Total()))
 	p.drive("a", order.Held)

@@ -19,7 +19,12 @@ import (
 // Usages remembers readings of products' quota. The reading that an entry keeps
 // may be older than the entry: purchases between the two only make the growth
 // that must be explained larger, never smaller.
-type Usages struct{ seen memo.Memo[ledger.Used] }
+type Usages struct {
+	// Now is the ledger's clock: what was bought before a reading is told from what was
+	// bought after it by the times of entries.
+	Now  func(context.Context) (time.Time, error)
+	seen memo.Memo[ledger.Used]
+}
 
 var usageKeep = memo.Keep{Answer: 10 * time.Second, Failure: memo.Moment, Silence: issuer.Silent}
 
@@ -32,7 +37,11 @@ func (u *Usages) Before(ctx context.Context, a *Account, flow issuer.Flow, produ
 	}
 	used, err := u.seen.Get(ctx, a.Label+" "+product, usageKeep, func(ctx context.Context) (ledger.Used, error) {
 		v, err := c.Usage(ctx, product)
-		return ledger.Used{Count: v.Used, Read: v.Read}, err
+		if err != nil {
+			return ledger.Used{}, err
+		}
+		read, err := u.Now(ctx)
+		return ledger.Used{Count: v.Used, Read: read}, err
 	})
 	if err != nil {
 		return nil, err

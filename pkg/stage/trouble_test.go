@@ -95,7 +95,7 @@ func besides(t *testing.T, cloud *silent, a, b func(context.Context, int) error)
 
 func TestUsagesOfOneAccount(t *testing.T) {
 	t.Parallel()
-	var u Usages
+	u := Usages{Now: func(context.Context) (time.Time, error) { return time.Now(), nil }}
 	a, b := &Account{Label: "a", Main: "1"}, &Account{Label: "b", Main: "2"}
 	cloud := &silent{timeout: make(chan struct{})}
 	done := besides(t, cloud,

@@ -71,7 +71,7 @@ func (s *Submitter) sent(o order.Order, e ledger.Entry) (bool, error) {
 
 // takeLeftOver claims a cloud order whose key is this order's.
 func (s *Submitter) takeLeftOver(ctx context.Context, o order.Order, mine string) (order.Order, error) {
-	c := ledger.Claim{CloudID: mine, Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt, At: time.Now().UTC(), How: "adopted, key compared"}
+	c := ledger.Claim{CloudID: mine, Order: o.ID(), Purchase: o.Purchase, Attempt: o.Attempt, How: "adopted, key compared"}
 	if err := s.Ledger.Assign(ctx, o.Main, o.Request.Names, c); err != nil {
 		return o, again(err)
 	}

@@ -222,7 +222,7 @@ func later() time.Time { return time.Now().Add(time.Hour) }
 
 func (y *yard) submitter() *stage.Submitter {
 	quiet := slog.New(slog.DiscardHandler)
-	return &stage.Submitter{Accounts: y.accounts(), Ledger: y.ledger, States: y.states(), Keys: yardKeys{y}, Sealer: open{}, Usages: &stage.Usages{},
+	return &stage.Submitter{Accounts: y.accounts(), Ledger: y.ledger, States: y.states(), Keys: yardKeys{y}, Sealer: open{}, Usages: &stage.Usages{Now: y.ledger.Now},
 		Pools: &stage.Pools{}, Trouble: stage.Trouble{States: y.states(), Log: quiet}, Line: y.line}
 }
 

@@ -38,8 +38,14 @@ var attacked = []bug{
 		"reserved, release, err := p.ReservePrepare(ctx)", "reserved, release, err := ctx, func() {}, error(nil)",
 		stage, "TestPermitComesBeforeTheNoteOfTheMaterials"},
 	{"a stranger's row from after the count explains what was counted", "pkg/stage/reconcile.go",
-		"explains(row.Product, row.Created, open, now) &&", "explains(row.Product, row.Created, open, now.Add(time.Hour)) &&",
+		"row.Created.Add(clocks), open, asked) &&", "row.Created.Add(clocks), open, asked.Add(time.Hour)) &&",
 		stage, "TestRowFromAfterTheCountExplainsNothing"},
+	{"what an earlier life bought counts as bought today", "pkg/ledger/ledger.go",
+		"How: how, Product: last.Product, Intent: last.Since()})", "How: how, Product: last.Product, Intent: last.Opened})",
+		"pkg/ledger", "TestClaimOfAnEarlierLife"},
+	{"a purchase of ours that landed after the count explains what was counted", "pkg/stage/reconcile.go",
+		"intent.After(open.Used.Read) && known.Before(asked)", "intent.After(open.Used.Read) && intent.Before(asked) && !known.IsZero()",
+		stage, "TestPurchaseUnderWayExplainsNothing"},
 
 	// By the long form of chaos, where JetStream was put back to an older copy.
 	{"what an older copy's record has chosen counts, whatever was started since", resourceGo,
