@@ -138,12 +138,14 @@ func TestNotBoughtBesideAnEntryThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	p := w.lost("a", "reset_before_commit", "a.example.com")
+	w.apart()
 	p2 := w.lost("b", "reset_after_commit", "b.example.com")
 	w.must(p2.unsure.Sweep(t.Context(), w.accounts["ali"]))
 	if a := w.attempt("b"); a.Provisional == "" {
 		t.Fatalf("b has adopted nothing: %+v", a)
 	}
 	w.newerEntry(aliUID, "b.example.com")
+	w.apart()
 	w.later()
 	p.visit("a")
 	if o := w.last("a"); o.State != order.Unsure || w.attempt("a").Ending != ledger.Open {
