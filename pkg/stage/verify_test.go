@@ -172,7 +172,10 @@ func TestIssuedOrdersAreLearnedFromTheList(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{cloud: func(c *cloudsim.Config) { c.IssueDelay = cloudsim.Exactly(700 * time.Millisecond) }})
 	p := w.worker()
-	p.issuing.Now = time.Now // or lists that say nothing new for hours are tried
+	// Slower than the machine may be: an order that lists show as waiting for seconds is
+	// asked about now and then, to try the lists.
+	began := time.Now()
+	p.issuing.Now = func() time.Time { return began.Add(time.Since(began) / 10) }
 	ids := []string{"a", "b", "c"}
 	for _, id := range ids {
 		w.order(id, id+".example.com")
