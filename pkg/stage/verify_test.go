@@ -3,6 +3,7 @@ package stage_test
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -172,10 +173,10 @@ func TestIssuedOrdersAreLearnedFromTheList(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{cloud: func(c *cloudsim.Config) { c.IssueDelay = cloudsim.Exactly(700 * time.Millisecond) }})
 	p := w.worker()
-	// Slower than the machine may be: an order that lists show as waiting for seconds is
-	// asked about now and then, to try the lists.
-	began := time.Now()
-	p.issuing.Now = func() time.Time { return began.Add(time.Since(began) / 10) }
+	// By no clock of the machine's, which may be busy: an order that lists show as waiting
+	// for seconds is asked about now and then, to try the lists.
+	began, looks := time.Now(), atomic.Int64{}
+	p.issuing.Now = func() time.Time { return began.Add(time.Duration(looks.Add(1)) * 5 * time.Millisecond) }
 	ids := []string{"a", "b", "c"}
 	for _, id := range ids {
 		w.order(id, id+".example.com")
