@@ -21,6 +21,7 @@ import (
 
 	"github.com/certmill/certmill/pkg/cloudsim"
 	"github.com/certmill/certmill/pkg/lab/smalldisk"
+	"github.com/certmill/certmill/pkg/natstest"
 	"github.com/certmill/certmill/pkg/order"
 )
 
@@ -141,7 +142,7 @@ func TestFullDiskElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "/readyz is well", func() bool { return w.ready.why() == "" })
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience)
 	defer cancel()
 	all, err := console.follow(ctx, in.wanted, func(Progress) {})
 	for _, r := range wanted {

@@ -86,7 +86,7 @@ func Connect(t testing.TB, s *server.Server) jetstream.JetStream {
 		t.Fatalf("connect to the test server: %v", err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(startTime)) // a cluster on a busy machine takes its time
 	if err != nil {
 		t.Fatal(err)
 	}
